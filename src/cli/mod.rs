@@ -1,0 +1,121 @@
+//! The command line: one file per subcommand, each turning arguments into library calls and results into text.
+//!
+//! Contract: `--json` prints one JSON object on standard output and nothing else there; progress, logs and warnings go to
+//! standard error; progress bars appear only on a terminal. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped
+//! by a signal after a clean save. A closed pipe (`taper sample ... | head`) is not a failure.
+
+pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod model;
+pub mod report;
+pub mod sample;
+pub mod tokenizer;
+pub mod train;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+
+/// Train GPT-2-class language models from scratch, understand the runs, publish and sample the models.
+#[derive(Debug, Parser)]
+#[command(name = "taper", version, about, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model as a config file describes.
+    Train(train::Args),
+    /// Generate text from a model.
+    Sample(sample::Args),
+    /// Measure loss, perplexity and bits per byte over a text or shards.
+    Eval(eval::Args),
+    /// Prepare and inspect token shards.
+    #[command(subcommand)]
+    Data(data::Command),
+    /// Train tokenizers; encode and decode text.
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Command),
+    /// Inspect and initialise model folders.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Draw the charts of a run.
+    Report(report::Args),
+    /// Say what this machine can do.
+    Doctor(doctor::Args),
+    /// Print the shell completions for SHELL.
+    #[command(after_help = "Example:\n  taper completions bash > ~/.local/share/bash-completion/completions/taper")]
+    Completions {
+        /// The shell to write them for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the command line, runs the subcommand, prints an error as a chain of causes, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help and version through the same type; those are successes on standard output.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let prefix = if matches!(error.exit_code(), 3) { "" } else { "error: " };
+            eprintln!("{prefix}{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Data(command) => data::run(command),
+        Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Model(command) => model::run(command),
+        Command::Report(args) => report::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "taper", &mut script);
+            print_bytes(&script)
+        }
+    }
+}
+
+/// Writes bytes to standard output, where a reader that has gone away is an `Err` that `main` treats as success.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Error::io("write", "standard output"))
+}
+
+/// Writes a line to standard output; see [`print_bytes`].
+pub(crate) fn print_line(line: &str) -> Result<()> {
+    print_bytes(format!("{line}\n").as_bytes())
+}
+
+/// Prints one JSON object on standard output.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
+    print_line(&value.to_string())
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::BrokenPipe,
+        Error::Context { source, .. } => is_broken_pipe(source),
+        _ => false,
+    }
+}

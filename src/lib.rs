@@ -1,0 +1,39 @@
+//! `taper` trains GPT-2-class language models from scratch and runs them.
+//!
+//! The library under the `taper` command. Modules stand in layers, and each may use only those below it
+//! (`tests/architecture.rs` holds the table and checks it):
+//!
+//! - [`error`], [`math`], [`random`]: errors for people; our own exp, log, sin; Philox random numbers as functions.
+//! - [`device`], [`tensor`], [`tape`]: where numbers live, typed buffers, and the record of a step that runs backwards.
+//! - [`ops`]: every numerical operator, each a fused forward with its own backward.
+//! - [`nn`], [`model`], [`optim`]: layers, the GPT family, AdamW and learning-rate schedules.
+//! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
+//! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
+//! - [`config`], [`events`], [`report`], [`card`]: what is asked for, what happened, and how it is told.
+//! - [`mod@reference`]: the same GPT written by the book on candle, the oracle of the tests.
+//! - [`cli`]: one file per subcommand.
+
+pub mod card;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod eval;
+pub mod events;
+pub mod hub;
+pub mod math;
+pub mod model;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod random;
+pub mod reference;
+pub mod report;
+pub mod sample;
+pub mod tape;
+pub mod tensor;
+pub mod train;
+
+pub use error::{Error, Result};
