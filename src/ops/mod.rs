@@ -10,6 +10,9 @@
 //! Determinism: work is cut into chunks whose size depends on the shape only, never on the number of threads; sums run
 //! over fixed virtual lanes (`lanes`) and meet in a fixed order.
 
+pub mod adamw;
+pub mod classifier;
+pub mod gradnorm;
 pub mod lanes;
 pub mod linear;
 pub mod matmul;

@@ -1,1 +1,5 @@
-//! The `optim` room.
+//! Optimizers, clipping and classification of gradients, learning-rate schedules.
+
+pub mod optimizer;
+
+pub use optimizer::{Class, Hyper, Optimizer, Outcome};

@@ -1,6 +1,9 @@
 //! Every operator against an independent truth: the composed definition in candle, in f64, with candle's autodiff, itself
 //! anchored by finite differences. One file per operator, of the operator's name.
 
+mod adamw;
+mod classifier;
+mod gradnorm;
 mod linear;
 mod oracle;
 mod residual;
