@@ -10,10 +10,13 @@
 //! Determinism: work is cut into chunks whose size depends on the shape only, never on the number of threads; sums run
 //! over fixed virtual lanes (`lanes`) and meet in a fixed order.
 
+pub mod attention;
+pub mod heads;
 pub mod lanes;
 pub mod linear;
 pub mod matmul;
 pub mod residual;
+pub mod rope;
 
 /// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
 /// multiply-add and fixes the order of every sum, so that all versions give the same bits.
