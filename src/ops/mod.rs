@@ -11,12 +11,15 @@
 //! over fixed virtual lanes (`lanes`) and meet in a fixed order.
 
 pub mod adamw;
+pub mod attention;
 pub mod classifier;
 pub mod gradnorm;
+pub mod heads;
 pub mod lanes;
 pub mod linear;
 pub mod matmul;
 pub mod residual;
+pub mod rope;
 
 /// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
 /// multiply-add and fixes the order of every sum, so that all versions give the same bits.

@@ -2,8 +2,10 @@
 //! anchored by finite differences. One file per operator, of the operator's name.
 
 mod adamw;
+mod attention;
 mod classifier;
 mod gradnorm;
 mod linear;
 mod oracle;
 mod residual;
+mod rope;
