@@ -10,10 +10,17 @@
 //! Determinism: work is cut into chunks whose size depends on the shape only, never on the number of threads; sums run
 //! over fixed virtual lanes (`lanes`) and meet in a fixed order.
 
+pub mod dropout;
+pub mod embedding;
+pub mod gelu;
 pub mod lanes;
+pub mod layernorm;
 pub mod linear;
 pub mod matmul;
+pub mod relu2;
 pub mod residual;
+pub mod rmsnorm;
+pub mod swiglu;
 
 /// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
 /// multiply-add and fixes the order of every sum, so that all versions give the same bits.

@@ -1,6 +1,14 @@
 //! Every operator against an independent truth: the composed definition in candle, in f64, with candle's autodiff, itself
 //! anchored by finite differences. One file per operator, of the operator's name.
 
+mod dropout;
+mod embedding;
+mod gelu;
+mod layernorm;
 mod linear;
 mod oracle;
+mod relu2;
 mod residual;
+mod rmsnorm;
+mod run;
+mod swiglu;
