@@ -1,8 +1,33 @@
-//! Benchmarks of the operators. Each names its ceiling: run `cargo bench --bench ops -- NAME`.
+//! The speed of every operator, forward alone and forward with backward: `cargo bench --bench ops -- gelu`.
+//!
+//! Throughput counts the bytes that have to move at least (each tensor that is read or written, once), or the
+//! floating-point operations where those are the ceiling. For the speed of one core, set `RAYON_NUM_THREADS=1`.
 
 mod attention;
+mod dropout;
+mod embedding;
+mod gelu;
+mod layernorm;
+mod linear;
+mod operator;
+mod relu2;
+mod residual;
+mod rmsnorm;
 mod rope;
+mod swiglu;
 
-criterion::criterion_group!(attention_benches, attention::bench);
-criterion::criterion_group!(rope_benches, rope::bench);
-criterion::criterion_main!(attention_benches, rope_benches);
+criterion::criterion_group!(
+    ops,
+    attention::bench,
+    dropout::bench,
+    embedding::bench,
+    gelu::bench,
+    layernorm::bench,
+    linear::bench,
+    relu2::bench,
+    residual::bench,
+    rmsnorm::bench,
+    rope::bench,
+    swiglu::bench,
+);
+criterion::criterion_main!(ops);

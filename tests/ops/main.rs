@@ -4,8 +4,16 @@
 mod adamw;
 mod attention;
 mod classifier;
+mod dropout;
+mod embedding;
+mod gelu;
 mod gradnorm;
+mod layernorm;
 mod linear;
 mod oracle;
+mod relu2;
 mod residual;
+mod rmsnorm;
 mod rope;
+mod run;
+mod swiglu;
