@@ -1,1 +1,3 @@
 //! The `eval` room.
+
+pub mod config;

@@ -1,1 +1,4 @@
 //! The `optim` room.
+
+pub mod config;
+pub mod schedule;

@@ -1,1 +1,3 @@
 //! The `sample` room.
+
+pub mod config;

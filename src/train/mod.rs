@@ -1,1 +1,3 @@
 //! The `train` room.
+
+pub mod config;
