@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Config;
 use super::schema::{self, Key};
+use super::write::literal;
 
 const PREAMBLE: &str = "\
 # The config file
@@ -39,7 +40,7 @@ pub fn markdown() -> String {
 fn entry(key: &Key, default: Option<&toml::Value>) -> String {
     let default = match (&key.default, default) {
         (Some(words), _) => words.clone(),
-        (None, Some(value)) => format!("`{value}`"),
+        (None, Some(value)) => format!("`{}`", literal(value)),
         (None, None) => "not set".into(),
     };
     // Words are listed below, with their meanings, where they have any.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::{self, Key, Section};
+use super::write::literal;
 use super::{Config, names};
 use crate::error::{Error, Result};
 use crate::setting::Problem;
@@ -121,7 +122,7 @@ pub(super) fn misfit(entry: &Entry) -> Option<String> {
         return None;
     }
     let expected = &entry.key.expected;
-    let mut message = format!("{} = {}: expected {expected}", entry.path(), names::shown(&entry.value.to_string()));
+    let mut message = format!("{} = {}: expected {expected}", entry.path(), names::shown(&literal(&entry.value)));
     let number = expected.contains("number");
     match &entry.value {
         toml::Value::Float(value) if number && value.fract() == 0.0 && (0.0..9e15).contains(value) => {
@@ -159,7 +160,10 @@ pub(super) fn assemble(entries: &[Entry], source: &Source) -> Result<Config> {
 
 /// The error for a problem with a key, at the place where that key was written.
 pub(super) fn locate(problem: &Problem, entries: &[Entry], source: &Source) -> Error {
-    match entries.iter().find(|entry| entry.path() == problem.key).map(|entry| &entry.place) {
+    // Two keys contradict each other, and only the other one is written: then that is the place.
+    let named = |entry: &&Entry| problem.message.split([' ', ';', ',']).any(|word| word == entry.path());
+    let written = entries.iter().find(|entry| entry.path() == problem.key);
+    match written.or_else(|| entries.iter().find(named)).map(|entry| &entry.place) {
         Some(Place::File(span)) => source.error(span.clone(), &problem.message),
         Some(Place::Override(given)) => Error::usage(format!("{given}: {}", problem.message)),
         None => Error::usage(format!("{}: {}", source.origin, problem.message)),

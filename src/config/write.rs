@@ -48,7 +48,7 @@ impl Config {
             let _ = writeln!(text, "\n[{}]", section.name);
             for key in &section.keys {
                 let _ = match value(&values, section, key) {
-                    Some(value) => writeln!(text, "{} = {value}", key.name),
+                    Some(value) => writeln!(text, "{} = {}", key.name, literal(value)),
                     None => writeln!(text, "# {}: {}", key.name, key.default.as_deref().unwrap_or("not set")),
                 };
             }
@@ -64,7 +64,7 @@ impl Config {
         let values = self.values();
         for (section, key) in keys().filter(|(section, key)| determines(section, key)) {
             if let Some(value) = value(&values, section, key) {
-                hasher.update(format!("{}.{} = {value}\n", section.name, key.name));
+                hasher.update(format!("{}.{} = {}\n", section.name, key.name, literal(value)));
             }
         }
         hasher.finalize().iter().fold(String::new(), |mut text, byte| {
@@ -77,8 +77,7 @@ impl Config {
     pub fn differences(&self, after: &Config) -> Vec<Difference> {
         let (ours, theirs) = (self.values(), after.values());
         let pairs = keys().map(|(section, key)| {
-            let [before, after] =
-                [&ours, &theirs].map(|values| value(values, section, key).map(|value| value.to_string()));
+            let [before, after] = [&ours, &theirs].map(|values| value(values, section, key).map(literal));
             let key_path = format!("{}.{}", section.name, key.name);
             Difference { key: key_path, before, after, determines: determines(section, key) }
         });
@@ -89,6 +88,16 @@ impl Config {
         // Nothing in a config can fail to be written: its maps have string keys, and its integers fit (see `validate`).
         // Seeds beyond that range, set from code, are the caller's mistake.
         toml::Table::try_from(self).expect("a config can be written as TOML")
+    }
+}
+
+/// A value as TOML writes it. Very small and very large floats keep their exponent; every float reads back exactly.
+pub(super) fn literal(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Float(number) if number.is_finite() && *number != 0.0 && !(1e-4..1e15).contains(&number.abs()) => {
+            format!("{number:e}")
+        }
+        _ => value.to_string(),
     }
 }
 
