@@ -1,1 +1,3 @@
 //! The `checkpoint` room.
+
+pub mod config;

@@ -1,1 +1,4 @@
 //! The `data` room.
+
+pub mod config;
+pub mod tokenizer;

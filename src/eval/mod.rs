@@ -4,6 +4,8 @@
 //! is the first input of the next, and the final shorter window counts: N tokens make N - 1 predictions. Losses of rows
 //! are added in f64 in the order of the stream, so the result does not depend on the batch size.
 
+pub mod config;
+
 use crate::data::{TokenStream, eval_windows};
 use crate::error::{Error, Result};
 use crate::math;

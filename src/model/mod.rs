@@ -1,5 +1,6 @@
 //! The GPT family: its shape ([`config`]), its layers in order ([`gpt`]), its sizes ([`count`]).
 
+pub mod section;
 pub mod config;
 pub mod count;
 pub mod gpt;

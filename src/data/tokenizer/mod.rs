@@ -1,1 +1,3 @@
 //! Tokenizers.
+
+pub mod config;
