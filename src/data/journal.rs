@@ -91,24 +91,15 @@ impl Journal {
 
     /// Removes every shard the journal can have made, the unfinished ones, and the journal itself.
     pub fn discard(folder: &Path) -> Result<()> {
-        for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
-            let path = entry.map_err(Error::io("read", folder))?.path();
-            if is_ours(&path) || is_temporary(&path) {
-                remove(&path)?;
-            }
+        for path in files(folder)?.iter().filter(|path| is_ours(path) || is_temporary(path)) {
+            remove(path)?;
         }
         remove(&folder.join(JOURNAL))
     }
 
     /// Removes what was never finished.
     pub fn sweep(folder: &Path) -> Result<()> {
-        for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
-            let path = entry.map_err(Error::io("read", folder))?.path();
-            if is_temporary(&path) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
+        files(folder)?.iter().filter(|path| is_temporary(path)).try_for_each(remove)
     }
 }
 
@@ -129,6 +120,18 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
         // File systems without locks (some network ones) work as they always did.
         Err(std::fs::TryLockError::Error(_)) => Ok(file),
     }
+}
+
+/// The plain files of a folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
 
 /// The name of a shard of ours.

@@ -2,8 +2,12 @@
 //!
 //! Read page by page through the low-level column reader, without Arrow: only the one column is touched, and one page of
 //! it at a time is in memory. Rows whose text is null or empty are passed over.
+//!
+//! The parquet crate panics on some damaged pages (an index beyond a slice in its bit readers). Such a panic is caught here
+//! and becomes the error that it should be; the reader is not used again after it.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::data::text::Reader;
@@ -40,6 +45,12 @@ pub(super) struct ParquetReader {
 pub(super) fn no_column(column: &str, what: &str, there: &[String]) -> String {
     let list = if there.is_empty() { "none".to_string() } else { there.join(", ") };
     format!("there is no {what} {column:?}; there are: {list}; choose one with --text-column (data.text_column)")
+}
+
+/// Calls into the parquet crate, with its panics as errors. What the call touched must not be used after an error.
+fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(ParquetError::General("the pages do not fit together".into())))
 }
 
 impl ParquetReader {
@@ -88,17 +99,20 @@ impl ParquetReader {
                 if self.group == self.file.num_row_groups() {
                     return Ok(false);
                 }
-                let group = self.file.get_row_group(self.group).map_err(|error| self.damaged(error))?;
-                match group.get_column_reader(self.column).map_err(|error| self.damaged(error))? {
+                let column = guarded(|| self.file.get_row_group(self.group)?.get_column_reader(self.column));
+                match column.map_err(|error| self.damaged(error))? {
                     ColumnReader::ByteArrayColumnReader(reader) => self.reader = Some(reader),
                     _ => return Err(self.damaged("the column is not of byte arrays in every row group")),
                 }
                 self.group += 1;
                 continue;
             };
-            let (mut levels, mut values) = (Vec::new(), Vec::new());
-            let read = reader.read_records(ROWS, Some(&mut levels), None, &mut values);
-            let (rows, _, _) = read.map_err(|error| self.damaged(error))?;
+            let (rows, levels, values) = guarded(|| {
+                let (mut levels, mut values) = (Vec::new(), Vec::new());
+                let (rows, _, _) = reader.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+                Ok((rows, levels, values))
+            })
+            .map_err(|error| self.damaged(error))?;
             if rows == 0 {
                 self.reader = None;
                 continue;
@@ -106,7 +120,9 @@ impl ParquetReader {
             let most = self.file.metadata().file_metadata().schema_descr().column(self.column).max_def_level();
             let mut values = values.into_iter();
             // Levels are absent where the column is required: every row then has its value.
-            self.rows = (0..rows).map(|i| if most == 0 || levels[i] == most { values.next() } else { None }).collect();
+            self.rows = (0..rows)
+                .map(|i| if most == 0 || levels.get(i) == Some(&most) { values.next() } else { None })
+                .collect();
             self.rows.reverse();
             return Ok(true);
         }
