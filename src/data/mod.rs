@@ -1,1 +1,3 @@
 //! The `data` room.
+
+pub mod tokenizer;
