@@ -42,6 +42,8 @@ struct Plot {
     right: f64,
     top: f64,
     bottom: f64,
+    /// Values are drawn below this; above it are the rows of marks.
+    ceiling: f64,
     x: Axis,
     y: Axis,
 }
@@ -75,12 +77,11 @@ fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, (width, height
     for series in figure.series.iter().filter(|s| s.kind != Kind::Raw) {
         line(canvas, series, &plot)?;
     }
-    let mut row = 0;
-    for marks in &figure.marks {
-        mark(canvas, marks, &plot, row)?;
-        row += usize::from(marks.glyph != Glyph::Tick);
+    let (often, seldom): (Vec<_>, Vec<_>) = figure.marks.iter().partition(|marks| marks.glyph == Glyph::Tick);
+    for marks in often {
+        rug(canvas, marks, &plot)?;
     }
-    Ok(())
+    seldom.into_iter().enumerate().try_for_each(|(row, marks)| mark(canvas, marks, &plot, row))
 }
 
 /// Shortens a text to a width, with an ellipsis.
@@ -100,13 +101,14 @@ fn fit(text: &str, em: f64, width: f64) -> String {
 fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, width: f64) -> Result<f64> {
     #[derive(Clone, Copy)]
     enum Swatch {
-        Line(Paint, f64),
+        Area(Paint),
+        Line(Paint),
         Dashes(Paint),
         Mark(Glyph, Paint),
     }
     let series = figure.series.iter().map(|s| match s.kind {
-        Kind::Raw => (Swatch::Line(Paint::Pale(s.ink), 6.0), &s.label),
-        Kind::Line | Kind::Dots => (Swatch::Line(Paint::Ink(s.ink), 2.0), &s.label),
+        Kind::Raw => (Swatch::Area(Paint::Pale(s.ink)), &s.label),
+        Kind::Line | Kind::Dots => (Swatch::Line(Paint::Ink(s.ink)), &s.label),
     });
     let levels = figure.levels.iter().map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
     let marks = figure.marks.iter().map(|m| (Swatch::Mark(m.glyph, Paint::Ink(m.ink)), &m.label));
@@ -120,7 +122,11 @@ fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, width: f64) 
         }
         let middle = y - LABEL_EM * 0.35;
         match swatch {
-            Swatch::Line(paint, thick) => canvas.line(&[(x, middle), (x + 18.0, middle)], thick, paint)?,
+            Swatch::Area(paint) => {
+                let (top, bottom) = (middle - 4.0, middle + 4.0);
+                canvas.polygon(&[(x, top), (x + 18.0, top), (x + 18.0, bottom), (x, bottom)], paint)?;
+            }
+            Swatch::Line(paint) => canvas.line(&[(x, middle), (x + 18.0, middle)], 2.0, paint)?,
             Swatch::Dashes(paint) => canvas.dashes((x, x + 18.0), middle, 1.25, paint)?,
             Swatch::Mark(glyph, paint) => symbol(canvas, glyph, (x + 9.0, middle), paint)?,
         }
@@ -144,12 +150,15 @@ fn layout(figure: &Figure, width: f64, (top, bottom): (f64, f64)) -> Plot {
     let left = PAD + LABEL_EM + 10.0 + labels + 8.0;
     let right = width - PAD - 14.0;
     let x = Axis::steps(last, ((right - left) / 84.0) as usize);
-    Plot { left, right, top, bottom, x, y }
+    Plot { left, right, top, bottom, ceiling: top + rows * ROW, x, y }
 }
 
 fn axes<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, plot: &Plot, height: f64) -> Result<()> {
     for (value, label) in &plot.y.ticks {
         let (_, y) = plot.place((0.0, *value));
+        if y < plot.ceiling {
+            continue;
+        }
         canvas.line(&[(plot.left, y), (plot.right, y)], 1.0, Paint::Grid)?;
         canvas.text(label, (plot.left - 8.0, y + LABEL_EM * 0.35), LABEL_EM, Align::End, Paint::Muted)?;
     }
@@ -236,13 +245,27 @@ fn thin(points: &mut Vec<(f64, f64)>) {
     *points = kept;
 }
 
-/// Draws marks at their edge: those of one kind in one row, each where the last one leaves room, as are their texts.
+/// Height of the rug at the bottom edge where every step is marked.
+const RUG: f64 = 9.0;
+
+/// Draws marks along the bottom edge: in each column of pixels as high as the share of its steps that are marked.
+fn rug<DB: DrawingBackend>(canvas: &Canvas<DB>, marks: &Marks, plot: &Plot) -> Result<()> {
+    let mut counts = vec![0.0; plot.width().ceil() as usize + 1];
+    for (step, _) in &marks.at {
+        counts[(plot.x.unit(*step) * plot.width()) as usize] += 1.0;
+    }
+    let steps_per_column = ((plot.x.hi - plot.x.lo) / plot.width()).max(1.0);
+    for (column, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0.0) {
+        let (x, share) = (plot.left + column as f64, (count / steps_per_column).min(1.0));
+        canvas.line(&[(x, plot.bottom - (RUG * share).max(1.0)), (x, plot.bottom)], 1.0, Paint::Ink(marks.ink))?;
+    }
+    Ok(())
+}
+
+/// Draws marks at the top edge: those of one kind in one row, each where the last one leaves room, as are their texts.
 fn mark<DB: DrawingBackend>(canvas: &Canvas<DB>, marks: &Marks, plot: &Plot, row: usize) -> Result<()> {
     let paint = Paint::Ink(marks.ink);
-    let (gap, y) = match marks.glyph {
-        Glyph::Tick => (0.75, plot.bottom - 4.0),
-        _ => (5.0, plot.top + (row as f64 + 0.5) * ROW),
-    };
+    let (gap, y) = (5.0, plot.top + (row as f64 + 0.5) * ROW);
     let (mut free, mut text_free) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
     for (i, (step, text)) in marks.at.iter().enumerate() {
         let (x, _) = plot.place((*step, 0.0));

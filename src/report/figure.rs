@@ -2,7 +2,7 @@
 //!
 //! A chart is a pure function from runs to a [`Figure`]; how it looks in pixels is the business of `draw`. Here are also
 //! the two ways to show more points than pixels honestly: the min/max envelope, which loses no extreme, and the mean
-//! over a window.
+//! or median over a window.
 
 /// A colour of the palette, by its number; the same number is the same hue in light and dark.
 pub type Ink = usize;
@@ -40,7 +40,7 @@ pub enum Glyph {
     Cross,
     /// A diamond at the top edge.
     Diamond,
-    /// A tick at the bottom edge, for what happens often.
+    /// A tick at the bottom edge, for what happens often; as high as the share of the steps there that are marked.
     Tick,
 }
 
@@ -115,9 +115,19 @@ pub fn smoothing_window(points: usize) -> Option<usize> {
     (window > 1).then_some(window)
 }
 
-/// The mean of the finite values in a window centred on the point, at up to 1000 evenly chosen points, the last
-/// included. At the ends the window is cut, not shifted. Where a window holds no finite value the mean is NaN.
-pub fn smooth(points: &[(f64, f64)], window: usize) -> Vec<(f64, f64)> {
+/// What stands for a window of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Average {
+    /// For losses: every step counts the same.
+    Mean,
+    /// For what has outliers that say nothing about the rest, as gradient norms and step times do.
+    Median,
+}
+
+/// The mean or median of the finite values in a window centred on the point, at up to 1000 evenly chosen points, the
+/// last included. At the ends the window is cut, not shifted. Where less than half of a window's values are finite there
+/// is nothing to show: NaN.
+pub fn smooth(points: &[(f64, f64)], window: usize, average: Average) -> Vec<(f64, f64)> {
     let half = window / 2;
     let stride = points.len().div_ceil(SMOOTH_POINTS).max(1);
     let mut chosen: Vec<usize> = (0..points.len()).step_by(stride).collect();
@@ -127,24 +137,39 @@ pub fn smooth(points: &[(f64, f64)], window: usize) -> Vec<(f64, f64)> {
         chosen.push(last);
     }
     // Each window is summed afresh: a running sum would carry the rounding of one huge loss through all that follow.
-    let mean = |at: usize| {
+    let value = |at: usize| {
         let part = &points[at.saturating_sub(half)..(at + half + 1).min(points.len())];
-        let (sum, count) =
-            part.iter().filter(|(_, y)| y.is_finite()).fold((0.0, 0), |(sum, count), (_, y)| (sum + y, count + 1));
-        if count == 0 { f64::NAN } else { sum / f64::from(count) }
+        let finite = part.iter().map(|p| p.1).filter(|y| y.is_finite());
+        let count = finite.clone().count();
+        match average {
+            _ if 2 * count < part.len() => f64::NAN,
+            Average::Mean => finite.sum::<f64>() / count as f64,
+            Average::Median => median(finite).unwrap_or(f64::NAN),
+        }
     };
-    chosen.into_iter().map(|at| (points[at].0, mean(at))).collect()
+    chosen.into_iter().map(|at| (points[at].0, value(at))).collect()
+}
+
+/// The finite values' median, the upper of the two middle ones; `None` if there is none.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+    let middle = values.len() / 2;
+    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
 /// The raw values and, where there are enough of them, their smoothed line: how every noisy quantity is shown.
-pub fn raw_and_smoothed(label: &str, ink: Ink, points: Vec<(f64, f64)>) -> Vec<Series> {
+pub fn raw_and_smoothed(label: &str, ink: Ink, average: Average, points: Vec<(f64, f64)>) -> Vec<Series> {
     match smoothing_window(points.len()) {
         None => vec![Series { label: label.into(), ink, kind: Kind::Dots, points }],
         Some(window) => {
-            let line = smooth(&points, window);
+            let line = smooth(&points, window, average);
+            let average = match average {
+                Average::Mean => "mean",
+                Average::Median => "median",
+            };
             vec![
                 Series { label: format!("{label}, every step"), ink, kind: Kind::Raw, points },
-                Series { label: format!("{label}, mean of {window} steps"), ink, kind: Kind::Line, points: line },
+                Series { label: format!("{label}, {average} of {window} steps"), ink, kind: Kind::Line, points: line },
             ]
         }
     }

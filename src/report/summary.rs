@@ -1,6 +1,6 @@
 //! The numbers of a run in short: what a person asks first, and what `taper report --json` prints.
 
-use super::charts::median;
+use super::figure::median;
 use crate::events::{Class, Event, EventLog, Reason};
 use serde::Serialize;
 

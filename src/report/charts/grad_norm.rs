@@ -5,7 +5,7 @@ use super::{ink, label, steps, title};
 use crate::events::{Class, Step, number_to_string};
 use crate::report::Run;
 use crate::report::axis::Scale;
-use crate::report::figure::{Figure, Glyph, Marks, raw_and_smoothed};
+use crate::report::figure::{Average, Figure, Glyph, Marks, raw_and_smoothed};
 
 /// What is marked, how, and in which ink.
 const MARKED: [(Class, &str, Glyph, usize); 4] = [
@@ -19,8 +19,10 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
     let (mut series, mut levels, mut marks) = (Vec::new(), Vec::new(), Vec::new());
     for (i, run) in runs.iter().enumerate() {
         let points: Vec<(f64, f64)> = run.log.steps().map(|e| (e.step as f64, e.grad_norm)).collect();
+        let count = points.len();
         if !points.is_empty() {
-            series.extend(raw_and_smoothed(&label("gradient norm", run, runs), ink(0, i, runs), points));
+            let label = label("gradient norm", run, runs);
+            series.extend(raw_and_smoothed(&label, ink(0, i, runs), Average::Median, points));
         }
         if let Some(clip) = clip_norm(run) {
             levels.push((clip, label(&format!("clip norm {clip}"), run, runs), ink(2, i, runs)));
@@ -29,7 +31,7 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
             let at: Vec<(f64, String)> =
                 run.log.steps().filter(|e| e.class == class).map(|e| (e.step as f64, mark_text(e))).collect();
             if !at.is_empty() {
-                let label = label(&format!("{name} ({})", steps(at.len())), run, runs);
+                let label = label(&format!("{name} ({} of {})", at.len(), steps(count)), run, runs);
                 marks.push(Marks { label, ink: ink(role, i, runs), glyph, at });
             }
         }

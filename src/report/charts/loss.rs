@@ -4,7 +4,7 @@ use super::{ink, label, steps, title};
 use crate::events::number_to_string;
 use crate::report::Run;
 use crate::report::axis::Scale;
-use crate::report::figure::{Figure, Glyph, Kind, Marks, Series, raw_and_smoothed};
+use crate::report::figure::{Average, Figure, Glyph, Kind, Marks, Series, raw_and_smoothed};
 
 pub(super) fn figure(runs: &[Run]) -> Figure {
     let (mut series, mut marks) = (Vec::new(), Vec::new());
@@ -17,7 +17,8 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
             marks.push(Marks { label, ink: ink(4, i, runs), glyph: Glyph::Cross, at });
         }
         if !points.is_empty() {
-            series.extend(raw_and_smoothed(&label("training", run, runs), ink(0, i, runs), points));
+            let label = label("training", run, runs);
+            series.extend(raw_and_smoothed(&label, ink(0, i, runs), Average::Mean, points));
         }
     }
     // After all training lines, so that no envelope hides a validation point.

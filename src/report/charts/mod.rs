@@ -48,13 +48,6 @@ fn steps(count: usize) -> String {
     if count == 1 { "1 step".into() } else { format!("{count} steps") }
 }
 
-/// The finite values' median, the upper of the two middle ones; `None` if there is none.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
-    let middle = values.len() / 2;
-    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
-}
-
 /// A quantity for people: `9.53`, `12.3k`, `1.25M`.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
