@@ -2,15 +2,24 @@
 
 use super::axis::Axis;
 use super::canvas::{self, Align, Canvas, Size, text_width};
-use super::figure::{Figure, Glyph, Kind, Marks, Series, envelope};
+use super::figure::{Extent, Figure, Glyph, Kind, Marks, Series, envelope};
 use super::paint::Paint;
 use crate::error::Result;
 use plotters::backend::DrawingBackend;
 
-/// The size of charts on their own and on a wide page.
-pub const WIDE: Size = (960, 520);
-/// The size of charts on a phone.
-pub const NARROW: Size = (420, 340);
+/// The room that a chart is drawn for. Its height follows: legend and marks get what they need, the plot what is said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Width of the whole chart in logical pixels.
+    pub width: u32,
+    /// Height of the plot alone, without the rows of marks.
+    pub plot_height: u32,
+}
+
+/// The shape of charts on their own and on a wide page.
+pub const WIDE: Shape = Shape { width: 960, plot_height: 400 };
+/// The shape of charts on a phone.
+pub const NARROW: Shape = Shape { width: 420, plot_height: 220 };
 
 const TITLE_EM: f64 = 16.0;
 const LABEL_EM: f64 = 12.5;
@@ -19,21 +28,75 @@ const PAD: f64 = 14.0;
 /// Height of a row of the legend, and of a row of marks at the top edge.
 const ROW: f64 = 19.0;
 
-/// Draws the figure as a PNG file.
+/// Draws the figure as a PNG file, with two pixels for each logical one.
 pub fn png(figure: &Figure) -> Result<Vec<u8>> {
-    canvas::png(WIDE, |canvas| draw(canvas, figure, WIDE))
+    let sheet = Sheet::new(figure, WIDE);
+    canvas::png(sheet.size, |canvas| draw(canvas, figure, &sheet))
 }
 
 /// Draws the figure as an SVG file.
 pub fn svg(figure: &Figure) -> Result<String> {
-    let attributes = format!("width=\"{}\" height=\"{}\"", WIDE.0, WIDE.1);
-    canvas::svg(WIDE, &attributes, |canvas| draw(canvas, figure, WIDE))
+    let sheet = Sheet::new(figure, WIDE);
+    let attributes = format!("width=\"{}\" height=\"{}\"", sheet.size.0, sheet.size.1);
+    canvas::svg(sheet.size, &attributes, |canvas| draw(canvas, figure, &sheet))
 }
 
 /// Draws the figure as an element of a page, which gives it its width.
-pub fn inline_svg(figure: &Figure, size: Size, class: &str) -> Result<String> {
+pub fn inline_svg(figure: &Figure, shape: Shape, class: &str) -> Result<String> {
     let attributes = format!("class=\"{class}\" role=\"img\" aria-label=\"{}\"", super::page::escape(&figure.title));
-    canvas::svg(size, &attributes, |canvas| draw(canvas, figure, size))
+    let sheet = Sheet::new(figure, shape);
+    canvas::svg(sheet.size, &attributes, |canvas| draw(canvas, figure, &sheet))
+}
+
+/// How the legend shows a thing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Swatch {
+    Area(Paint),
+    Line(Paint),
+    Dashes(Paint),
+    Mark(Glyph, Paint),
+}
+
+/// A chart's outer layout: the legend broken into rows, and the height that comes of it.
+struct Sheet {
+    size: Size,
+    /// Each entry with its left end and its baseline.
+    legend: Vec<(Swatch, String, f64, f64)>,
+    /// The upper edge of the plot, rows of marks included.
+    top: f64,
+    /// The upper edge of what the axes span.
+    ceiling: f64,
+    /// The lower edge of the plot.
+    bottom: f64,
+}
+
+impl Sheet {
+    fn new(figure: &Figure, shape: Shape) -> Self {
+        let width = f64::from(shape.width);
+        let series = figure.series.iter().map(|s| match s.kind {
+            Kind::Raw => (Swatch::Area(Paint::Pale(s.ink)), &s.label),
+            Kind::Line | Kind::Dots => (Swatch::Line(Paint::Ink(s.ink)), &s.label),
+        });
+        let levels = figure.levels.iter().map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
+        let marks = figure.marks.iter().map(|m| (Swatch::Mark(m.glyph, Paint::Ink(m.ink)), &m.label));
+        let (mut x, mut y) = (PAD, 28.0 + ROW + 3.0);
+        let mut legend = Vec::new();
+        for (swatch, label) in series.chain(levels).chain(marks).filter(|(_, label)| !label.is_empty()) {
+            let label = fit(label, LABEL_EM, width - 2.0 * PAD - 26.0);
+            // The reader's own font may be a sixth wider than ours.
+            let wide = 24.0 + text_width(&label, LABEL_EM) * 1.16;
+            if x > PAD && x + wide > width - PAD {
+                (x, y) = (PAD, y + ROW);
+            }
+            legend.push((swatch, label, x, y));
+            x += wide + 18.0;
+        }
+        let rows = figure.marks.iter().filter(|m| m.glyph != Glyph::Tick).count() as f64;
+        let top = y + 14.0;
+        let ceiling = top + rows * ROW;
+        let bottom = ceiling + f64::from(shape.plot_height);
+        Self { size: (shape.width, (bottom + 48.0).round() as u32), legend, top, ceiling, bottom }
+    }
 }
 
 /// The plot's own area, and the axes that lie along it.
@@ -42,7 +105,7 @@ struct Plot {
     right: f64,
     top: f64,
     bottom: f64,
-    /// Values are drawn below this; above it are the rows of marks.
+    /// The upper end of the value axis; above it are the rows of marks.
     ceiling: f64,
     x: Axis,
     y: Axis,
@@ -54,18 +117,18 @@ impl Plot {
     }
 
     fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
-        (self.left + self.x.unit(x) * self.width(), self.bottom - self.y.unit(y) * (self.bottom - self.top))
+        (self.left + self.x.unit(x) * self.width(), self.bottom - self.y.unit(y) * (self.bottom - self.ceiling))
     }
 }
 
-fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, (width, height): Size) -> Result<()> {
-    let (width, height) = (f64::from(width), f64::from(height));
+fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, sheet: &Sheet) -> Result<()> {
+    let (width, height) = (f64::from(sheet.size.0), f64::from(sheet.size.1));
     let frame = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)];
     canvas.polygon(&frame, Paint::Surface)?;
     canvas.text(&fit(&figure.title, TITLE_EM, width - 2.0 * PAD), (PAD, 28.0), TITLE_EM, Align::Start, Paint::Text)?;
-    let legend_bottom = legend(canvas, figure, width)?;
+    legend(canvas, sheet)?;
 
-    let plot = layout(figure, width, (legend_bottom + 8.0, height - 48.0));
+    let plot = layout(figure, sheet);
     axes(canvas, figure, &plot, height)?;
     for series in figure.series.iter().filter(|s| s.kind == Kind::Raw) {
         raw(canvas, series, &plot)?;
@@ -97,29 +160,8 @@ fn fit(text: &str, em: f64, width: f64) -> String {
     text + "…"
 }
 
-/// Draws the legend in as many rows as it needs; returns its lower edge.
-fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, width: f64) -> Result<f64> {
-    #[derive(Clone, Copy)]
-    enum Swatch {
-        Area(Paint),
-        Line(Paint),
-        Dashes(Paint),
-        Mark(Glyph, Paint),
-    }
-    let series = figure.series.iter().map(|s| match s.kind {
-        Kind::Raw => (Swatch::Area(Paint::Pale(s.ink)), &s.label),
-        Kind::Line | Kind::Dots => (Swatch::Line(Paint::Ink(s.ink)), &s.label),
-    });
-    let levels = figure.levels.iter().map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
-    let marks = figure.marks.iter().map(|m| (Swatch::Mark(m.glyph, Paint::Ink(m.ink)), &m.label));
-    let (mut x, mut y) = (PAD, 28.0 + ROW + 3.0);
-    for (swatch, label) in series.chain(levels).chain(marks).filter(|(_, label)| !label.is_empty()) {
-        let label = fit(label, LABEL_EM, width - 2.0 * PAD - 26.0);
-        // The reader's own font may be a sixth wider than ours.
-        let wide = 24.0 + text_width(&label, LABEL_EM) * 1.16;
-        if x > PAD && x + wide > width - PAD {
-            (x, y) = (PAD, y + ROW);
-        }
+fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, sheet: &Sheet) -> Result<()> {
+    for &(swatch, ref label, x, y) in &sheet.legend {
         let middle = y - LABEL_EM * 0.35;
         match swatch {
             Swatch::Area(paint) => {
@@ -130,35 +172,30 @@ fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, width: f64) 
             Swatch::Dashes(paint) => canvas.dashes((x, x + 18.0), middle, 1.25, paint)?,
             Swatch::Mark(glyph, paint) => symbol(canvas, glyph, (x + 9.0, middle), paint)?,
         }
-        canvas.text(&label, (x + 24.0, y), LABEL_EM, Align::Start, Paint::Muted)?;
-        x += wide + 18.0;
+        canvas.text(label, (x + 24.0, y), LABEL_EM, Align::Start, Paint::Muted)?;
     }
-    Ok(y + 6.0)
+    Ok(())
 }
 
 /// Chooses axes for what is shown, and the plot's place for the labels of those axes.
-fn layout(figure: &Figure, width: f64, (top, bottom): (f64, f64)) -> Plot {
+fn layout(figure: &Figure, sheet: &Sheet) -> Plot {
     let points = figure.series.iter().flat_map(|s| s.points.iter().copied());
     let steps = points.clone().map(|p| p.0).chain(figure.marks.iter().flat_map(|m| m.at.iter().map(|a| a.0)));
     let last = steps.fold(0.0, f64::max);
     let values = points.map(|p| p.1).chain(figure.levels.iter().map(|l| l.0));
-    let rows = figure.marks.iter().filter(|m| m.glyph != Glyph::Tick).count() as f64;
-    let headroom = (rows * ROW / (bottom - top)).min(0.5);
-    let y = Axis::values(values, figure.scale, headroom, ((bottom - top) / 44.0) as usize);
+    let height = sheet.bottom - sheet.ceiling;
+    let y = Axis::values(values, figure.scale, (height / 44.0) as usize);
     let labels = y.ticks.iter().map(|(_, label)| text_width(label, LABEL_EM) * 1.1).fold(0.0, f64::max);
     // The label of the axis runs upwards at the left edge, the labels of the ticks stand between it and the plot.
     let left = PAD + LABEL_EM + 10.0 + labels + 8.0;
-    let right = width - PAD - 14.0;
+    let right = f64::from(sheet.size.0) - PAD - 14.0;
     let x = Axis::steps(last, ((right - left) / 84.0) as usize);
-    Plot { left, right, top, bottom, ceiling: top + rows * ROW, x, y }
+    Plot { left, right, top: sheet.top, ceiling: sheet.ceiling, bottom: sheet.bottom, x, y }
 }
 
 fn axes<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, plot: &Plot, height: f64) -> Result<()> {
     for (value, label) in &plot.y.ticks {
         let (_, y) = plot.place((0.0, *value));
-        if y < plot.ceiling {
-            continue;
-        }
         canvas.line(&[(plot.left, y), (plot.right, y)], 1.0, Paint::Grid)?;
         canvas.text(label, (plot.left - 8.0, y + LABEL_EM * 0.35), LABEL_EM, Align::End, Paint::Muted)?;
     }
@@ -193,16 +230,24 @@ fn raw<DB: DrawingBackend>(canvas: &Canvas<DB>, series: &Series, plot: &Plot) ->
     let extents = envelope(&series.points, plot.x.lo, plot.x.hi, columns);
     // An empty column is a gap; so a part is a run of neighbouring columns.
     for part in extents.chunk_by(|a, b| a.column + 1 == b.column) {
-        let x = |column: usize| plot.left + (column as f64 + 0.5) / columns as f64 * plot.width();
-        // Half a pixel more on each side: a column whose values are all equal is a line, not nothing.
-        let above = part.iter().map(|e| (x(e.column), plot.place((0.0, e.max)).1 - 0.5));
-        let below = part.iter().rev().map(|e| (x(e.column), plot.place((0.0, e.min)).1 + 0.5));
-        let outline: Vec<_> = above.chain(below).collect();
-        if let [(x, top), (_, bottom)] = outline[..] {
-            canvas.line(&[(x, top), (x, bottom)], 1.0, paint)?;
-        } else {
-            canvas.polygon(&outline, paint)?;
+        let (mut above, mut below) = (Vec::new(), Vec::new());
+        let mut before: Option<&Extent> = None;
+        for extent in part {
+            // The line from the last value of one column to the first of the next crosses what lies between their
+            // extents, if they do not overlap.
+            let (min, max) =
+                before.map_or((extent.min, extent.max), |b| (extent.min.min(b.max), extent.max.max(b.min)));
+            // Half a pixel more on each side: a column whose values are all equal is a line, not nothing.
+            let (top, bottom) = (plot.place((0.0, max)).1 - 0.5, plot.place((0.0, min)).1 + 0.5);
+            let x = |column: usize| plot.left + column as f64 / columns as f64 * plot.width();
+            let (left, right) = (x(extent.column), x(extent.column + 1));
+            above.extend([(left, top), (right, top)]);
+            below.extend([(left, bottom), (right, bottom)]);
+            before = Some(extent);
         }
+        below.reverse();
+        above.extend(below);
+        canvas.polygon(&above, paint)?;
     }
     Ok(())
 }

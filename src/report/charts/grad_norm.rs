@@ -40,7 +40,7 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
     levels.dedup_by(|a, b| a.0 == b.0);
     Figure {
         title: title("gradient norm", runs),
-        y_label: "gradient norm (L2, all parameters)".into(),
+        y_label: "gradient norm (L2)".into(),
         scale: Scale::Auto,
         series,
         levels,
