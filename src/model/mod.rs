@@ -1,1 +1,4 @@
 //! The `model` room.
+
+pub mod config;
+pub mod layout;
