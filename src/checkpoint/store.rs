@@ -206,7 +206,10 @@ mod tests {
         store.point("best", 100).unwrap();
         store.prune(Keep { last: 2, every: Some(300) }, Some(100)).unwrap();
         assert_eq!(store.steps().unwrap(), [100, 300, 400, 500]);
-        assert_eq!((store.pointed("latest"), store.pointed("best"), store.pointed("none")), (Some(500), Some(100), None));
+        assert_eq!(
+            (store.pointed("latest"), store.pointed("best"), store.pointed("none")),
+            (Some(500), Some(100), None)
+        );
     }
 
     #[test]

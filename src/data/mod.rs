@@ -59,3 +59,21 @@ pub trait Encode: Sync {
         true
     }
 }
+
+impl Encode for tokenizer::Tokenizer {
+    fn encode_into(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<()> {
+        tokenizer::Tokenizer::encode_into(self, text, special, ids)
+    }
+
+    fn vocab_size(&self) -> usize {
+        tokenizer::Tokenizer::vocab_size(self)
+    }
+
+    fn eot(&self) -> Option<u32> {
+        tokenizer::Tokenizer::eot(self)
+    }
+
+    fn hash(&self) -> &str {
+        tokenizer::Tokenizer::hash(self)
+    }
+}

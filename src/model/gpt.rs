@@ -1,6 +1,7 @@
 //! The GPT: embeddings, blocks, output layer, run on a tape.
 
 use super::config::{ModelConfig, NormPosition, Position};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Attention, Builder, Cache, Dropout, Init, MlpLayer, NormLayer, Site, init};
 use crate::ops;
@@ -72,8 +73,12 @@ impl Gpt {
             (config.norm_position == NormPosition::Pre).then(|| NormLayer::new(&mut builder, "norm_f", &config));
         let head = if config.tie_embeddings { wte } else { builder.normal("lm_head.weight", &[v, c], INIT_STD) };
         let (layout, inits) = builder.finish();
-        let rope = (config.position == Position::Rope)
-            .then(|| RopeTable::new(config.context_length, config.head_dim, config.rope_theta));
+        let rope = match config.position {
+            Position::Rope => {
+                Some(RopeTable::new(Device::Cpu, config.context_length, config.head_dim, config.rope_theta)?)
+            }
+            Position::Learned | Position::None => None,
+        };
         Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope })
     }
 
@@ -106,7 +111,7 @@ impl Gpt {
     /// # Errors
     /// If a name or a shape is not what this model has.
     pub fn with_values<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [f32])>) -> Result<Params> {
-        let mut params = Params::zeros(self.layout.clone(), crate::device::Device::Cpu)?;
+        let mut params = Params::zeros(self.layout.clone(), Device::Cpu)?;
         let mut missing: Vec<bool> = vec![true; self.layout.infos().len()];
         for (name, values) in values {
             let id = self

@@ -7,8 +7,8 @@ pub use sampler::{Choice, SamplerConfig};
 
 use serde::Serialize;
 
-use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::StreamDecoder;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::nn::Cache;

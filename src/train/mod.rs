@@ -4,8 +4,8 @@
 //! gradients up in an order that does not depend on how many devices there are, [`save`] writes checkpoints, [`run`]
 //! guards the folder. Charts, progress bars and the like are observers that the command line wires in.
 
-pub mod config;
 pub mod batch;
+pub mod config;
 pub mod lanes;
 pub mod run;
 pub mod save;
