@@ -49,7 +49,7 @@ impl Config {
             for key in &section.keys {
                 let _ = match value(&values, section, key) {
                     Some(value) => writeln!(text, "{} = {}", key.name, literal(value)),
-                    None => writeln!(text, "# {}: {}", key.name, key.default.as_deref().unwrap_or("not set")),
+                    None => writeln!(text, "# {} is not set", key.name),
                 };
             }
         }
