@@ -54,9 +54,9 @@ fn ids_outside_the_vocabulary_are_an_error() {
 
 #[test]
 fn positions_past_the_end_are_an_error() {
-    let ours = Tensor::from_u32(&[0; 6], &[2, 3]).unwrap();
+    let ours = &Tensor::from_u32(&[0; 6], &[2, 3]).unwrap();
     let inputs = || [param("wte", &[6, 4]), param("wpe", &[8, 4])];
-    let at = |first| run(&inputs(), move |tape, _, params| embedding(tape, &ours, params[0], Some(params[1]), first));
+    let at = |first| run(&inputs(), move |tape, _, params| embedding(tape, ours, params[0], Some(params[1]), first));
     assert!(at(5).is_ok());
     let message = at(6).unwrap_err().to_string();
     assert!(message.contains("position 8") && message.contains("below 8"), "{message}");
