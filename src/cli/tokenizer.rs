@@ -110,8 +110,8 @@ fn train(args: &Train) -> Result<()> {
 }
 
 /// The documents of the inputs, one text each.
-fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
-    Ok(inputs.to_vec().into_iter().map(|input| read_text(Some(Path::new(&input))).map(|(text, _)| text)))
+fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>> + '_> {
+    Ok(inputs.iter().map(|input| read_text(Some(Path::new(input))).map(|(text, _)| text)))
 }
 
 fn encode(args: &Encode) -> Result<()> {
