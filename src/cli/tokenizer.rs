@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{print_bytes, print_line};
+use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
 use crate::error::{Error, Result};
 
@@ -109,9 +110,10 @@ fn train(args: &Train) -> Result<()> {
     Ok(())
 }
 
-/// The documents of the inputs, one text each.
-fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>> + '_> {
-    Ok(inputs.iter().map(|input| read_text(Some(Path::new(input))).map(|(text, _)| text)))
+/// The texts of the inputs, long ones in pieces that have the words of the whole.
+fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
+    let documents = Documents::open(inputs, &TextOptions::default())?;
+    Ok(documents.map(|piece| piece.map(|piece| piece.text)))
 }
 
 fn encode(args: &Encode) -> Result<()> {

@@ -1,0 +1,375 @@
+//! Preparation: text in, token shards and a manifest out, streaming, on all cores, restartable.
+//!
+//! One thread reads pieces of documents into batches of [`BATCH_BYTES`]; the calling thread has each batch encoded by a
+//! pool, piece by piece, and writes the ids in order. So the bytes depend on neither the thread count nor the timing.
+//!
+//! The end-of-text token stands only *between* the documents of a split. The last `val_fraction` of the tokens is held out:
+//! how many that is shows only at the end, so all tokens are first written as training shards, then the tail is copied
+//! into validation shards, then cut off. A [journal](crate::data::journal) makes each of these steps repeatable after a
+//! kill, and the manifest, written last, makes the folder valid.
+//!
+//! Memory: at most three batches of text (one being read, one waiting, one being encoded) with the ids of one, a few pieces
+//! in the reader, the write buffer, and the pages of one shard that the system maps while the tail is cut: about 100 MB,
+//! whatever the input's size. What is held whole is a line of JSON, a page of a Parquet column, and, with tokenizers that
+//! cannot be cut (see [`Encode::cuttable`]), a document.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use rayon::prelude::*;
+
+use crate::data::Encode;
+use crate::data::inputs::{self, Source};
+use crate::data::journal::{Journal, Phase, SplitState, lock, remove, sync_folder};
+use crate::data::manifest::{MANIFEST, Manifest, SourceRecord, TokenizerRecord};
+use crate::data::pieces::PIECE_BYTES;
+use crate::data::shard::{Layout, MAX_SHARD_TOKENS, Shard, ShardFormat};
+use crate::data::shards::{ShardOptions, Shards, Split, bin_files};
+use crate::data::split::{SplitWriter, cut_of, hold_out, trim};
+use crate::data::text::{Documents, Piece, TextOptions};
+use crate::error::{Error, Result, ResultExt};
+
+/// How many bytes of text are encoded at a time.
+pub const BATCH_BYTES: usize = 8 << 20;
+
+/// What to prepare, how, and where to.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// Files, folders, globs, or `cargo-sources`; in the order in which the tokens stand.
+    pub inputs: Vec<String>,
+    /// Text for validation apart from the inputs; then nothing is held out of them.
+    pub val_inputs: Option<Vec<String>>,
+    /// The folder to fill.
+    pub out: PathBuf,
+    /// What to call the tokenizer in the manifest.
+    pub tokenizer_name: String,
+    /// The fraction of the tokens, from the end, that is held out for validation: at least 0, below 1; 0 is none.
+    pub val_fraction: f64,
+    /// How many threads encode; 0 is one a core.
+    pub threads: usize,
+    /// Tokens of a full shard.
+    pub shard_tokens: u64,
+    /// Take special tokens spelled out in the text as such.
+    pub parse_special: bool,
+    /// The field or column that holds the text in JSON lines and Parquet.
+    pub text_column: String,
+    /// Replace a folder that was prepared from something else. (A half-made one is always replaced.)
+    pub overwrite: bool,
+}
+
+impl PrepareOptions {
+    /// The defaults: nothing held out, all cores, shards of 100 million tokens.
+    pub fn new(inputs: Vec<String>, out: impl Into<PathBuf>, tokenizer_name: impl Into<String>) -> PrepareOptions {
+        PrepareOptions {
+            inputs,
+            val_inputs: None,
+            out: out.into(),
+            tokenizer_name: tokenizer_name.into(),
+            val_fraction: 0.0,
+            threads: 0,
+            shard_tokens: 100_000_000,
+            parse_special: false,
+            text_column: "text".into(),
+            overwrite: false,
+        }
+    }
+}
+
+/// Who watches a preparation. All calls come from the thread that called [`prepare`].
+pub trait Progress {
+    /// Of `total` bytes of input `done` are read, and there are `tokens` tokens so far.
+    fn set(&self, done: u64, total: u64, tokens: u64);
+
+    /// Something the user should know; to standard error unless it is taken elsewhere.
+    fn note(&self, message: &str) {
+        eprintln!("{message}");
+    }
+}
+
+/// Nobody watches.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn set(&self, _: u64, _: u64, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+/// Fills `options.out` with shards and a manifest, going on where an interrupted preparation of the same inputs stopped. A
+/// folder that is already complete is left as it is.
+///
+/// # Errors
+/// `Usage` for contradictory options, missing inputs, or a folder that holds something else; `Data` for bad text; `Io`
+/// when the disk is full or not writable (then the same call goes on later).
+pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Progress) -> Result<Manifest> {
+    check(options)?;
+    let train = inputs::resolve(&options.inputs)?;
+    let val = options.val_inputs.as_deref().map(inputs::resolve).transpose()?.unwrap_or_default();
+    if let Some(both) = val.iter().find(|v| train.iter().any(|t| t.path == v.path)) {
+        let message = format!("{} is both training and validation text; name it once", both.path.display());
+        return Err(Error::usage(message));
+    }
+    let out = &options.out;
+    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let _lock = lock(out)?;
+    let fingerprint = fingerprint(options, encoder, &[&train, &val])?;
+    let mut journal = match begin(options, &fingerprint, progress)? {
+        Begin::Complete(manifest) => return Ok(manifest),
+        Begin::Work(journal) => journal,
+    };
+    if encoder.eot().is_none() {
+        progress.note("this tokenizer has no end-of-text token: documents follow each other without a mark");
+    }
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads);
+    let pool = threads.build().map_err(|error| Error::usage(format!("cannot start the encoding threads: {error}")))?;
+    let work = Work { options, encoder, progress, pool: &pool };
+    if journal.phase == Phase::Write {
+        let total = [&train, &val].iter().flat_map(|sources| sources.iter()).map(|source| source.bytes).sum();
+        let before = train.iter().map(|source| source.bytes).sum();
+        work.split(&mut journal, Split::Train, &train, 0, total)?;
+        work.split(&mut journal, Split::Val, &val, before, total)?;
+        for (split, state, sources) in [("training", &journal.train, &train), ("validation", &journal.val, &val)] {
+            if state.tokens == 0 && !sources.is_empty() {
+                Journal::discard(out)?;
+                return Err(Error::usage(format!(
+                    "there is no {split} text: the {} input files are all empty",
+                    sources.len()
+                )));
+            }
+        }
+        journal.cut = cut_of(options, encoder, &journal.train)?;
+        journal.phase = if journal.cut.is_some() { Phase::Hold } else { Phase::Done };
+        if journal.cut.is_some() {
+            journal.save(out)?;
+        }
+    }
+    if journal.phase == Phase::Hold {
+        hold_out(options, encoder, &mut journal)?;
+        journal.phase = Phase::Trim;
+        journal.save(out)?;
+    }
+    if journal.phase == Phase::Trim {
+        trim(options, encoder, &mut journal)?;
+    }
+    journal.phase = Phase::Done;
+    let manifest = manifest(options, encoder, &journal, [&train, &val]);
+    manifest.save(out)?;
+    journal.save(out)?;
+    Ok(manifest)
+}
+
+fn check(options: &PrepareOptions) -> Result<()> {
+    if !(0.0..1.0).contains(&options.val_fraction) {
+        let message = format!("val_fraction is {}: it must be at least 0 and below 1", options.val_fraction);
+        return Err(Error::usage(message));
+    }
+    if options.val_inputs.is_some() && options.val_fraction > 0.0 {
+        return Err(Error::usage("validation text and a val_fraction were both given; choose one (val_fraction = 0)"));
+    }
+    if !(1..=MAX_SHARD_TOKENS).contains(&options.shard_tokens) {
+        let message = format!("a shard holds from 1 to {MAX_SHARD_TOKENS} tokens, not {}", options.shard_tokens);
+        return Err(Error::usage(message));
+    }
+    Ok(())
+}
+
+/// A hash of everything that decides the tokens. The times of the files are in it, so that an edited file of the same
+/// length is noticed; it stands in the journal only, never in the manifest.
+fn fingerprint(options: &PrepareOptions, encoder: &dyn Encode, splits: &[&Vec<Source>]) -> Result<String> {
+    let mut text = format!(
+        "taper-prepare 1 {PIECE_BYTES} {} {} {:?} {} {} {} {:?} {:?}\n",
+        encoder.hash(),
+        encoder.vocab_size(),
+        encoder.eot(),
+        encoder.cuttable(),
+        options.shard_tokens,
+        options.parse_special,
+        options.val_fraction.to_bits(),
+        options.text_column,
+    );
+    for (split, source) in splits.iter().enumerate().flat_map(|(i, sources)| sources.iter().map(move |s| (i, s))) {
+        let time = std::fs::metadata(&source.path)
+            .and_then(|meta| meta.modified())
+            .map_err(Error::io("read", &source.path))?;
+        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        text.push_str(&format!("{split} {:?} {} {}\n", source.path, source.bytes, since.as_nanos()));
+    }
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())))
+}
+
+enum Begin {
+    Complete(Manifest),
+    Work(Journal),
+}
+
+/// Looks at what the folder holds and decides: complete, to go on with, to begin, or not ours.
+fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -> Result<Begin> {
+    let out = &options.out;
+    let journal = Journal::load(out);
+    let same = journal.as_ref().is_some_and(|journal| journal.fingerprint == fingerprint);
+    let has_manifest = out.join(MANIFEST).exists();
+    if has_manifest && same && !options.overwrite {
+        // Opening compares the sizes of all shards with the manifest.
+        match Shards::open(&out.to_string_lossy(), &ShardOptions::default()) {
+            Ok(Shards { manifest: Some(manifest), .. }) => {
+                progress.note(&format!("{}: already prepared from the same inputs", out.display()));
+                return Ok(Begin::Complete(manifest));
+            }
+            Ok(_) => {}
+            Err(error) => progress.note(&format!("{error}; preparing the folder anew")),
+        }
+    }
+    if !options.overwrite {
+        if has_manifest && !same {
+            return Err(Error::usage(format!(
+                "{}: this folder holds shards prepared from other inputs, or with another tokenizer or options; choose \
+                 another folder, or replace them with --overwrite",
+                out.display()
+            )));
+        }
+        if let (None, Some(file)) = (&journal, bin_files(out)?.first()) {
+            let message =
+                "was not made by `taper data prepare`; choose an empty folder, or replace it with --overwrite";
+            return Err(Error::usage(format!("{}: {message}", file.display())));
+        }
+    }
+    let usable = |journal: &&Journal| same && !has_manifest && !options.overwrite && shards_are_there(out, journal);
+    if let Some(journal) = journal.as_ref().filter(usable) {
+        Journal::sweep(out)?;
+        let tokens = journal.train.tokens + journal.val.tokens;
+        progress.note(&format!("{}: going on after {tokens} tokens prepared before", out.display()));
+        return Ok(Begin::Work(journal.clone()));
+    }
+    if journal.is_some() && !has_manifest {
+        let why = if same {
+            "the shards that were finished are not all there"
+        } else {
+            "the inputs, the tokenizer or the options have changed since this folder was begun"
+        };
+        progress.note(&format!("{}: {why}; starting from the beginning", out.display()));
+    }
+    // The manifest goes first: from here on the folder is not whole.
+    remove(&out.join(MANIFEST))?;
+    Journal::discard(out)?;
+    let journal = Journal::new(fingerprint.to_string());
+    journal.save(out)?;
+    Ok(Begin::Work(journal))
+}
+
+/// Whether the shards of a journal are as it says. (While the tail is cut off, the training shards are in between.)
+fn shards_are_there(out: &Path, journal: &Journal) -> bool {
+    let train = journal.train.shards.iter().filter(|_| journal.phase != Phase::Trim);
+    train.chain(&journal.val.shards).all(|record| {
+        Shard::open(&out.join(&record.file), ShardFormat::Llmc).is_ok_and(|shard| shard.tokens() == record.tokens)
+    })
+}
+
+fn manifest(options: &PrepareOptions, encoder: &dyn Encode, journal: &Journal, sources: [&Vec<Source>; 2]) -> Manifest {
+    let tokenizer = TokenizerRecord {
+        name: options.tokenizer_name.clone(),
+        hash: encoder.hash().into(),
+        vocab_size: encoder.vocab_size(),
+        eot: encoder.eot(),
+    };
+    let dtype = Layout::for_vocab(encoder.vocab_size()).dtype();
+    let mut manifest = Manifest::new(tokenizer, dtype, options.val_fraction, options.parse_special);
+    manifest.documents = journal.train.documents + if options.val_inputs.is_some() { journal.val.documents } else { 0 };
+    manifest.shards = journal.train.shards.iter().chain(&journal.val.shards).cloned().collect();
+    let given = [(Split::Train, Some(&options.inputs)), (Split::Val, options.val_inputs.as_ref())];
+    for ((split, inputs), sources) in given.into_iter().zip(sources) {
+        for (number, input) in inputs.into_iter().flatten().enumerate() {
+            let mine = || sources.iter().filter(|source| source.input == number);
+            let (files, bytes) = (mine().count() as u64, mine().map(|source| source.bytes).sum());
+            manifest.sources.push(SourceRecord { input: input.clone(), split, files, bytes });
+        }
+    }
+    manifest
+}
+
+/// What every step of a preparation needs.
+struct Work<'a> {
+    options: &'a PrepareOptions,
+    encoder: &'a dyn Encode,
+    progress: &'a dyn Progress,
+    pool: &'a rayon::ThreadPool,
+}
+
+/// Pieces to be encoded together, and how many bytes of the inputs were read with them.
+struct Batch {
+    pieces: Vec<Piece>,
+    consumed: u64,
+}
+
+impl Work<'_> {
+    /// Writes the tokens of one split's sources. `before` of `total` bytes belong to earlier splits, for progress.
+    fn split(&self, journal: &mut Journal, split: Split, sources: &[Source], before: u64, total: u64) -> Result<()> {
+        let state = if split == Split::Train { &journal.train } else { &journal.val };
+        if state.finished || sources.is_empty() {
+            return Ok(());
+        }
+        let text = TextOptions {
+            text_column: self.options.text_column.clone(),
+            piece_bytes: if self.encoder.cuttable() { PIECE_BYTES } else { usize::MAX },
+            parse_special: self.options.parse_special,
+        };
+        let mut documents = Documents::of(sources.to_vec(), &text);
+        let mut writer = SplitWriter::new(self.options, self.encoder, split, state.clone());
+        let (source, piece) = (state.source, state.piece);
+        std::thread::scope(|scope| {
+            let (sender, batches) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                let skipped = documents.skip_to(source, piece);
+                let mut failed = skipped.is_err();
+                if let Err(error) = skipped {
+                    let _ = sender.send(Err(error));
+                }
+                while !failed {
+                    let batch = next_batch(&mut documents);
+                    failed = !matches!(&batch, Ok(batch) if !batch.pieces.is_empty());
+                    // A receiver that has gone away has failed, and says so itself.
+                    failed |= sender.send(batch).is_err();
+                }
+            });
+            for batch in batches {
+                let batch = batch?;
+                for (piece, ids) in batch.pieces.iter().zip(self.encode(&batch.pieces)) {
+                    let ids = ids.context(|| format!("encoding {}", sources[piece.source].path.display()))?;
+                    writer.piece(piece, &ids, journal)?;
+                }
+                self.progress.set(before + batch.consumed, total, writer.tokens());
+            }
+            writer.finish(journal)
+        })?;
+        sync_folder(&self.options.out)
+    }
+
+    /// The ids of pieces, in their order.
+    fn encode(&self, pieces: &[Piece]) -> Vec<Result<Vec<u32>>> {
+        let encode = |piece: &Piece| {
+            let mut ids = Vec::with_capacity(piece.text.len() / 4);
+            self.encoder.encode_into(&piece.text, self.options.parse_special, &mut ids)?;
+            Ok(ids)
+        };
+        self.pool.install(|| pieces.par_iter().map(encode).collect())
+    }
+}
+
+/// Reads pieces up to about [`BATCH_BYTES`]; an empty batch is the end.
+fn next_batch(documents: &mut Documents) -> Result<Batch> {
+    let (mut pieces, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES {
+        let Some(piece) = documents.next() else { break };
+        let piece = piece?;
+        // A piece costs some memory of its own, so that many tiny documents do not pile up.
+        bytes += piece.text.len() + size_of::<Piece>();
+        pieces.push(piece);
+    }
+    Ok(Batch { pieces, consumed: documents.consumed_bytes() })
+}
+
+/// The state that a split's writer keeps in the journal.
+pub(super) fn state_of(journal: &mut Journal, split: Split) -> &mut SplitState {
+    match split {
+        Split::Train => &mut journal.train,
+        Split::Val => &mut journal.val,
+    }
+}

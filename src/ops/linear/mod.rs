@@ -1,0 +1,65 @@
+//! Linear layer: `y = x W^T + b` with `W` [out, in], as PyTorch's `nn.Linear` stores it.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// `x` [.., I] times the transpose of `weight` [O, I], plus `bias` [O] where there is one; gives [.., O].
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the last axis of `x` is not I.
+pub fn linear(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamId>) -> Result<Var> {
+    let params = tape.params();
+    let (w, b) = (params.value(weight), bias.map(|bias| params.value(bias)));
+    let y = forward(x.value(), &w, b.as_ref())?;
+    let used: Vec<ParamId> = std::iter::once(weight).chain(bias).collect();
+    Ok(tape.record(&used, y, || Box::new(Linear { x: x.clone(), weight, bias })))
+}
+
+/// The product without a tape; see [`linear`].
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("a tensor with an axis") = w.shape()[0];
+    assert_eq!(x.last(), w.shape()[1], "linear: input width");
+    let mut y = Tensor::empty(x.device(), DType::F32, &shape)?;
+    match x.device() {
+        Device::Cpu => cpu::forward(y.f32_mut(), x.f32(), w.f32(), b.map(Tensor::f32), x.rows()),
+        Device::Cuda(_) => cuda::forward()?,
+    }
+    Ok(y)
+}
+
+struct Linear {
+    x: Var,
+    weight: ParamId,
+    bias: Option<ParamId>,
+}
+
+impl Backward for Linear {
+    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        let dy = douts.pop().expect("one output");
+        let (x, w) = (self.x.value(), context.params().value(self.weight));
+        let mut dx = Tensor::empty(x.device(), DType::F32, x.shape())?;
+        match x.device() {
+            Device::Cpu => {
+                cpu::backward_input(dx.f32_mut(), dy.f32(), w.f32(), x.rows());
+                cpu::backward_weight(context.grads().of_mut(self.weight), dy.f32(), x.f32(), x.rows());
+                if let Some(bias) = self.bias {
+                    cpu::backward_bias(context.grads().of_mut(bias), dy.f32());
+                }
+            }
+            Device::Cuda(_) => cuda::backward()?,
+        }
+        context.add(self.x.id(), dx)
+    }
+}

@@ -1,0 +1,233 @@
+//! The parameter arena: every parameter is a named, shaped range of one flat buffer.
+//!
+//! Gradient norm, clipping, AdamW, all-reduce, checkpoints and exact comparison are then each one pass over flat memory,
+//! in an order that never changes: the order of the specification. Gradients live in a second buffer of the same layout.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+
+/// Each parameter starts at a multiple of this many elements, so that vector loads are aligned. The gap holds zeros.
+pub const ALIGN: usize = 16;
+
+/// Which parameter: its place in the arena's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub usize);
+
+/// A parameter's name, shape and place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamInfo {
+    /// The name, such as `h.0.attn.qkv.weight`.
+    pub name: String,
+    /// Extents; linear weights are [out, in].
+    pub shape: Vec<usize>,
+    /// First element in the flat buffer.
+    pub offset: usize,
+}
+
+impl ParamInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the parameter has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The range of the flat buffer.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
+    /// Whether weight decay acts on it: tensors of two or more dimensions, embeddings included (the nanoGPT rule).
+    pub fn decays(&self) -> bool {
+        self.shape.len() >= 2
+    }
+}
+
+/// Names, shapes and places of all parameters of a model.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Layout {
+    infos: Vec<ParamInfo>,
+    len: usize,
+}
+
+impl Layout {
+    /// Appends a parameter and gives its id.
+    pub fn push(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
+        let info = ParamInfo { name: name.into(), shape: shape.to_vec(), offset: self.len };
+        self.len += info.len().next_multiple_of(ALIGN);
+        self.infos.push(info);
+        ParamId(self.infos.len() - 1)
+    }
+
+    /// All parameters in arena order.
+    pub fn infos(&self) -> &[ParamInfo] {
+        &self.infos
+    }
+
+    /// One parameter.
+    pub fn info(&self, id: ParamId) -> &ParamInfo {
+        &self.infos[id.0]
+    }
+
+    /// The parameter of this name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.infos.iter().position(|info| info.name == name).map(ParamId)
+    }
+
+    /// Elements of the flat buffer, gaps included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no parameters.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Elements of all parameters, gaps not included.
+    pub fn parameters(&self) -> usize {
+        self.infos.iter().map(ParamInfo::len).sum()
+    }
+
+    /// The parameter that holds the element `index` of the flat buffer (None in a gap or past the end).
+    pub fn owner(&self, index: usize) -> Option<ParamId> {
+        let after = self.infos.partition_point(|info| info.offset <= index);
+        let id = after.checked_sub(1)?;
+        self.infos[id].range().contains(&index).then_some(ParamId(id))
+    }
+}
+
+/// The values of all parameters: fp32 master weights in one flat buffer.
+#[derive(Debug)]
+pub struct Params {
+    layout: Layout,
+    flat: Tensor,
+}
+
+impl Params {
+    /// Parameters of this layout, all zero.
+    ///
+    /// # Errors
+    /// If memory cannot be had on the device.
+    pub fn zeros(layout: Layout, device: Device) -> Result<Params> {
+        let flat = Tensor::zeros(device, DType::F32, &[layout.len()])?;
+        Ok(Params { layout, flat })
+    }
+
+    /// Names, shapes and places.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The value of a parameter, sharing memory with the arena.
+    pub fn value(&self, id: ParamId) -> Tensor {
+        let info = self.layout.info(id);
+        self.flat.view(info.offset, &info.shape)
+    }
+
+    /// The whole buffer.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The whole buffer, to be changed.
+    pub fn flat_mut(&mut self) -> &mut Tensor {
+        &mut self.flat
+    }
+
+    /// Sets a parameter from host values.
+    ///
+    /// # Errors
+    /// If the number of values differs.
+    pub fn set(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        let range = self.layout.info(id).range();
+        if values.len() != range.len() {
+            let info = self.layout.info(id);
+            return Err(Error::Training(format!(
+                "{}: {} values for a parameter of shape {:?}",
+                info.name,
+                values.len(),
+                info.shape
+            )));
+        }
+        self.flat.f32_mut()[range].copy_from_slice(values);
+        Ok(())
+    }
+}
+
+/// The gradients of all parameters: fp32, in the layout of the arena. Backward passes add to them in place.
+#[derive(Debug)]
+pub struct Gradients {
+    layout: Layout,
+    flat: Tensor,
+}
+
+impl Gradients {
+    /// Zero gradients for these parameters.
+    ///
+    /// # Errors
+    /// If memory cannot be had on the device.
+    pub fn zeros_like(params: &Params) -> Result<Gradients> {
+        let flat = Tensor::zeros(params.flat.device(), DType::F32, &[params.layout.len()])?;
+        Ok(Gradients { layout: params.layout.clone(), flat })
+    }
+
+    /// Sets all gradients to zero.
+    pub fn clear(&mut self) {
+        self.flat.f32_mut().fill(0.0);
+    }
+
+    /// Names, shapes and places.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The whole buffer.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The whole buffer, to be changed.
+    pub fn flat_mut(&mut self) -> &mut Tensor {
+        &mut self.flat
+    }
+
+    /// The gradient of one parameter, in host memory.
+    pub fn of(&self, id: ParamId) -> &[f32] {
+        &self.flat.f32()[self.layout.info(id).range()]
+    }
+
+    /// The gradient of one parameter, in host memory, to be added to.
+    pub fn of_mut(&mut self, id: ParamId) -> &mut [f32] {
+        let range = self.layout.info(id).range();
+        &mut self.flat.f32_mut()[range]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_aligned_views_of_one_buffer() {
+        let mut layout = Layout::default();
+        let a = layout.push("a", &[3, 5]);
+        let b = layout.push("b", &[7]);
+        assert_eq!((layout.info(b).offset, layout.len(), layout.parameters()), (16, 32, 22));
+        assert_eq!(
+            (layout.owner(14), layout.owner(15), layout.owner(16), layout.owner(40)),
+            (Some(a), None, Some(b), None)
+        );
+        assert!(layout.info(a).decays() && !layout.info(b).decays());
+        let mut params = Params::zeros(layout, Device::Cpu).unwrap();
+        params.set(b, &[1.0; 7]).unwrap();
+        assert!(params.set(a, &[1.0; 7]).is_err());
+        assert_eq!(params.value(b).f32(), [1.0; 7]);
+        assert_eq!(params.flat().f32().iter().sum::<f32>(), 7.0);
+        assert_eq!(params.layout().find("b"), Some(b));
+    }
+}
