@@ -168,7 +168,7 @@ pub fn read_model_folder(folder: &Path) -> Result<ModelFolder> {
         )));
     }
     let mut notes = Vec::new();
-    let table_for = |config: &ModelConfig| {
+    let table_for = |config: &ModelConfig| -> Result<Vec<HfTensor>> {
         Ok(match kind {
             "gpt2" => gpt2::table(config),
             "llama" => llama::table(config, Biases::parse(&hf)?),

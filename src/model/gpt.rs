@@ -234,7 +234,7 @@ impl Block {
         dropout: Option<&Dropout>,
         attend: impl FnOnce(&mut Tape<'t>, &Var) -> Result<Var>,
     ) -> Result<Var> {
-        let mut drop_out = |tape: &mut Tape<'t>, x: Var, site| match dropout {
+        let drop_out = |tape: &mut Tape<'t>, x: Var, site| match dropout {
             Some(dropout) => dropout.apply(tape, x, self.index, site),
             None => Ok(x),
         };
