@@ -52,6 +52,8 @@ fn trains_the_same_file_twice() {
     assert_eq!(std::fs::read(at.join("new/tokenizer.json")).unwrap(), std::fs::read(at.join("b.json")).unwrap());
     let ids = output(at, &["encode", "corpus.odd", "--tokenizer", "new", "--json"], b"");
     assert_eq!(output(at, &["decode", "--tokenizer", "b.json"], &ids), text.as_bytes());
+    output(at, &["train", "corpus.odd", "--vocab-size", "280", "--out", "."], b"");
+    assert_eq!(std::fs::read(at.join("tokenizer.json")).unwrap(), std::fs::read(at.join("b.json")).unwrap());
     let assert = taper(at, &["train", "corpus.odd", "--vocab-size", "5000", "--out", "c.json"]).assert().success();
     let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
     assert!(said.contains("warning") && said.contains("instead of 5000"), "{said}");
@@ -64,7 +66,7 @@ fn bad_input_gets_one_clear_sentence() {
     std::fs::write(at.join("latin1.txt"), b"caf\xe9 x").unwrap();
     std::fs::write(at.join("empty.txt"), b"").unwrap();
     std::fs::write(at.join("torn.json"), b"{\"model\": {\"vo").unwrap();
-    let cases: [(&[&str], &str, i32, &[&str]); 9] = [
+    let cases: [(&[&str], &str, i32, &[&str]); 11] = [
         (&["encode", "none.txt", "--tokenizer", "gpt2"], "", 1, &["none.txt", "no such file"]),
         (&["encode", "latin1.txt", "--tokenizer", "gpt2"], "", 1, &["latin1.txt", "not UTF-8", "offset 3"]),
         (&["encode", "--tokenizer", "gpt5"], "", 2, &["gpt5", "give gpt2, bytes"]),
@@ -73,6 +75,8 @@ fn bad_input_gets_one_clear_sentence() {
         (&["decode", "--tokenizer", "gpt2"], "{\"ids\":[1,-2]}", 1, &["-2 at position 1"]),
         (&["decode", "--tokenizer", "gpt2"], "1 two", 1, &["\"two\" at position 1"]),
         (&["train", "empty.txt", "--vocab-size", "300", "--out", "t.json"], "", 2, &["empty"]),
+        (&["train", "latin1.txt", "--vocab-size", "300", "--out", "t.json"], "", 1, &["latin1.txt", "byte 3"]),
+        (&["train", "latin1.txt", "--vocab-size", "300", "--out", "empty.txt/t"], "", 1, &["cannot create empty.txt"]),
         (&["train", "latin1.txt", "--vocab-size", "10", "--out", "t.json"], "", 2, &["257"]),
     ];
     for (arguments, input, code, words) in cases {
@@ -90,6 +94,18 @@ fn help_shows_examples() {
         let help = String::from_utf8(output(Path::new("."), &[command, "--help"], b"")).unwrap();
         assert!(help.contains("Example") && help.contains(&format!("taper tokenizer {command}")), "{help}");
     }
+}
+
+/// The example of `train --help`, in this repository.
+#[test]
+fn the_example_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("tokenizer.json");
+    let arguments = ["train", "src/**/*.rs", "Cargo.toml", "--vocab-size", "1024", "--out", out.to_str().unwrap()];
+    let help = String::from_utf8(output(Path::new("."), &["train", "--help"], b"")).unwrap();
+    assert!(help.contains("train 'src/**/*.rs' Cargo.toml --vocab-size 1024"), "{help}");
+    output(Path::new(env!("CARGO_MANIFEST_DIR")), &arguments, b"");
+    assert_eq!(taper::data::tokenizer::Tokenizer::from_file(&out).unwrap().vocab_size(), 1024);
 }
 
 /// A real text there and back.
