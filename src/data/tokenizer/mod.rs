@@ -63,7 +63,7 @@ struct Canonical {
 }
 
 enum Engine {
-    Bpe(Bpe),
+    Bpe(Box<Bpe>),
     Chars(Chars),
     Foreign(Box<Foreign>),
 }
@@ -136,7 +136,7 @@ impl Tokenizer {
     }
 
     fn from_bpe(bpe: Bpe, kind: &'static str, eot: Option<u32>) -> Self {
-        Self::from_engine(Engine::Bpe(bpe), kind, eot, None)
+        Self::from_engine(Engine::Bpe(Box::new(bpe)), kind, eot, None)
     }
 
     fn from_engine(
