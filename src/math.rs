@@ -17,7 +17,8 @@ pub fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a libm call.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-104.0, 89.0);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = clamped - n * LN2_HI - n * LN2_LO;
     let mut p = 1.987_569_1e-4_f32;
     p = p * r + 1.398_199_9e-3;
@@ -26,10 +27,12 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5.0e-1;
     let y = p * (r * r) + r + 1.0;
+    // The integer stands in the low bits of `rounded`: a cast from float to integer saturates in Rust, and that does not
+    // vectorise. A NaN makes nonsense of it, and is answered at the end.
+    let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     // 2^n in two halves, so that neither leaves the range of exponents: n is in [-151, 129].
-    let n = n as i32;
     let half = n >> 1;
-    let scaled = y * pow2(half) * pow2(n - half);
+    let scaled = y * pow2(half) * pow2(n.wrapping_sub(half));
     let scaled = if x < -103.97 { 0.0 } else { scaled };
     let scaled = if x > 88.722_84 { f32::INFINITY } else { scaled };
     if x.is_nan() { x } else { scaled }
@@ -38,7 +41,7 @@ pub fn exp(x: f32) -> f32 {
 /// `2^n` for -126 <= n <= 127, by writing the exponent field.
 #[inline(always)]
 fn pow2(n: i32) -> f32 {
-    f32::from_bits(((n + 127) as u32) << 23)
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
 /// The logistic function `1 / (1 + e^-x)`.

@@ -1,8 +1,7 @@
-//! Benchmarks of the operators. Each names its ceiling: run `cargo bench --bench ops -- NAME`.
+//! The speed of every operator: `cargo bench --bench ops -- attention`. Each file says what the ceiling is.
 
 mod attention;
 mod rope;
 
-criterion::criterion_group!(attention_benches, attention::bench);
-criterion::criterion_group!(rope_benches, rope::bench);
-criterion::criterion_main!(attention_benches, rope_benches);
+criterion::criterion_group!(ops, attention::bench, rope::bench,);
+criterion::criterion_main!(ops);
