@@ -33,6 +33,7 @@ pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};
 pub use stream::TokenStream;
 pub use text::{Documents, Piece, TextOptions};
+pub use tokenizer::Tokenizer;
 
 use crate::error::Result;
 
@@ -54,7 +55,30 @@ pub trait Encode: Sync {
     /// Whether a long document may be encoded in pieces cut by [`pieces::next_cut`] with the ids of the whole: true for
     /// bytes, characters and every tokenizer that first splits text as GPT-2 (or a descendant) does, without a normalizer.
     /// Where it is false, documents are held and encoded whole, and memory grows with the longest document.
-    fn cuttable(&self) -> bool {
+    fn cuttable(&self, special: bool) -> bool {
+        let _ = special;
         true
+    }
+}
+
+impl Encode for Tokenizer {
+    fn encode_into(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<()> {
+        Tokenizer::encode_into(self, text, special, ids)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Tokenizer::vocab_size(self)
+    }
+
+    fn eot(&self) -> Option<u32> {
+        Tokenizer::eot(self)
+    }
+
+    fn hash(&self) -> &str {
+        Tokenizer::hash(self)
+    }
+
+    fn cuttable(&self, special: bool) -> bool {
+        Tokenizer::cuttable(self, special)
     }
 }

@@ -180,7 +180,7 @@ fn fingerprint(options: &PrepareOptions, encoder: &dyn Encode, splits: &[&Vec<So
         encoder.hash(),
         encoder.vocab_size(),
         encoder.eot(),
-        encoder.cuttable(),
+        encoder.cuttable(options.parse_special),
         options.shard_tokens,
         options.parse_special,
         options.val_fraction.to_bits(),
@@ -308,7 +308,7 @@ impl Work<'_> {
         }
         let text = TextOptions {
             text_column: self.options.text_column.clone(),
-            piece_bytes: if self.encoder.cuttable() { PIECE_BYTES } else { usize::MAX },
+            piece_bytes: if self.encoder.cuttable(self.options.parse_special) { PIECE_BYTES } else { usize::MAX },
             parse_special: self.options.parse_special,
         };
         let mut documents = Documents::of(sources.to_vec(), &text);
