@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{print_json, print_line};
-use crate::data::inspect::{Excerpt, excerpt};
+use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
     Inspection, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
 };
@@ -218,7 +218,7 @@ fn look(args: &Inspect, options: &ShardOptions, tokenizer: Option<&Tokenizer>, a
         Split::Val => val.ok_or_else(|| Error::usage(format!("{}: there are no validation shards", args.input)))?,
     };
     let decode = tokenizer.map(|tokenizer| move |ids: &[u32]| tokenizer.decode(ids));
-    excerpt(&stream, split, at, args.tokens, decode.as_ref().map(|decode| decode as &dyn Fn(&[u32]) -> Result<String>))
+    excerpt(&stream, split, at, args.tokens, decode.as_ref().map(|decode| decode as &Decode))
 }
 
 fn describe(found: &Inspection) -> Result<()> {

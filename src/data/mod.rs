@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod inputs;
 pub mod inspect;
 mod journal;
+pub mod jsonl;
 pub mod loader;
 pub mod manifest;
 mod parquet;
