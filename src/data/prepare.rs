@@ -123,12 +123,25 @@ pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Pr
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads);
     let pool = threads.build().map_err(|error| Error::usage(format!("cannot start the encoding threads: {error}")))?;
     let work = Work { options, encoder, progress, pool: &pool };
+    let made = run(&work, &mut journal, &train, &val);
+    match &made {
+        // Whatever the system refused (a full disk, say), what was finished stands.
+        Err(Error::Io { .. }) => made.context(|| {
+            format!("preparing {} stopped (run the same again later: it goes on where it was)", out.display())
+        }),
+        _ => made,
+    }
+}
+
+/// All phases from where the journal stands to the manifest.
+fn run(work: &Work, journal: &mut Journal, train: &Vec<Source>, val: &Vec<Source>) -> Result<Manifest> {
+    let (options, encoder, out) = (work.options, work.encoder, &work.options.out);
     if journal.phase == Phase::Write {
-        let total = [&train, &val].iter().flat_map(|sources| sources.iter()).map(|source| source.bytes).sum();
+        let total = [train, val].iter().flat_map(|sources| sources.iter()).map(|source| source.bytes).sum();
         let before = train.iter().map(|source| source.bytes).sum();
-        work.split(&mut journal, Split::Train, &train, 0, total)?;
-        work.split(&mut journal, Split::Val, &val, before, total)?;
-        for (split, state, sources) in [("training", &journal.train, &train), ("validation", &journal.val, &val)] {
+        work.split(journal, Split::Train, train, 0, total)?;
+        work.split(journal, Split::Val, val, before, total)?;
+        for (split, state, sources) in [("training", &journal.train, train), ("validation", &journal.val, val)] {
             if state.tokens == 0 && !sources.is_empty() {
                 Journal::discard(out)?;
                 return Err(Error::usage(format!(
@@ -144,15 +157,15 @@ pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Pr
         }
     }
     if journal.phase == Phase::Hold {
-        hold_out(options, encoder, &mut journal)?;
+        hold_out(options, encoder, journal)?;
         journal.phase = Phase::Trim;
         journal.save(out)?;
     }
     if journal.phase == Phase::Trim {
-        trim(options, encoder, &mut journal)?;
+        trim(options, encoder, journal)?;
     }
     journal.phase = Phase::Done;
-    let manifest = manifest(options, encoder, &journal, [&train, &val]);
+    let manifest = manifest(options, encoder, journal, [train, val]);
     manifest.save(out)?;
     journal.save(out)?;
     Ok(manifest)

@@ -27,7 +27,7 @@ fn prepare_and_inspect_go_together() {
     // The example of --help.
     let (out, error) = done(root, "prepare README.md --tokenizer gpt2 --val-fraction 0.1 --out data/readme");
     assert_eq!(error, "", "no bar and no noise where standard error is no terminal");
-    // tiktoken counts nine tokens: hello, world, comma, hello, again, (and, again) twice. A tenth of ten is one.
+    // The ids by tiktoken; of n, the whole part of 0.9 n is kept.
     let ids = tiktoken_rs::r50k_base_singleton().encode_ordinary("hello world, hello again and again and again");
     let kept = (ids.len() as f64 * 0.9) as usize;
     assert!(out.contains(&format!("{kept} tokens for training, {} for validation", ids.len() - kept)), "{out}");

@@ -25,14 +25,14 @@ fn killed_anywhere_it_ends_with_the_same_bytes() {
     let (lines, plain) = (lines(folder.path()), write(folder.path().join("b.txt"), prose(7, 50_000)));
     let with = |out: &Path| PrepareOptions {
         val_fraction: 0.21,
-        shard_tokens: 3001,
+        shard_tokens: 20_011,
         threads: 2,
         ..options(&[&plain, &lines, &plain], out)
     };
     let whole = folder.path().join("whole");
     prepare(&with(&whole), &Bytes, &Silent).unwrap();
     let expected = contents(&whole);
-    assert!(expected.len() > 100);
+    assert!(expected.len() > 30);
 
     // Killed while encoding, over and over, a little later each time, in one folder.
     let out = folder.path().join("killed");
