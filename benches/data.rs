@@ -19,8 +19,7 @@ fn benches(criterion: &mut Criterion) {
     let input = folder.path().join("a.txt");
     let text = text(16 << 20);
     std::fs::write(&input, &text).expect("room for 16 MB");
-    let mut options = PrepareOptions::new(vec![input.display().to_string()], folder.path().join("out"), "bytes");
-    options.overwrite = true;
+    let options = PrepareOptions::new(vec![input.display().to_string()], folder.path().join("out"), "bytes");
     let tokenizer = Tokenizer::bytes();
 
     let mut group = criterion.benchmark_group("data");
@@ -35,7 +34,11 @@ fn benches(criterion: &mut Criterion) {
         })
     });
     group.bench_function("prepare 16 MB of bytes", |bencher| {
-        bencher.iter(|| prepare(&options, &tokenizer, &Silent).expect("the folder is writable"))
+        bencher.iter(|| {
+            // Otherwise it is complete already.
+            let _ = std::fs::remove_dir_all(&options.out);
+            prepare(&options, &tokenizer, &Silent).expect("the folder is writable")
+        })
     });
 
     let shards = Shards::open(&options.out.display().to_string(), &ShardOptions::default()).expect("just made");

@@ -32,6 +32,7 @@ pub mod random;
 pub mod reference;
 pub mod report;
 pub mod sample;
+pub mod setting;
 pub mod tape;
 pub mod tensor;
 pub mod train;

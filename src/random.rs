@@ -118,6 +118,11 @@ impl Mask {
         }
     }
 
+    /// Whether the mask drops nothing.
+    pub fn keeps_all(&self) -> bool {
+        self.threshold == 0
+    }
+
     /// The eight multipliers (0 or `scale`) of the elements `8 * block .. 8 * block + 8` of a sequence.
     #[inline(always)]
     pub fn block(&self, sequence: u32, block: u64) -> [f32; 8] {

@@ -4,10 +4,12 @@
 //! standard error; progress bars appear only on a terminal. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped
 //! by a signal after a clean save. A closed pipe (`taper sample ... | head`) is not a failure.
 
+mod card_facts;
 pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod model;
+mod progress;
 pub mod report;
 pub mod sample;
 pub mod tokenizer;

@@ -54,7 +54,8 @@ pub struct PrepareOptions {
     pub parse_special: bool,
     /// The field or column that holds the text in JSON lines and Parquet.
     pub text_column: String,
-    /// Replace a folder that was prepared from something else. (A half-made one is always replaced.)
+    /// Replace a folder that was prepared from something else. (A half-made one always is; one from the same inputs, tokenizer
+    /// and options is kept, or gone on with, either way.)
     pub overwrite: bool,
 }
 
@@ -221,7 +222,7 @@ fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -
     let journal = Journal::load(out);
     let same = journal.as_ref().is_some_and(|journal| journal.fingerprint == fingerprint);
     let has_manifest = out.join(MANIFEST).exists();
-    if has_manifest && same && !options.overwrite {
+    if has_manifest && same {
         // Opening compares the sizes of all shards with the manifest.
         match Shards::open(&out.to_string_lossy(), &ShardOptions::default()) {
             Ok(Shards { manifest: Some(manifest), .. }) => {
@@ -246,7 +247,7 @@ fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -
             return Err(Error::usage(format!("{}: {message}", file.display())));
         }
     }
-    let usable = |journal: &&Journal| same && !has_manifest && !options.overwrite && shards_are_there(out, journal);
+    let usable = |journal: &&Journal| same && !has_manifest && shards_are_there(out, journal);
     if let Some(journal) = journal.as_ref().filter(usable) {
         Journal::sweep(out)?;
         let tokens = journal.train.tokens + journal.val.tokens;

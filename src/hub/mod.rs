@@ -1,1 +1,3 @@
 //! The `hub` room.
+
+pub mod config;

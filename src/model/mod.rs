@@ -1,1 +1,10 @@
-//! The `model` room.
+//! The GPT family: its shape ([`config`]), its layers in order ([`gpt`]), its sizes ([`count`]).
+
+pub mod config;
+pub mod count;
+pub mod gpt;
+pub mod layout;
+pub mod section;
+
+pub use config::ModelConfig;
+pub use gpt::Gpt;

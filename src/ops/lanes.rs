@@ -52,6 +52,24 @@ pub fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     join(lanes)
 }
 
+/// The sum of `f(x, y, z)` over three slices of one length.
+#[inline(always)]
+pub fn sum3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    debug_assert!(x.len() == y.len() && x.len() == z.len());
+    let mut lanes = [0.0f32; LANES];
+    let (mut xs, mut ys, mut zs) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
+    for ((x, y), z) in (&mut xs).zip(&mut ys).zip(&mut zs) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i], z[i]);
+        }
+    }
+    let rest = xs.remainder().iter().zip(ys.remainder()).zip(zs.remainder());
+    for (lane, ((&x, &y), &z)) in lanes.iter_mut().zip(rest) {
+        *lane += f(x, y, z);
+    }
+    join(lanes)
+}
+
 /// The largest value (negative infinity for an empty slice). A NaN anywhere gives NaN.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
@@ -85,6 +103,9 @@ mod tests {
             let squares: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
             assert!((f64::from(sum(&x, |v| v)) - truth).abs() < 1e-4);
             assert!((f64::from(sum2(&x, &x, |a, b| a * b)) - squares).abs() <= 1e-6 * squares);
+            let cubes: f64 = x.iter().map(|&v| f64::from(v).powi(3).abs()).sum();
+            let truth: f64 = x.iter().map(|&v| f64::from(v).powi(3)).sum();
+            assert!((f64::from(sum3(&x, &x, &x, |a, b, c| a * b * c)) - truth).abs() <= 1e-6 * cubes);
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
         assert!(max(&[1.0, f32::NAN, 3.0]).is_nan());

@@ -10,10 +10,23 @@
 //! Determinism: work is cut into chunks whose size depends on the shape only, never on the number of threads; sums run
 //! over fixed virtual lanes (`lanes`) and meet in a fixed order.
 
+pub mod adamw;
+pub mod attention;
+pub mod classifier;
+pub mod dropout;
+pub mod embedding;
+pub mod gelu;
+pub mod gradnorm;
+pub mod heads;
 pub mod lanes;
+pub mod layernorm;
 pub mod linear;
 pub mod matmul;
+pub mod relu2;
 pub mod residual;
+pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;
 
 /// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
 /// multiply-add and fixes the order of every sum, so that all versions give the same bits.

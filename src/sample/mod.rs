@@ -1,1 +1,190 @@
-//! The `sample` room.
+//! Generation: a prompt in, text out, through the key-value cache.
+
+pub mod config;
+pub mod sampler;
+
+pub use sampler::{Choice, SamplerConfig};
+
+use serde::Serialize;
+
+use crate::data::tokenizer::StreamDecoder;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::Gpt;
+use crate::nn::Cache;
+use crate::tape::Params;
+use crate::tensor::Tensor;
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// As many tokens as were asked for, or as the context holds.
+    Length,
+    /// The model wrote end-of-text.
+    Eos,
+    /// A stop string appeared.
+    Stop,
+}
+
+/// One generated text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// The prompt as given.
+    pub prompt: String,
+    /// The new token ids, without the prompt's and without end-of-text.
+    pub tokens: Vec<u32>,
+    /// The new text.
+    pub text: String,
+    /// The log-probability of each new token, in nats.
+    pub logprobs: Vec<f64>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The text to continue; empty starts a new document.
+    pub prompt: &'a str,
+    /// The most new tokens.
+    pub max_new_tokens: usize,
+    /// The text ends before any of these.
+    pub stop: &'a [String],
+    /// How tokens are chosen.
+    pub sampler: &'a SamplerConfig,
+    /// The number of this sample: samples of one seed differ by it.
+    pub sample: u64,
+}
+
+/// The tokens a prompt starts with. An empty prompt starts a document: with end-of-text where the tokenizer has it, else
+/// with a line break, else with the first token.
+///
+/// # Errors
+/// If the prompt holds a character that the tokenizer does not know.
+pub fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+    let tokens = tokenizer.encode(prompt, false)?;
+    if !tokens.is_empty() {
+        return Ok(tokens);
+    }
+    if let Some(eot) = tokenizer.eot() {
+        return Ok(vec![eot]);
+    }
+    Ok(tokenizer.encode("\n", false).ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]))
+}
+
+/// Generates one text, calling `on_text` with each piece of it as soon as it is whole UTF-8.
+///
+/// # Errors
+/// If the prompt leaves no room in the context, the vocabularies do not fit, or the model has diverged.
+pub fn generate(
+    model: &Gpt,
+    params: &Params,
+    tokenizer: &Tokenizer,
+    request: &Request<'_>,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<Sample> {
+    let context = model.config().context_length;
+    let mut history = prompt_tokens(tokenizer, request.prompt)?;
+    if history.len() > context {
+        return Err(Error::usage(format!(
+            "the prompt has {} tokens, and the model's context holds {context}; shorten it",
+            history.len()
+        )));
+    }
+    // The last new token need not be fed back, so one more than the context's rest can be written.
+    let limit = request.max_new_tokens.min(context + 1 - history.len());
+    let capacity = (history.len() + limit).min(context);
+    let mut cache = Cache::new(model.config(), 1, capacity, params.flat().device())?;
+    let mut decoder = StreamDecoder::new(tokenizer);
+    let mut out = Output { text: String::new(), shown: 0, stop: request.stop };
+    let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
+    let mut next = history.clone();
+    for position in 0..limit {
+        let logits = model.decode(params, &Tensor::from_u32(&next, &[1, next.len()])?, &mut cache)?;
+        // Ids beyond the tokenizer's are padding of the vocabulary: they have no text.
+        let logits = &logits.f32()[..tokenizer.vocab_size().min(model.config().vocab_size)];
+        let choice = request.sampler.choose(logits, &history, request.sample, position as u64)?;
+        if Some(choice.token) == tokenizer.eot() {
+            finish_reason = FinishReason::Eos;
+            break;
+        }
+        tokens.push(choice.token);
+        logprobs.push(choice.logprob);
+        history.push(choice.token);
+        next = vec![choice.token];
+        if out.push(&decoder.push(choice.token), on_text) {
+            finish_reason = FinishReason::Stop;
+            break;
+        }
+    }
+    if finish_reason != FinishReason::Stop && out.push(&decoder.finish(), on_text) {
+        finish_reason = FinishReason::Stop;
+    }
+    out.flush(on_text);
+    Ok(Sample { prompt: request.prompt.to_string(), tokens, text: out.text, logprobs, finish_reason })
+}
+
+/// Text so far, shown up to where a stop string might still begin.
+struct Output<'a> {
+    text: String,
+    shown: usize,
+    stop: &'a [String],
+}
+
+impl Output<'_> {
+    /// Appends a piece; true if a stop string appeared (the text is cut before it).
+    fn push(&mut self, piece: &str, on_text: &mut dyn FnMut(&str)) -> bool {
+        self.text.push_str(piece);
+        let found = self
+            .stop
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| self.text[self.shown..].find(stop))
+            .min();
+        if let Some(place) = found {
+            self.text.truncate(self.shown + place);
+            return true;
+        }
+        // Hold back a tail that could be the beginning of a stop string.
+        let tail = &self.text[self.shown..];
+        let held = tail
+            .char_indices()
+            .map(|(at, _)| at)
+            .find(|&at| self.stop.iter().any(|stop| stop.starts_with(&tail[at..])));
+        let end = self.shown + held.unwrap_or(tail.len());
+        self.show(end, on_text);
+        false
+    }
+
+    fn flush(&mut self, on_text: &mut dyn FnMut(&str)) {
+        self.show(self.text.len(), on_text);
+    }
+
+    fn show(&mut self, end: usize, on_text: &mut dyn FnMut(&str)) {
+        if end > self.shown {
+            on_text(&self.text[self.shown..end]);
+            self.shown = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_strings_are_never_shown_even_in_pieces() {
+        let stop = ["\n\n".to_string(), "END".to_string()];
+        let mut out = Output { text: String::new(), shown: 0, stop: &stop };
+        let mut shown = String::new();
+        let mut stopped = false;
+        for piece in ["one\n", "two E", "N", "O\n", "\nthree"] {
+            stopped = out.push(piece, &mut |text| shown.push_str(text));
+            assert!(!shown.ends_with('E') && !shown.ends_with("EN"));
+        }
+        assert!(stopped);
+        out.flush(&mut |text| shown.push_str(text));
+        assert_eq!(shown, "one\ntwo ENO");
+    }
+}

@@ -12,6 +12,7 @@
 mod alphabet;
 mod bpe;
 mod chars;
+pub mod config;
 mod file;
 mod gpt2;
 mod save;

@@ -1,0 +1,33 @@
+//! The speed of every operator, forward alone and forward with backward: `cargo bench --bench ops -- gelu`.
+//!
+//! Throughput counts the bytes that have to move at least (each tensor that is read or written, once), or the
+//! floating-point operations where those are the ceiling. For the speed of one core, set `RAYON_NUM_THREADS=1`.
+
+mod attention;
+mod dropout;
+mod embedding;
+mod gelu;
+mod layernorm;
+mod linear;
+mod operator;
+mod relu2;
+mod residual;
+mod rmsnorm;
+mod rope;
+mod swiglu;
+
+criterion::criterion_group!(
+    ops,
+    attention::bench,
+    dropout::bench,
+    embedding::bench,
+    gelu::bench,
+    layernorm::bench,
+    linear::bench,
+    relu2::bench,
+    residual::bench,
+    rmsnorm::bench,
+    rope::bench,
+    swiglu::bench,
+);
+criterion::criterion_main!(ops);

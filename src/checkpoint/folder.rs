@@ -1,0 +1,399 @@
+//! Writing and reading model folders.
+//!
+//! Writing gives `config.json`, `generation_config.json` and `model.safetensors`; the tokenizer's files and the atomic
+//! rename are the caller's. Reading takes our folders and those that `save_pretrained` writes for GPT-2 and Llama.
+//! Everything is checked before anything large is allocated, and every complaint names the tensor or the key.
+
+use super::hf_config::HfConfig;
+use super::llama::Biases;
+use super::safetensors_io::{Entry, Weights, Writer};
+use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
+use crate::error::{Error, Result, ResultExt};
+use crate::model::config::ModelConfig;
+use crate::model::layout::{NamedParam, parameter_shapes};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// Where the parameters of a model are when it is saved. One parameter is asked for at a time (GPT-2: twice at most), so
+/// that weights on a device need not all be on the host together.
+pub trait ParamSource {
+    /// The values of the parameter called `name` (arena name), row-major.
+    ///
+    /// # Errors
+    /// If there is no such parameter or it cannot be fetched.
+    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>>;
+}
+
+impl ParamSource for [NamedParam] {
+    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
+        match self.iter().find(|(own, _, _)| own == name) {
+            Some((_, _, values)) => Ok(Cow::Borrowed(values)),
+            None => Err(Error::Training(format!("the model has no parameter {name}"))),
+        }
+    }
+}
+
+impl ParamSource for Vec<NamedParam> {
+    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
+        self.as_slice().values(name)
+    }
+}
+
+impl ParamSource for crate::tape::Params {
+    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
+        match self.layout().find(name) {
+            Some(id) => Ok(Cow::Borrowed(&self.flat().f32()[self.layout().info(id).range()])),
+            None => Err(Error::Training(format!("the model has no parameter {name}"))),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// SHA-256 of model.safetensors, in hexadecimal.
+    pub sha256: String,
+    /// Length of model.safetensors.
+    pub bytes: u64,
+}
+
+/// A model as a folder holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelFolder {
+    /// The shape.
+    pub config: ModelConfig,
+    /// Name, shape and values of every parameter, in arena order.
+    pub params: Vec<NamedParam>,
+    /// The end-of-text token, where the folder names one.
+    pub eos: Option<u32>,
+    /// What a user should know: what was ignored or taken differently than it was written.
+    pub notes: Vec<String>,
+}
+
+/// Writes a model into `folder` (made if absent): config.json, generation_config.json and model.safetensors in float32,
+/// each made durable. Existing files of these names are overwritten: write into a temporary folder and rename it.
+///
+/// # Errors
+/// `Io`; `Training` when `params` does not have what `config` asks for.
+pub fn write_model_folder(
+    folder: &Path,
+    config: &ModelConfig,
+    params: &dyn ParamSource,
+    eos: Option<u32>,
+) -> Result<Written> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let layout = Layout::of(config);
+    write_json(&folder.join("config.json"), &config_json(config, &layout, eos)?)?;
+    let mut generation = json!({"_from_model_config": true});
+    if let Some(eos) = eos {
+        generation["bos_token_id"] = json!(eos);
+        generation["eos_token_id"] = json!(eos);
+    }
+    write_json(&folder.join("generation_config.json"), &generation)?;
+
+    let table = match layout {
+        Layout::Gpt2 => gpt2::table(config),
+        Layout::Llama => llama::table(config, Biases::of(config)),
+        Layout::Own { .. } => own_table(config),
+    };
+    let shapes: BTreeMap<String, Vec<usize>> = parameter_shapes(config).into_iter().collect();
+    let names = table.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
+    let mut writer = Writer::create(&folder.join("model.safetensors"), names)?;
+    for tensor in &table {
+        match &tensor.source {
+            Source::Zeros => writer.values(&vec![0.0; tensor.shape.iter().product()])?,
+            Source::Rows { parameter, start, transposed } => {
+                let values = params.values(parameter)?;
+                let expected: usize = shapes.get(parameter).map_or(0, |shape| shape.iter().product());
+                if values.len() != expected {
+                    return Err(Error::Training(format!(
+                        "parameter {parameter} has {} values, and the model's shape asks for {expected}",
+                        values.len()
+                    )));
+                }
+                if *transposed {
+                    writer.values(&transpose(&values, tensor.shape[1], tensor.shape[0]))?;
+                } else {
+                    let columns: usize = tensor.shape[1..].iter().product();
+                    writer.values(&values[start * columns..][..tensor.shape[0] * columns])?;
+                }
+            }
+        }
+    }
+    let (sha256, bytes) = writer.finish()?;
+    sync_folder(folder)?;
+    Ok(Written { sha256, bytes })
+}
+
+/// Reads a model folder: one of ours, or one of GPT-2 or Llama type saved by transformers.
+///
+/// # Errors
+/// `Io` for files that are missing or unreadable; `Data` for whatever is wrong in them: an architecture or option that
+/// taper has not, JSON or safetensors that are corrupt, tensors that are missing, left over, or of the wrong shape.
+pub fn read_model_folder(folder: &Path) -> Result<ModelFolder> {
+    if !folder.is_dir() {
+        return Err(Error::Io { action: "read", path: folder.into(), source: std::io::ErrorKind::NotFound.into() });
+    }
+    let hf = HfConfig::read(&folder.join("config.json"))?;
+    if hf.get("quantization_config").is_some() {
+        return Err(hf.error("describes quantized weights, which taper does not read; save the model unquantized"));
+    }
+    let kind = hf.text("model_type", "")?;
+    let own = own_config(&hf)?;
+    let said = match (kind, &own) {
+        ("gpt2", _) => gpt2::parse(&hf)?,
+        ("llama", _) => llama::parse(&hf)?,
+        ("taper", Some(own)) => own.clone(),
+        ("taper", None) => {
+            return Err(hf.error("has \"model_type\" = \"taper\" and no \"taper\" key with the model's shape"));
+        }
+        ("", _) => return Err(hf.error("has no \"model_type\", so it is no model's config")),
+        (other, _) => {
+            return Err(hf.error(format!("is of model_type \"{other}\"; taper reads gpt2, llama and its own folders")));
+        }
+    };
+    said.validate().context(|| format!("reading {}", folder.join("config.json").display()))?;
+    let eos = eos_of(folder, &hf)?;
+    let weights = Weights::open_folder(folder)?;
+    // Before anything is made for each layer: a config cannot claim more layers than there are tensors.
+    if said.n_layer > weights.tensors().len() {
+        return Err(hf.error(format!(
+            "says that there are {} layers, and the weights hold only {} tensors",
+            said.n_layer,
+            weights.tensors().len()
+        )));
+    }
+    let mut notes = Vec::new();
+    let table_for = |config: &ModelConfig| -> Result<Vec<HfTensor>> {
+        Ok(match kind {
+            "gpt2" => gpt2::table(config),
+            "llama" => llama::table(config, Biases::parse(&hf)?),
+            _ => own_table(config),
+        })
+    };
+    let mut config = match own {
+        Some(own) if kind != "taper" => refine(&hf, &said, own, &mut notes)?,
+        _ => said.clone(),
+    };
+    let mut table = table_for(&config)?;
+    let mut found = resolve(folder, &table, &weights, &config)?;
+    if let Some(name) = nonzero_among_zeros(&table, &found, &weights)? {
+        notes.push(format!("{name} is not zero, so the model is taken to have biases"));
+        config = said;
+        table = table_for(&config)?;
+        found = resolve(folder, &table, &weights, &config)?;
+    }
+    let params = gather(&config, &table, &found, &weights)?;
+    Ok(ModelFolder { config, params, eos, notes })
+}
+
+/// config.json of a model: the keys of its architecture, and our exact shape under "taper".
+fn config_json(config: &ModelConfig, layout: &Layout, eos: Option<u32>) -> Result<Value> {
+    let mut keys = match layout {
+        Layout::Gpt2 => gpt2::keys(config, eos),
+        Layout::Llama => llama::keys(config, eos),
+        Layout::Own { .. } => json!({
+            "architectures": [layout.architecture()],
+            "model_type": "taper",
+            "vocab_size": config.vocab_size,
+            "bos_token_id": eos,
+            "eos_token_id": eos,
+            "tie_word_embeddings": config.tie_embeddings,
+            "dtype": "float32",
+        }),
+    };
+    keys["taper"] = serde_json::to_value(config)
+        .map_err(|error| Error::Training(format!("the model's shape cannot be written as JSON: {error}")))?;
+    Ok(keys)
+}
+
+fn own_config(hf: &HfConfig) -> Result<Option<ModelConfig>> {
+    let Some(value) = hf.get("taper") else { return Ok(None) };
+    match serde_json::from_value(value.clone()) {
+        Ok(config) => Ok(Some(config)),
+        Err(error) => Err(hf.error(format!("the key \"taper\" is not a model's shape: {error}"))),
+    }
+}
+
+/// Our own record of the shape, if it says the same as the other keys do; else what those say, with a note.
+fn refine(hf: &HfConfig, said: &ModelConfig, own: ModelConfig, notes: &mut Vec<String>) -> Result<ModelConfig> {
+    let own = ModelConfig { dropout: said.dropout, ..own };
+    let layout = Layout::of(&own);
+    let same = own.validate().is_ok() && {
+        let Value::Object(keys) = config_json(&own, &layout, None)? else { return Ok(own) };
+        let written = HfConfig::new(Path::new("config.json"), keys);
+        match layout {
+            Layout::Gpt2 => gpt2::parse(&written)? == *said,
+            Layout::Llama => llama::parse(&written)? == *said && Biases::of(&own) == Biases::parse(hf)?,
+            Layout::Own { .. } => false,
+        }
+    };
+    if same {
+        return Ok(own);
+    }
+    notes.push("config.json was changed since taper wrote it; its \"taper\" key is ignored".into());
+    Ok(said.clone())
+}
+
+/// The end-of-text token, from config.json, else from generation_config.json (which need not be there).
+fn eos_of(folder: &Path, hf: &HfConfig) -> Result<Option<u32>> {
+    if let Some(eos) = hf.eos()? {
+        return Ok(Some(eos));
+    }
+    let generation = folder.join("generation_config.json");
+    if generation.exists() { HfConfig::read(&generation)?.eos() } else { Ok(None) }
+}
+
+/// Finds every tensor of the table among the weights, and complains of what is missing, misshapen, or left over.
+fn resolve<'a>(
+    folder: &Path,
+    table: &[HfTensor],
+    weights: &'a Weights,
+    config: &ModelConfig,
+) -> Result<Vec<(&'a str, &'a Entry)>> {
+    let mut used = BTreeSet::new();
+    let mut found = Vec::with_capacity(table.len());
+    for tensor in table {
+        let Some((name, entry)) = lookup(weights, &tensor.name) else {
+            return Err(Error::data(
+                folder,
+                format!("the weights have no tensor {}, which config.json asks for", tensor.name),
+            ));
+        };
+        if entry.shape != tensor.shape {
+            return Err(Error::data(
+                weights.path_of(entry),
+                format!("tensor {name} has shape {:?}; config.json asks for {:?}", entry.shape, tensor.shape),
+            ));
+        }
+        used.insert(name);
+        found.push((name, entry));
+    }
+    for (name, entry) in weights.tensors() {
+        if used.contains(name.as_str()) || is_buffer(name) {
+            continue;
+        }
+        if name == "lm_head.weight" && config.tie_embeddings {
+            let embedding = found.iter().zip(table).find(|(_, t)| is_embedding(t));
+            let same = match embedding {
+                Some(((wte, at), _)) => {
+                    entry.shape == at.shape
+                        && bits(&weights.read_f32(name, entry)?) == bits(&weights.read_f32(wte, at)?)
+                }
+                None => false,
+            };
+            if same {
+                continue;
+            }
+            return Err(Error::data(
+                weights.path_of(entry),
+                "holds an lm_head.weight other than the token embedding, and config.json says \"tie_word_embeddings\": true",
+            ));
+        }
+        return Err(Error::data(
+            weights.path_of(entry),
+            format!("holds tensor {name} of shape {:?}, which the model of config.json has not", entry.shape),
+        ));
+    }
+    Ok(found)
+}
+
+fn is_embedding(tensor: &HfTensor) -> bool {
+    matches!(&tensor.source, Source::Rows { parameter, .. } if parameter == "wte.weight")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A tensor by its full name, or without the prefix that base models leave out.
+fn lookup<'a>(weights: &'a Weights, name: &str) -> Option<(&'a str, &'a Entry)> {
+    let bare = name.strip_prefix("transformer.").or_else(|| name.strip_prefix("model."));
+    [Some(name), bare]
+        .into_iter()
+        .flatten()
+        .find_map(|name| weights.tensors().get_key_value(name).map(|(name, entry)| (name.as_str(), entry)))
+}
+
+/// Constants that older versions of transformers saved with the weights: causal masks and rotary tables.
+fn is_buffer(name: &str) -> bool {
+    [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"].iter().any(|end| name.ends_with(end))
+}
+
+/// The first tensor that must be zero (a bias that our model has not) and is not.
+fn nonzero_among_zeros<'a>(
+    table: &[HfTensor],
+    found: &[(&'a str, &Entry)],
+    weights: &Weights,
+) -> Result<Option<&'a str>> {
+    for (tensor, (name, entry)) in table.iter().zip(found) {
+        if tensor.source == Source::Zeros && weights.read_f32(name, entry)?.iter().any(|&value| value != 0.0) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads all values into our parameters. A bias that the file lacks and our model has is zero.
+fn gather(
+    config: &ModelConfig,
+    table: &[HfTensor],
+    found: &[(&str, &Entry)],
+    weights: &Weights,
+) -> Result<Vec<NamedParam>> {
+    let mut params: Vec<NamedParam> = parameter_shapes(config)
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = vec![0.0; shape.iter().product()];
+            (name, shape, values)
+        })
+        .collect();
+    let place: BTreeMap<String, usize> = params.iter().enumerate().map(|(i, (name, _, _))| (name.clone(), i)).collect();
+    for (tensor, (name, entry)) in table.iter().zip(found) {
+        let Source::Rows { parameter, start, transposed } = &tensor.source else { continue };
+        let values = weights.read_f32(name, entry)?;
+        let Some(&at) = place.get(parameter) else {
+            return Err(Error::Training(format!("the table of tensors names {parameter}, which the model has not")));
+        };
+        let (into, columns) = (&mut params[at].2, tensor.shape[1..].iter().product::<usize>());
+        if *transposed {
+            into.copy_from_slice(&transpose(&values, tensor.shape[0], tensor.shape[1]));
+        } else {
+            into[start * columns..][..values.len()].copy_from_slice(&values);
+        }
+    }
+    Ok(params)
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in tiles, or every read would miss the cache.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    for row_0 in (0..rows).step_by(TILE) {
+        for column_0 in (0..columns).step_by(TILE) {
+            for row in row_0..rows.min(row_0 + TILE) {
+                for column in column_0..columns.min(column_0 + TILE) {
+                    out[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(format!("{value:#}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
+}
+
+/// Makes the names in a folder durable, where the system can do that.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|handle| handle.sync_all()).map_err(Error::io("write", folder))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! `LlamaForCausalLM`: the keys of its config.json and the table of its tensors.
+//!
+//! Linear weights stand as `[out, in]` like ours; query, key and value, and gate and up, are separate tensors where ours are
+//! packed. Its two bias switches cut otherwise than ours: `attention_bias` covers the output projection too, `mlp_bias` the
+//! feed-forward layer. What a switch brings and our model has not is written as zeros. Rope is rotate-half in both.
+
+use super::HfTensor;
+use super::hf_config::HfConfig;
+use crate::error::Result;
+use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use serde_json::{Value, json};
+
+/// The rotary base where none is given (Su et al. 2021, and transformers).
+pub(super) const DEFAULT_THETA: f64 = 10000.0;
+
+/// Which biases the file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Biases {
+    attention: bool,
+    mlp: bool,
+}
+
+impl Biases {
+    /// The fewest that hold all of ours.
+    pub fn of(config: &ModelConfig) -> Biases {
+        Biases { attention: config.qkv_bias || config.bias, mlp: config.bias }
+    }
+
+    /// As config.json says.
+    pub fn parse(hf: &HfConfig) -> Result<Biases> {
+        Ok(Biases { attention: hf.switch("attention_bias", false)?, mlp: hf.switch("mlp_bias", false)? })
+    }
+}
+
+/// The options of a shape that Llama cannot express.
+pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut add = |obstacle: bool, sentence: String| {
+        if obstacle {
+            found.push(sentence);
+        }
+    };
+    add(config.norm != Norm::Rmsnorm, "norm = \"layernorm\" (Llama has rmsnorm)".into());
+    add(config.norm_position != NormPosition::Pre, "norm_position = \"post\" (Llama has pre)".into());
+    match config.position {
+        Position::Rope => {}
+        Position::Learned => add(true, "position = \"learned\" (Llama has rope)".into()),
+        Position::None => add(true, "position = \"none\" (Llama has rope)".into()),
+    }
+    add(config.mlp != Mlp::Swiglu, "an mlp other than \"swiglu\" (Llama has only that)".into());
+    add(
+        !config.n_embd.is_multiple_of(config.n_head.max(1)),
+        format!("n_head = {} does not divide n_embd = {} (Llama wants that)", config.n_head, config.n_embd),
+    );
+    found
+}
+
+/// The keys of config.json for a shape without [`obstacles`].
+pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
+    let biases = Biases::of(config);
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        // transformers 5 reads the first, transformers 4 only the second.
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rope_theta": config.rope_theta,
+        "attention_bias": biases.attention,
+        "mlp_bias": biases.mlp,
+        "attention_dropout": config.dropout,
+        "initializer_range": 0.02,
+        "bos_token_id": eos,
+        "eos_token_id": eos,
+        "tie_word_embeddings": config.tie_embeddings,
+        "use_cache": true,
+        "dtype": "float32",
+    })
+}
+
+/// The shape that a config.json of type llama describes.
+///
+/// # Errors
+/// `Data` naming the key for what our GPT has not: other activations, scaled or partial rotary embeddings.
+pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
+    let (n_embd, n_head) = (hf.size("hidden_size")?, hf.size("num_attention_heads")?);
+    let activation = hf.text("hidden_act", "silu")?;
+    if !["silu", "swish"].contains(&activation) {
+        return Err(hf.error(format!("\"hidden_act\" is \"{activation}\", and taper's swiglu knows only silu")));
+    }
+    let head_dim = match hf.size_or("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if n_head > 0 && n_embd.is_multiple_of(n_head) => n_embd / n_head,
+        None => {
+            return Err(
+                hf.error(format!("\"num_attention_heads\" = {n_head} does not divide \"hidden_size\" = {n_embd}"))
+            );
+        }
+    };
+    let biases = Biases::parse(hf)?;
+    Ok(ModelConfig {
+        n_layer: hf.size("num_hidden_layers")?,
+        n_head,
+        n_kv_head: hf.size_or("num_key_value_heads")?.unwrap_or(n_head),
+        head_dim,
+        n_embd,
+        mlp_dim: hf.size("intermediate_size")?,
+        context_length: hf.size("max_position_embeddings")?,
+        vocab_size: hf.size("vocab_size")?,
+        norm: Norm::Rmsnorm,
+        norm_position: NormPosition::Pre,
+        norm_eps: hf.number("rms_norm_eps", 1e-6)?,
+        position: Position::Rope,
+        rope_theta: rope_theta(hf)?,
+        mlp: Mlp::Swiglu,
+        qkv_bias: biases.attention,
+        bias: biases.attention || biases.mlp,
+        tie_embeddings: hf.switch("tie_word_embeddings", false)?,
+        dropout: hf.number("attention_dropout", 0.0)?,
+    })
+}
+
+/// The rotary base, from `rope_parameters` (transformers 5) or `rope_theta` (transformers 4), refusing every scaling.
+fn rope_theta(hf: &HfConfig) -> Result<f64> {
+    let mut theta = hf.number("rope_theta", DEFAULT_THETA)?;
+    for key in ["rope_parameters", "rope_scaling"] {
+        let Some(value) = hf.get(key) else { continue };
+        let Some(parameters) = value.as_object() else {
+            return Err(hf.error(format!("\"{key}\" is {value}, not an object")));
+        };
+        let kind = parameters.get("rope_type").or_else(|| parameters.get("type"));
+        if let Some(kind) = kind.filter(|kind| !kind.is_null() && kind.as_str() != Some("default")) {
+            return Err(hf.error(format!(
+                "\"{key}\" asks for rotary embeddings of type {kind}, and taper has only \"default\" (no scaling)"
+            )));
+        }
+        if let Some(given) = parameters.get("rope_theta").filter(|given| !given.is_null()) {
+            theta = given.as_f64().ok_or_else(|| hf.error(format!("\"rope_theta\" is {given}, not a number")))?;
+        }
+        if let Some(part) = parameters.get("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0)) {
+            return Err(hf.error(format!("\"partial_rotary_factor\" is {part}, and taper turns whole heads")));
+        }
+    }
+    Ok(theta)
+}
+
+/// The tensors of the file.
+pub(super) fn table(config: &ModelConfig, biases: Biases) -> Vec<HfTensor> {
+    let (c, m, v) = (config.n_embd, config.mlp_dim, config.vocab_size);
+    let (q_rows, kv_rows) = (config.attn_dim(), config.n_kv_head * config.head_dim);
+    let mut list = vec![HfTensor::whole("model.embed_tokens.weight", "wte.weight", &[v, c])];
+    for i in 0..config.n_layer {
+        // (their name, ours, first row, rows, columns, bias in the file, bias in our model)
+        let attention = (biases.attention, config.qkv_bias);
+        let linears = [
+            ("self_attn.q_proj", "attn.qkv", 0, q_rows, c, attention),
+            ("self_attn.k_proj", "attn.qkv", q_rows, kv_rows, c, attention),
+            ("self_attn.v_proj", "attn.qkv", q_rows + kv_rows, kv_rows, c, attention),
+            ("self_attn.o_proj", "attn.proj", 0, c, q_rows, (biases.attention, config.bias)),
+            ("mlp.gate_proj", "mlp.gate_up", 0, m, c, (biases.mlp, config.bias)),
+            ("mlp.up_proj", "mlp.gate_up", m, m, c, (biases.mlp, config.bias)),
+            ("mlp.down_proj", "mlp.down", 0, c, m, (biases.mlp, config.bias)),
+        ];
+        for (theirs, ours) in [("input_layernorm", "norm_1"), ("post_attention_layernorm", "norm_2")] {
+            list.push(HfTensor::whole(
+                format!("model.layers.{i}.{theirs}.weight"),
+                format!("h.{i}.{ours}.weight"),
+                &[c],
+            ));
+        }
+        for (theirs, ours, start, rows, columns, (in_file, in_model)) in linears {
+            let theirs = format!("model.layers.{i}.{theirs}");
+            let ours = format!("h.{i}.{ours}");
+            list.push(HfTensor::rows(format!("{theirs}.weight"), format!("{ours}.weight"), start, &[rows, columns]));
+            if in_file {
+                list.push(match in_model {
+                    true => HfTensor::rows(format!("{theirs}.bias"), format!("{ours}.bias"), start, &[rows]),
+                    false => HfTensor::zeros(format!("{theirs}.bias"), &[rows]),
+                });
+            }
+        }
+    }
+    list.push(HfTensor::whole("model.norm.weight", "norm_f.weight", &[c]));
+    if !config.tie_embeddings {
+        list.push(HfTensor::whole("lm_head.weight", "lm_head.weight", &[v, c]));
+    }
+    list
+}

@@ -1,0 +1,268 @@
+//! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
+//!
+//! The arena file holds the fp32 master weights and both moments as flat tensors in the arena's order, so that what is
+//! read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
+//! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, Result};
+
+/// The folder of the training state within a checkpoint.
+pub const TRAINING: &str = "training";
+const ARENA: &str = "arena.safetensors";
+const STATE: &str = "state.json";
+const VERSION: u32 = 1;
+
+/// Everything besides the numbers of the arena that is needed to go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingState {
+    /// Version of this format.
+    pub version: u32,
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// Tokens consumed.
+    pub tokens: u64,
+    /// The global index of the next training sequence: the position in the data.
+    pub next_sequence: u64,
+    /// Updates applied (steps that were not skipped): Adam's t.
+    pub updates: u64,
+    /// Skipped steps in a row, just now.
+    pub consecutive_skips: u64,
+    /// Losses of the last steps, which the detection of spikes looks at.
+    pub recent_losses: Vec<f64>,
+    /// The lowest validation loss so far and its step.
+    pub best: Option<(u64, f64)>,
+    /// Seeds of initial weights, data order and dropout.
+    pub seeds: [u64; 3],
+    /// The resolved micro-batch: part of the run, because it is part of the order of sums.
+    pub micro_batch: usize,
+    /// Hash of the part of the config that decides results.
+    pub config_hash: String,
+    /// Hash of the tokenizer.
+    pub tokenizer_hash: String,
+    /// Hardware kind that wrote it: the same kind goes on with the same bits.
+    pub hardware: String,
+}
+
+impl TrainingState {
+    /// The format's version, for new states.
+    pub const VERSION: u32 = VERSION;
+}
+
+/// state.json: the state and what guards it.
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    #[serde(flatten)]
+    state: TrainingState,
+    files: BTreeMap<String, String>,
+}
+
+/// The flat buffers, in arena layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArenaData {
+    /// fp32 master weights.
+    pub weights: Vec<f32>,
+    /// First moments.
+    pub m: Vec<f32>,
+    /// Second moments.
+    pub v: Vec<f32>,
+}
+
+/// Writes the state into a checkpoint folder that holds the model already; `model_sha256` are the digests of its weight
+/// files by name. Files are synced to disk.
+///
+/// # Errors
+/// If something cannot be written.
+pub fn write(
+    folder: &Path,
+    state: &TrainingState,
+    [weights, m, v]: [&[f32]; 3],
+    model_sha256: &[(String, String)],
+) -> Result<()> {
+    let training = folder.join(TRAINING);
+    std::fs::create_dir_all(&training).map_err(Error::io("create", &training))?;
+    let arena = training.join(ARENA);
+    let checksum = write_arena(&arena, [("weights", weights), ("m", m), ("v", v)])?;
+    let mut files: BTreeMap<String, String> =
+        model_sha256.iter().map(|(name, digest)| (name.clone(), format!("sha256:{digest}"))).collect();
+    files.insert(format!("{TRAINING}/{ARENA}"), format!("xxh3:{checksum}"));
+    let file = StateFile { state: state.clone(), files };
+    let mut json = serde_json::to_value(&file).map_err(|error| Error::data(&training, error.to_string()))?;
+    let own = seal(&json);
+    json["checksum"] = own.into();
+    let path = training.join(STATE);
+    let mut text = serde_json::to_string_pretty(&json).map_err(|error| Error::data(&path, error.to_string()))?;
+    text.push('\n');
+    write_synced(&path, text.as_bytes())?;
+    super::store::sync_folder(&training)
+}
+
+/// The checksum of state.json's content without its own field.
+fn seal(json: &serde_json::Value) -> String {
+    let mut json = json.clone();
+    if let Some(object) = json.as_object_mut() {
+        object.remove("checksum");
+    }
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(json.to_string().as_bytes()))
+}
+
+/// Reads the state and checks every checksum it names, those of the model's weights included.
+///
+/// # Errors
+/// A `Data` error that names the file that is missing, torn or changed.
+pub fn read(folder: &Path) -> Result<(TrainingState, ArenaData)> {
+    let path = folder.join(TRAINING).join(STATE);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let damaged = |what: String| Error::data(&path, format!("the training state is damaged: {what}"));
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    if json["version"].as_u64().is_some_and(|version| version > u64::from(VERSION)) {
+        return Err(Error::data(&path, format!("is of format version {}, newer than this program", json["version"])));
+    }
+    if json["checksum"].as_str() != Some(&seal(&json)) {
+        return Err(damaged("its checksum does not fit its content".into()));
+    }
+    let file: StateFile = serde_json::from_value(json).map_err(|error| damaged(error.to_string()))?;
+    for (name, recorded) in &file.files {
+        // The arena is checked while it is read.
+        if let Some(digest) = recorded.strip_prefix("sha256:") {
+            let path = folder.join(name);
+            if sha256_file(&path)? != digest {
+                return Err(Error::data(path, "was changed or torn: its SHA-256 is not the one that was recorded"));
+            }
+        }
+    }
+    let arena = folder.join(TRAINING).join(ARENA);
+    let recorded = file.files.get(&format!("{TRAINING}/{ARENA}")).and_then(|sum| sum.strip_prefix("xxh3:"));
+    let recorded = recorded.ok_or_else(|| damaged("it has no checksum of the arena".into()))?;
+    Ok((file.state, read_arena(&arena, recorded)?))
+}
+
+/// Writes flat f32 tensors as safetensors and gives the XXH3 of the file.
+fn write_arena(path: &Path, tensors: [(&str, &[f32]); 3]) -> Result<String> {
+    let mut header = serde_json::Map::new();
+    let mut offset = 0;
+    for (name, values) in tensors {
+        let end = offset + values.len() * 4;
+        let info = serde_json::json!({"dtype": "F32", "shape": [values.len()], "data_offsets": [offset, end]});
+        header.insert(name.into(), info);
+        offset = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    // The data starts at a multiple of eight bytes; blanks are legal at the end of the header.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let file = File::create(path).map_err(Error::io("create", path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut hash = Xxh3::new();
+    let length = (header.len() as u64).to_le_bytes();
+    let mut put = |bytes: &[u8]| {
+        hash.update(bytes);
+        out.write_all(bytes).map_err(Error::io("write", path))
+    };
+    put(&length)?;
+    put(&header)?;
+    for (_, values) in tensors {
+        if cfg!(target_endian = "little") {
+            put(bytemuck::cast_slice(values))?;
+        } else {
+            put(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
+        }
+    }
+    let file = out.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
+    file.sync_all().map_err(Error::io("write", path))?;
+    Ok(format!("{:016x}", hash.digest()))
+}
+
+fn read_arena(path: &Path, recorded: &str) -> Result<ArenaData> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let found = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
+    if found != recorded {
+        return Err(Error::data(path, "was changed or torn: its checksum is not the one that was recorded"));
+    }
+    let tensors =
+        safetensors::SafeTensors::deserialize(&bytes).map_err(|error| Error::data(path, error.to_string()))?;
+    let get = |name: &str| -> Result<Vec<f32>> {
+        let view = tensors.tensor(name).map_err(|error| Error::data(path, error.to_string()))?;
+        Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    };
+    Ok(ArenaData { weights: get("weights")?, m: get("m")?, v: get("v")? })
+}
+
+fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Writes a whole file and syncs it.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> TrainingState {
+        TrainingState {
+            version: VERSION,
+            step: 7,
+            tokens: 7168,
+            next_sequence: 28,
+            updates: 6,
+            consecutive_skips: 1,
+            recent_losses: vec![3.25, 1.0 / 3.0],
+            best: Some((5, 3.1)),
+            seeds: [1, 2, 3],
+            micro_batch: 4,
+            config_hash: "c".into(),
+            tokenizer_hash: "t".into(),
+            hardware: "cpu".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_every_flipped_byte_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model.safetensors");
+        std::fs::write(&model, b"weights").unwrap();
+        let digest = sha256_file(&model).unwrap();
+        let (w, m, v) = ([1.0f32, -2.5, f32::MIN_POSITIVE], [0.1f32, 0.2, 0.3], [4.0f32, 5.0, 6.0]);
+        let model_files = [("model.safetensors".to_string(), digest)];
+        write(folder.path(), &state(), [&w, &m, &v], &model_files).unwrap();
+        let (found, arena) = read(folder.path()).unwrap();
+        assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), m: m.into(), v: v.into() }));
+
+        for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            for at in (0..whole.len()).step_by(7) {
+                let mut torn = whole.clone();
+                torn[at] ^= 1;
+                std::fs::write(&path, &torn).unwrap();
+                // Blanks and the like in state.json carry nothing; everything else must be noticed.
+                if let Ok((found, _)) = read(folder.path()) {
+                    assert_eq!((name, found), ("training/state.json", state()), "byte {at}");
+                }
+                std::fs::write(&path, &whole[..at]).unwrap();
+                assert!(read(folder.path()).is_err(), "{name} cut at {at}");
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
+        assert!(read(folder.path()).is_ok());
+    }
+}

@@ -1,0 +1,156 @@
+//! The second stage: the config as a whole.
+//!
+//! Ranges are each section's own business; here they are put together, defaults that depend on other keys become explicit,
+//! and what parses but does not work yet is refused in one table, so that no key is silently without effect.
+
+use super::Config;
+use crate::data::config::DataFormat;
+use crate::data::tokenizer::config::TokenizerKind;
+use crate::optim::config::{ScheduleConfig, ScheduleKind};
+use crate::setting::{Interval, Problem};
+use crate::train::config::Precision;
+
+/// Checks the config and fills in the defaults that depend on other keys; a second time changes nothing.
+///
+/// # Errors
+/// The first problem found.
+pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
+    fill_tokenizer(config);
+    config.run.validate()?;
+    config.model.validate()?;
+    config.tokenizer.validate()?;
+    config.data.validate()?;
+    config.train.validate()?;
+    config.optimizer.validate()?;
+    config.schedule.validate()?;
+    config.stability.validate()?;
+    config.eval.validate()?;
+    config.checkpoint.validate()?;
+    config.sample.validate()?;
+    available(config)?;
+    fill_model(config)?;
+    fill_rest(config);
+    Ok(())
+}
+
+/// A model to start from brings its tokenizer.
+fn fill_tokenizer(config: &mut Config) {
+    let tokenizer = &mut config.tokenizer;
+    let init_from = config.model.init_from.as_ref();
+    if tokenizer.kind.is_none() && tokenizer.path.is_none() && init_from.is_some() {
+        tokenizer.kind = Some(TokenizerKind::File);
+    }
+    tokenizer.kind = Some(tokenizer.kind());
+    if tokenizer.kind == Some(TokenizerKind::File) && tokenizer.path.is_none() {
+        tokenizer.path = init_from.cloned();
+    }
+    if tokenizer.kind == Some(TokenizerKind::Train) {
+        tokenizer.vocab_size = Some(tokenizer.vocab_size());
+    }
+}
+
+/// Without `init_from` everything but the vocabulary is known; with it, the shape waits for the folder.
+fn fill_model(config: &mut Config) -> Result<(), Problem> {
+    if config.model.init_from.is_some() {
+        return Ok(());
+    }
+    let vocab_size = config.model.vocab_size;
+    let shape = config.model.resolve(vocab_size.unwrap_or(1), None).map_err(|error| {
+        // The shape's own check speaks of `model.KEY = ...`; the first word is the key.
+        let message = error.to_string();
+        Problem::new(message.split(' ').next().unwrap_or_default(), message.clone())
+    })?;
+    config.model.set(&shape);
+    config.model.vocab_size = vocab_size;
+    Ok(())
+}
+
+fn fill_rest(config: &mut Config) {
+    let run = &mut config.run;
+    run.seed_init = Some(run.seed_init());
+    run.seed_data = Some(run.seed_data());
+    run.seed_dropout = Some(run.seed_dropout());
+    if config.data.shards.is_none() {
+        config.data.val_fraction = Some(config.data.val_fraction());
+    }
+    config.train.global_batch = Some(config.train.global_batch());
+    let schedule = &mut config.schedule;
+    if schedule.kind == ScheduleKind::Wsd && schedule.decay_steps.is_none() {
+        schedule.decay_fraction = schedule.decay_fraction.or(Some(ScheduleConfig::DECAY_FRACTION));
+    }
+}
+
+/// Refuses what this version cannot do. A feature that arrives removes its line.
+fn available(config: &Config) -> Result<(), Problem> {
+    let (precision, dist) = (&config.precision, &config.dist);
+    // The key, its value where that is asked for in vain, and what this version does.
+    let table = [
+        (
+            "precision.compute",
+            (precision.compute != Precision::Fp32).then(|| shown(&precision.compute)),
+            "which computes in \"fp32\"",
+        ),
+        (
+            "data.format",
+            (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
+            "which trains on \"text\"",
+        ),
+        ("dist.lanes", dist.lanes.map(|lanes| lanes.to_string()), "which trains on one device"),
+        ("dist.shard_optimizer", dist.shard_optimizer.then(|| "true".into()), "which trains on one device"),
+        (
+            "eval.tasks",
+            (!config.eval.tasks.is_empty()).then(|| shown(&config.eval.tasks)),
+            "which measures the validation loss",
+        ),
+        (
+            "push.every",
+            (config.push.every != Interval::Off).then(|| shown(&config.push.every)),
+            "which keeps runs on this machine",
+        ),
+    ];
+    for (key, value, instead) in table {
+        if let Some(value) = value {
+            let message = format!("{key} = {value} is not available in this version, {instead}; remove the key");
+            return Err(Problem::new(key, message));
+        }
+    }
+    Ok(())
+}
+
+/// What is allowed but probably not meant.
+pub(super) fn notes(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    let kind = config.tokenizer.kind();
+    if config.tokenizer.vocab_size.is_some() && kind != TokenizerKind::Train {
+        notes.push("tokenizer.vocab_size has no effect: it is for tokenizer.kind = \"train\"".into());
+    }
+    if config.tokenizer.path.is_some() && kind != TokenizerKind::File {
+        notes.push("tokenizer.path has no effect: it is for tokenizer.kind = \"file\"".into());
+    }
+    let schedule = &config.schedule;
+    if schedule.kind != ScheduleKind::Wsd && (schedule.decay_steps.is_some() || schedule.decay_fraction.is_some()) {
+        notes.push(
+            "schedule.decay_steps and decay_fraction have no effect: they are for schedule.kind = \"wsd\"".into(),
+        );
+    }
+    if let Some(steps) = config.train.max_steps.filter(|&steps| steps <= schedule.warmup_steps) {
+        notes.push(format!(
+            "the whole run is warmup: schedule.warmup_steps = {} and train.max_steps = {steps}",
+            schedule.warmup_steps
+        ));
+    }
+    if let (Some(keep), Interval::Steps(every)) = (config.checkpoint.keep_every, config.checkpoint.every)
+        && !keep.is_multiple_of(every)
+    {
+        notes.push(format!(
+            "checkpoint.keep_every = {keep} is not a multiple of checkpoint.every = {every}: only steps that are a multiple \
+             of both are kept for good"
+        ));
+    }
+    notes
+}
+
+/// A word or whole number as TOML writes it, which is also how JSON does.
+fn shown(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

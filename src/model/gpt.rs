@@ -1,0 +1,267 @@
+//! The GPT: embeddings, blocks, output layer, run on a tape.
+
+use super::config::{ModelConfig, NormPosition, Position};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::{Attention, Builder, Cache, Dropout, Init, MlpLayer, NormLayer, Site, init};
+use crate::ops;
+use crate::ops::classifier::Loss;
+use crate::ops::rope::RopeTable;
+use crate::tape::{Layout, ParamId, Params, Tape, Var};
+use crate::tensor::Tensor;
+
+/// Standard deviation of initial weights (GPT-2).
+const INIT_STD: f64 = 0.02;
+
+/// A model: its shape and the places of its parameters. The values live in [`Params`].
+#[derive(Debug)]
+pub struct Gpt {
+    config: ModelConfig,
+    layout: Layout,
+    inits: Vec<Init>,
+    wte: ParamId,
+    wpe: Option<ParamId>,
+    blocks: Vec<Block>,
+    norm_f: Option<NormLayer>,
+    head: ParamId,
+    rope: Option<RopeTable>,
+}
+
+#[derive(Debug)]
+struct Block {
+    index: usize,
+    norm_1: NormLayer,
+    attention: Attention,
+    norm_2: NormLayer,
+    mlp: MlpLayer,
+    norm_position: NormPosition,
+}
+
+/// How a training pass differs from an evaluation.
+#[derive(Clone, Debug, Default)]
+pub struct Pass {
+    /// Dropout, where the model has any and training wants it.
+    pub dropout: Option<Dropout>,
+    /// Whether blocks store only their input and run again in backward.
+    pub recompute: bool,
+}
+
+impl Gpt {
+    /// Lays out the parameters of a shape.
+    ///
+    /// # Errors
+    /// A `Usage` error if the shape is impossible.
+    pub fn new(config: ModelConfig) -> Result<Gpt> {
+        config.validate()?;
+        let mut builder = Builder::default();
+        let (c, v) = (config.n_embd, config.vocab_size);
+        let std_residual = INIT_STD / ((2 * config.n_layer) as f64).sqrt();
+        let wte = builder.normal("wte.weight", &[v, c], INIT_STD);
+        let wpe = (config.position == Position::Learned)
+            .then(|| builder.normal("wpe.weight", &[config.context_length, c], INIT_STD));
+        let blocks = (0..config.n_layer)
+            .map(|index| Block {
+                index,
+                norm_1: NormLayer::new(&mut builder, &format!("h.{index}.norm_1"), &config),
+                attention: Attention::new(&mut builder, &format!("h.{index}.attn"), &config, INIT_STD, std_residual),
+                norm_2: NormLayer::new(&mut builder, &format!("h.{index}.norm_2"), &config),
+                mlp: MlpLayer::new(&mut builder, &format!("h.{index}.mlp"), &config, INIT_STD, std_residual),
+                norm_position: config.norm_position,
+            })
+            .collect();
+        let norm_f =
+            (config.norm_position == NormPosition::Pre).then(|| NormLayer::new(&mut builder, "norm_f", &config));
+        let head = if config.tie_embeddings { wte } else { builder.normal("lm_head.weight", &[v, c], INIT_STD) };
+        let (layout, inits) = builder.finish();
+        let rope = match config.position {
+            Position::Rope => {
+                Some(RopeTable::new(Device::Cpu, config.context_length, config.head_dim, config.rope_theta)?)
+            }
+            Position::Learned | Position::None => None,
+        };
+        Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names, shapes and places of the parameters.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Parameters that are not token or position embeddings (an untied output layer counts).
+    pub fn parameters_non_embedding(&self) -> usize {
+        let embedding = |id: ParamId| self.layout.info(id).len();
+        self.layout.parameters() - embedding(self.wte) - self.wpe.map_or(0, embedding)
+    }
+
+    /// Initial values: a function of the seed and the parameters' names.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn initialise(&self, seed: u64) -> Result<Params> {
+        init::initialise(&self.layout, &self.inits, seed)
+    }
+
+    /// Parameters with values by name, in arena order.
+    ///
+    /// # Errors
+    /// If a name or a shape is not what this model has.
+    pub fn with_values<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [f32])>) -> Result<Params> {
+        let mut params = Params::zeros(self.layout.clone(), Device::Cpu)?;
+        let mut missing: Vec<bool> = vec![true; self.layout.infos().len()];
+        for (name, values) in values {
+            let id = self
+                .layout
+                .find(name)
+                .ok_or_else(|| Error::Training(format!("the model has no parameter named {name}")))?;
+            params.set(id, values)?;
+            missing[id.0] = false;
+        }
+        match missing.iter().position(|&missing| missing) {
+            Some(index) => Err(Error::Training(format!("no value for parameter {}", self.layout.infos()[index].name))),
+            None => Ok(params),
+        }
+    }
+
+    /// The last hidden states [B, T, C] of whole sequences; `tokens` is u32 [B, T] with T up to `context_length`.
+    ///
+    /// # Errors
+    /// If a token is outside the vocabulary, a sequence too long, or memory or the device fails.
+    pub fn hidden<'a>(&'a self, tape: &mut Tape<'a>, tokens: &Tensor, pass: &Pass) -> Result<Var> {
+        if tokens.last() > self.config.context_length {
+            return Err(Error::Training(format!(
+                "a sequence of {} tokens is longer than the model's context of {}",
+                tokens.last(),
+                self.config.context_length
+            )));
+        }
+        let mut x = ops::embedding::embedding(tape, tokens, self.wte, self.wpe, 0)?;
+        if let Some(dropout) = &pass.dropout {
+            x = dropout.apply(tape, x, 0, Site::Embedding)?;
+        }
+        for block in &self.blocks {
+            let (rope, dropout) = (self.rope.as_ref(), pass.dropout.clone());
+            x = if pass.recompute && tape.is_recording() {
+                tape.recompute(x, move |tape, x| block.forward(tape, x, rope, dropout.as_ref()))?
+            } else {
+                block.forward(tape, x, rope, dropout.as_ref())?
+            };
+        }
+        match &self.norm_f {
+            Some(norm) => norm.forward(tape, &x),
+            None => Ok(x),
+        }
+    }
+
+    /// The cross-entropy of `targets` (B*T ids, `classifier::IGNORE` for none) after `tokens`; on a training tape with
+    /// the gradient of `scale` times the sum.
+    ///
+    /// # Errors
+    /// Those of [`Gpt::hidden`] and of the classifier.
+    pub fn loss<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        tokens: &Tensor,
+        targets: &[u32],
+        scale: f32,
+        pass: &Pass,
+    ) -> Result<Loss> {
+        let x = self.hidden(tape, tokens, pass)?;
+        ops::classifier::classifier(tape, &x, self.head, targets, scale)
+    }
+
+    /// Logits [B, T, V] of whole sequences, without a cache.
+    ///
+    /// # Errors
+    /// Those of [`Gpt::hidden`].
+    pub fn logits(&self, params: &Params, tokens: &Tensor) -> Result<Tensor> {
+        let mut tape = Tape::inference(params);
+        let x = self.hidden(&mut tape, tokens, &Pass::default())?;
+        ops::linear::forward(x.value(), &params.value(self.head), None)
+    }
+
+    /// Logits [B, V] after the last of `tokens` (u32 [B, Tq]), which follow what is in the cache and are added to it.
+    ///
+    /// # Errors
+    /// If they do not fit the cache or the context, or a token is outside the vocabulary.
+    pub fn decode(&self, params: &Params, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let (batch, new) = (tokens.shape()[0], tokens.shape()[1]);
+        cache.check_room(new)?;
+        let past = cache.len();
+        let mut tape = Tape::inference(params);
+        let mut x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past)?;
+        for block in &self.blocks {
+            x = block.forward_cached(&mut tape, x, self.rope.as_ref(), &mut cache.layers[block.index], past)?;
+        }
+        cache.advance(new);
+        // Only the last position's logits are wanted, and norms act row by row: take those rows out first.
+        let c = self.config.n_embd;
+        let rows: Vec<f32> =
+            x.value().f32().chunks_exact(new * c).flat_map(|sequence| &sequence[(new - 1) * c..]).copied().collect();
+        let mut last = Var::constant(Tensor::from_f32(&rows, &[batch, c])?);
+        if let Some(norm) = &self.norm_f {
+            last = norm.forward(&mut tape, &last)?;
+        }
+        ops::linear::forward(last.value(), &params.value(self.head), None)
+    }
+}
+
+impl Block {
+    fn forward(&self, tape: &mut Tape<'_>, x: Var, rope: Option<&RopeTable>, dropout: Option<&Dropout>) -> Result<Var> {
+        self.combine(tape, x, dropout, |tape, x| self.attention.forward(tape, x, rope, self.index, dropout))
+    }
+
+    fn forward_cached(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        rope: Option<&RopeTable>,
+        cache: &mut (Tensor, Tensor),
+        past: usize,
+    ) -> Result<Var> {
+        self.combine(tape, x, None, |tape, x| self.attention.forward_cached(tape, x, rope, cache, past))
+    }
+
+    /// The block's structure, whatever kind of attention runs inside.
+    fn combine<'t>(
+        &self,
+        tape: &mut Tape<'t>,
+        x: Var,
+        dropout: Option<&Dropout>,
+        attend: impl FnOnce(&mut Tape<'t>, &Var) -> Result<Var>,
+    ) -> Result<Var> {
+        let drop_out = |tape: &mut Tape<'t>, x: Var, site| match dropout {
+            Some(dropout) => dropout.apply(tape, x, self.index, site),
+            None => Ok(x),
+        };
+        match self.norm_position {
+            NormPosition::Pre => {
+                let normed = self.norm_1.forward(tape, &x)?;
+                let attended = attend(tape, &normed)?;
+                drop(normed);
+                let attended = drop_out(tape, attended, Site::AttentionOut)?;
+                let x = ops::residual::residual(tape, &x, attended)?;
+                let normed = self.norm_2.forward(tape, &x)?;
+                let out = self.mlp.forward(tape, &normed)?;
+                drop(normed);
+                let out = drop_out(tape, out, Site::MlpOut)?;
+                ops::residual::residual(tape, &x, out)
+            }
+            NormPosition::Post => {
+                let attended = attend(tape, &x)?;
+                let attended = drop_out(tape, attended, Site::AttentionOut)?;
+                let sum = ops::residual::residual(tape, &x, attended)?;
+                let x = self.norm_1.forward(tape, &sum)?;
+                drop(sum);
+                let out = self.mlp.forward(tape, &x)?;
+                let out = drop_out(tape, out, Site::MlpOut)?;
+                let sum = ops::residual::residual(tape, &x, out)?;
+                self.norm_2.forward(tape, &sum)
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Causal self-attention: projection to queries, keys and values, rotary positions, attention, projection back.
+
+use super::{Builder, Dropout, Linear, Site};
+use crate::error::Result;
+use crate::model::config::ModelConfig;
+use crate::ops;
+use crate::ops::attention::{AttentionDropout, Heads};
+use crate::ops::rope::RopeTable;
+use crate::tape::{Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// An attention layer's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: Heads,
+}
+
+impl Attention {
+    /// Adds `NAME.qkv` (rows: queries, keys, values) and `NAME.proj`.
+    pub fn new(builder: &mut Builder, name: &str, config: &ModelConfig, std: f64, std_residual: f64) -> Attention {
+        let (c, d) = (config.n_embd, config.head_dim);
+        let parts = [
+            (format!("{name}.q.weight"), config.n_head * d),
+            (format!("{name}.k.weight"), config.n_kv_head * d),
+            (format!("{name}.v.weight"), config.n_kv_head * d),
+        ];
+        let rows = config.qkv_dim();
+        let qkv = Linear {
+            weight: builder.packed(&format!("{name}.qkv.weight"), &[rows, c], std, &parts),
+            bias: builder.bias(&format!("{name}.qkv.bias"), rows, config.qkv_bias),
+        };
+        let proj = Linear {
+            weight: builder.normal(&format!("{name}.proj.weight"), &[c, config.attn_dim()], std_residual),
+            bias: builder.bias(&format!("{name}.proj.bias"), c, config.bias),
+        };
+        let heads = Heads { n_head: config.n_head, n_kv_head: config.n_kv_head, head_dim: d };
+        Attention { qkv, proj, heads }
+    }
+
+    /// `x` [B, T, C] to [B, T, C], whole sequences from position 0.
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn forward(
+        &self,
+        tape: &mut Tape<'_>,
+        x: &Var,
+        rope: Option<&RopeTable>,
+        layer: usize,
+        dropout: Option<&Dropout>,
+    ) -> Result<Var> {
+        let mut qkv = self.qkv.forward(tape, x)?;
+        if let Some(table) = rope {
+            qkv = ops::rope::rope(tape, qkv, self.heads, table, 0)?;
+        }
+        let dropout = dropout.map(|dropout| AttentionDropout {
+            mask: dropout.mask(layer, Site::Attention),
+            sequences: &dropout.sequences,
+        });
+        let y = ops::attention::attention(tape, &qkv, self.heads, dropout)?;
+        drop(qkv);
+        self.proj.forward(tape, &y)
+    }
+
+    /// `x` [B, Tq, C] of the tokens at positions `past..past + Tq`, attending to the cache's tokens and to themselves;
+    /// their keys and values are added to the cache's tensors.
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn forward_cached(
+        &self,
+        tape: &mut Tape<'_>,
+        x: &Var,
+        rope: Option<&RopeTable>,
+        (keys, values): &mut (Tensor, Tensor),
+        past: usize,
+    ) -> Result<Var> {
+        let mut qkv = self.qkv.forward(tape, x)?;
+        if let Some(table) = rope {
+            qkv = ops::rope::rope(tape, qkv, self.heads, table, past)?;
+        }
+        let mut shape = qkv.value().shape().to_vec();
+        *shape.last_mut().expect("three axes") = self.heads.n_head * self.heads.head_dim;
+        let mut y = Tensor::empty(x.value().device(), DType::F32, &shape)?;
+        ops::attention::forward_cached(&mut y, qkv.value(), keys, values, self.heads, past)?;
+        self.proj.forward(tape, &Var::constant(y))
+    }
+}

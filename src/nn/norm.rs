@@ -1,0 +1,37 @@
+//! LayerNorm or RMSNorm, as the config says.
+
+use super::Builder;
+use crate::error::Result;
+use crate::model::config::{ModelConfig, Norm};
+use crate::ops;
+use crate::tape::{ParamId, Tape, Var};
+
+/// A norm's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct NormLayer {
+    kind: Norm,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    eps: f32,
+}
+
+impl NormLayer {
+    /// Adds the parameters `NAME.weight` and, for LayerNorm with `bias`, `NAME.bias`.
+    pub fn new(builder: &mut Builder, name: &str, config: &ModelConfig) -> NormLayer {
+        let weight = builder.ones(&format!("{name}.weight"), config.n_embd);
+        let with_bias = config.norm == Norm::Layernorm && config.bias;
+        let bias = builder.bias(&format!("{name}.bias"), config.n_embd, with_bias);
+        NormLayer { kind: config.norm, weight, bias, eps: config.norm_eps as f32 }
+    }
+
+    /// `x` [.., C] to [.., C].
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
+        match self.kind {
+            Norm::Layernorm => ops::layernorm::layernorm(tape, x, self.weight, self.bias, self.eps),
+            Norm::Rmsnorm => ops::rmsnorm::rmsnorm(tape, x, self.weight, self.eps),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The backward pass: probabilities again from the scores and their log-sum-exp, one task for each key-value head.
+//!
+//! With `P = exp(S - lse)` and `delta = rowsum(dO * O)`: `dV = P^T dO`, `dS = P * (dO V^T - delta)`, `dQ = scale dS K`,
+//! `dK = scale dS^T Q`. With dropout factors `F`, `P * F` stands for `P` in `dV` and `F * (dO V^T)` for `dO V^T`; the row
+//! sum stays what it is, because O holds the factors already.
+
+use rayon::prelude::*;
+
+use super::forward::{Block, Strided};
+use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
+use crate::math;
+use crate::ops::attention::AttentionDropout;
+use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::ops::{lanes, simd};
+
+/// `dqkv` [B, T, (H + 2K) * D] from `dout` and `out` [B, T, H * D] and what the forward pass saved. One task owns a
+/// key-value head and its group of query heads, and goes through them in order: no sum depends on the threads.
+pub fn backward(
+    dqkv: &mut [f32],
+    dout: &[f32],
+    qkv: &[f32],
+    out: &[f32],
+    lse: &[f32],
+    extent: Extent,
+    dropout: Option<AttentionDropout<'_>>,
+) {
+    let Extent { t, heads, .. } = extent;
+    let (d, packed, width) = (heads.head_dim, heads.packed(), heads.width());
+    let dqkv = Pieces::new(dqkv);
+    (0..extent.b * heads.n_kv_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (b, kv) = (task / heads.n_kv_head, task % heads.n_kv_head);
+        // Writes a head's rows where they belong.
+        let write = |rows: &[f32], first: usize| {
+            for (row, values) in rows.chunks_exact(d).enumerate() {
+                // SAFETY: tasks have different (b, kv), so different rows or different columns; one row at a time.
+                unsafe { dqkv.piece(extent.packed_row(b, row) + first, d) }.copy_from_slice(values);
+            }
+        };
+        scratch.start(t * d, t);
+        for h in kv * heads.group()..(kv + 1) * heads.group() {
+            let row = extent.packed_row(b, 0);
+            let head = Head {
+                queries: Strided { data: &qkv[row + heads.query(h)..], stride: packed },
+                keys: Strided { data: &qkv[row + heads.key(kv)..], stride: packed },
+                values: Strided { data: &qkv[row + heads.value(kv)..], stride: packed },
+                out: Strided { data: &out[b * t * width + h * d..], stride: width },
+                dout: Strided { data: &dout[b * t * width + h * d..], stride: width },
+                lse: &lse[(b * heads.n_head + h) * t..][..t],
+                d,
+                scale: extent.scale(),
+                mask: HeadMask::new(dropout, b, t, h),
+            };
+            scratch.head(&head);
+            write(&scratch.dq, heads.query(h));
+        }
+        write(&scratch.dk, heads.key(kv));
+        write(&scratch.dv, heads.value(kv));
+    });
+}
+
+/// One query head of one sequence.
+struct Head<'a> {
+    queries: Strided<'a>,
+    keys: Strided<'a>,
+    values: Strided<'a>,
+    out: Strided<'a>,
+    dout: Strided<'a>,
+    lse: &'a [f32],
+    d: usize,
+    scale: f32,
+    mask: Option<HeadMask>,
+}
+
+/// What a task works in: reused from block to block and from head to head.
+#[derive(Default)]
+struct Scratch {
+    /// Scores, then probabilities, of a block.
+    p: Vec<f32>,
+    /// Gradients of probabilities, then of scores, of a block.
+    ds: Vec<f32>,
+    /// Dropout factors of a row.
+    factors: Vec<f32>,
+    /// `rowsum(dO * O)` of a head.
+    delta: Vec<f32>,
+    /// Gradients of a query head, [T, D].
+    dq: Vec<f32>,
+    /// Gradients of the key head, [T, D].
+    dk: Vec<f32>,
+    /// Gradients of the value head, [T, D].
+    dv: Vec<f32>,
+}
+
+impl Scratch {
+    fn start(&mut self, head: usize, t: usize) {
+        self.p.resize(QUERIES * KEYS, 0.0);
+        self.ds.resize(QUERIES * KEYS, 0.0);
+        self.factors.resize(KEYS, 0.0);
+        self.delta.resize(t, 0.0);
+        for sums in [&mut self.dk, &mut self.dv] {
+            sums.clear();
+            sums.resize(head, 0.0);
+        }
+        self.dq.resize(head, 0.0);
+    }
+
+    /// Sets `dq`, and adds to `dk` and `dv`.
+    fn head(&mut self, head: &Head<'_>) {
+        let (d, t) = (head.d, head.lse.len());
+        self.dq.fill(0.0);
+        for (row, delta) in self.delta.iter_mut().enumerate() {
+            *delta = dot(head.dout.row(row, d), head.out.row(row, d));
+        }
+        for first_query in (0..t).step_by(QUERIES) {
+            let rows = first_query..t.min(first_query + QUERIES);
+            let (q, dout) = (head.queries.rows(rows.clone(), d), head.dout.rows(rows.clone(), d));
+            let n = rows.len();
+            for first_key in (0..rows.end).step_by(KEYS) {
+                let keys = first_key..rows.end.min(first_key + KEYS);
+                let (k, v) = (head.keys.rows(keys.clone(), d), head.values.rows(keys.clone(), d));
+                let width = keys.len();
+                let (p, ds) = (&mut self.p[..n * width], &mut self.ds[..n * width]);
+                gemm(MatMut::new(p, n, width), Into::Set, head.scale, q, k.t(), Threads::One);
+                gemm(MatMut::new(ds, n, width), Into::Set, 1.0, dout, v.t(), Threads::One);
+                let block = Block { width, first_valid: (rows.start + 1) as isize - first_key as isize };
+                let (lse, delta) = (&head.lse[rows.clone()], &self.delta[rows.clone()]);
+                match &head.mask {
+                    None => scores_back(p, ds, lse, delta, block),
+                    Some(mask) => {
+                        let factors = &mut self.factors;
+                        scores_back_dropped(p, ds, lse, delta, block, factors, mask, rows.start, first_key);
+                    }
+                }
+                let (p, ds) = (Mat::new(p, n, width), Mat::new(ds, n, width));
+                let part = keys.start * d..keys.end * d;
+                let (dk, dv) = (&mut self.dk[part.clone()], &mut self.dv[part]);
+                gemm(MatMut::new(dv, width, d), Into::Add, 1.0, p.t(), dout, Threads::One);
+                gemm(MatMut::new(dk, width, d), Into::Add, head.scale, ds.t(), q, Threads::One);
+                let dq = &mut self.dq[rows.start * d..rows.end * d];
+                gemm(MatMut::new(dq, n, d), Into::Add, head.scale, ds, k, Threads::One);
+            }
+        }
+    }
+}
+
+simd! {
+    fn dot(x: &[f32], y: &[f32]) -> f32 {
+        lanes::sum2(x, y, |x, y| x * y)
+    }
+
+    /// Scores become probabilities, gradients of probabilities those of scores (before the scale). Keys unseen get 0.
+    fn scores_back(p: &mut [f32], ds: &mut [f32], lse: &[f32], delta: &[f32], block: Block) {
+        for (i, (p, ds)) in p.chunks_exact_mut(block.width).zip(ds.chunks_exact_mut(block.width)).enumerate() {
+            let valid = block.valid(i);
+            p[valid..].fill(0.0);
+            ds[valid..].fill(0.0);
+            let (lse, delta) = (lse[i], delta[i]);
+            for (p, ds) in p[..valid].iter_mut().zip(&mut ds[..valid]) {
+                *p = math::exp(*p - lse);
+                *ds = *p * (*ds - delta);
+            }
+        }
+    }
+
+    /// [`scores_back`] with dropout. Row 0 is query `query`, column 0 key `key`.
+    fn scores_back_dropped(
+        p: &mut [f32],
+        ds: &mut [f32],
+        lse: &[f32],
+        delta: &[f32],
+        block: Block,
+        factors: &mut [f32],
+        mask: &HeadMask,
+        query: usize,
+        key: usize,
+    ) {
+        for (i, (p, ds)) in p.chunks_exact_mut(block.width).zip(ds.chunks_exact_mut(block.width)).enumerate() {
+            let valid = block.valid(i);
+            p[valid..].fill(0.0);
+            ds[valid..].fill(0.0);
+            mask.fill(&mut factors[..valid], query + i, key);
+            let (lse, delta) = (lse[i], delta[i]);
+            for ((p, ds), &factor) in p[..valid].iter_mut().zip(&mut ds[..valid]).zip(&factors[..valid]) {
+                let probability = math::exp(*p - lse);
+                *ds = probability * (*ds * factor - delta);
+                *p = probability * factor;
+            }
+        }
+    }
+}

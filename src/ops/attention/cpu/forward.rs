@@ -1,0 +1,189 @@
+//! The forward pass: online softmax over blocks of keys, one task for each block of queries of a head.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
+use crate::math;
+use crate::ops::attention::AttentionDropout;
+use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::ops::{lanes, simd};
+
+/// `out` [B, T, H * D] and the log-sum-exp `lse` [B, H, T] of the scores of packed rows `qkv` [B, T, (H + 2K) * D].
+pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], extent: Extent, dropout: Option<AttentionDropout<'_>>) {
+    let Extent { t, heads, .. } = extent;
+    let (d, packed) = (heads.head_dim, heads.packed());
+    let blocks = t.div_ceil(QUERIES);
+    let (out, lse) = (Pieces::new(out), Pieces::new(lse));
+    (0..extent.b * heads.n_head * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (b, h, block) = (task / blocks / heads.n_head, task / blocks % heads.n_head, task % blocks);
+        let rows = block * QUERIES..t.min((block + 1) * QUERIES);
+        let kv = heads.kv_of(h);
+        let head = Head {
+            queries: Strided { data: &qkv[extent.packed_row(b, 0) + heads.query(h)..], stride: packed },
+            keys: Strided { data: &qkv[extent.packed_row(b, 0) + heads.key(kv)..], stride: packed },
+            values: Strided { data: &qkv[extent.packed_row(b, 0) + heads.value(kv)..], stride: packed },
+            d,
+            past: 0,
+            scale: extent.scale(),
+            mask: HeadMask::new(dropout, b, t, h),
+        };
+        scratch.attend(&head, rows.clone());
+        // SAFETY: tasks have different (b, h, block), so different elements of `lse` and of `out`.
+        let lse = unsafe { lse.piece((b * heads.n_head + h) * t + rows.start, rows.len()) };
+        for (i, row) in rows.enumerate() {
+            // SAFETY: as above; and one row at a time.
+            let out = unsafe { out.piece((b * t + row) * heads.width() + h * d, d) };
+            lse[i] = scratch.finish(out, i);
+        }
+    });
+}
+
+/// Rows of one head: `stride` apart, from the first element of `data` on.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// The rows of a range, `d` wide.
+    pub fn rows(self, rows: Range<usize>, d: usize) -> Mat<'a> {
+        Mat::strided(&self.data[rows.start * self.stride..], rows.len(), d, self.stride)
+    }
+
+    /// One row.
+    pub fn row(self, row: usize, d: usize) -> &'a [f32] {
+        &self.data[row * self.stride..][..d]
+    }
+}
+
+/// One query head of one sequence: query row `i` sees the keys `0..=past + i`.
+pub(super) struct Head<'a> {
+    pub queries: Strided<'a>,
+    pub keys: Strided<'a>,
+    pub values: Strided<'a>,
+    pub d: usize,
+    pub past: usize,
+    pub scale: f32,
+    pub mask: Option<HeadMask>,
+}
+
+/// What a task works in: reused from block to block.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Scores, then probabilities, of a block.
+    scores: Vec<f32>,
+    /// The weighted values so far, relative to `max`, of QUERIES rows.
+    acc: Vec<f32>,
+    /// The largest score of each row so far.
+    max: Vec<f32>,
+    /// The sum of `exp(score - max)` of each row so far.
+    sum: Vec<f32>,
+    /// Dropout factors of a row.
+    factors: Vec<f32>,
+}
+
+impl Scratch {
+    /// Attention of the queries `rows`, at most QUERIES; [`Scratch::finish`] gives the rows of the result.
+    pub fn attend(&mut self, head: &Head<'_>, rows: Range<usize>) {
+        let (n, d) = (rows.len(), head.d);
+        self.scores.resize(QUERIES * KEYS, 0.0);
+        self.factors.resize(KEYS, 0.0);
+        self.acc.resize(QUERIES * d, 0.0);
+        (self.max.clear(), self.sum.clear());
+        self.max.resize(n, f32::NEG_INFINITY);
+        self.sum.resize(n, 0.0);
+        // Keys after the last query of the block are not touched; those after other queries are cut off row by row.
+        let seen = head.past + rows.end;
+        for first in (0..seen).step_by(KEYS) {
+            let keys = first..seen.min(first + KEYS);
+            let width = keys.len();
+            let scores = &mut self.scores[..n * width];
+            let (q, k) = (head.queries.rows(rows.clone(), d), head.keys.rows(keys.clone(), d));
+            gemm(MatMut::new(scores, n, width), Into::Set, head.scale, q, k.t(), Threads::One);
+            let block = Block { width, first_valid: (head.past + rows.start + 1) as isize - first as isize };
+            let acc = &mut self.acc[..n * d];
+            online_softmax(scores, acc, &mut self.max, &mut self.sum, block);
+            if let Some(mask) = &head.mask {
+                drop_out(scores, &mut self.factors, mask, block, rows.start, first);
+            }
+            let into = if first == 0 { Into::Set } else { Into::Add };
+            let values = head.values.rows(keys, d);
+            gemm(MatMut::new(acc, n, d), into, 1.0, Mat::new(scores, n, width), values, Threads::One);
+        }
+    }
+
+    /// Writes row `i` of the result to `out` and returns its log-sum-exp.
+    pub fn finish(&self, out: &mut [f32], i: usize) -> f32 {
+        let d = out.len();
+        let inverse = 1.0 / self.sum[i];
+        for (out, acc) in out.iter_mut().zip(&self.acc[i * d..][..d]) {
+            *out = acc * inverse;
+        }
+        (f64::from(self.max[i]) + math::ln(f64::from(self.sum[i]))) as f32
+    }
+}
+
+/// A block of scores: the first of its rows sees its first `first_valid` keys (perhaps none), each further row one more.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub width: usize,
+    pub first_valid: isize,
+}
+
+impl Block {
+    /// How many keys row `i` sees.
+    #[inline(always)]
+    pub fn valid(&self, i: usize) -> usize {
+        (self.first_valid + i as isize).clamp(0, self.width as isize) as usize
+    }
+}
+
+simd! {
+    /// Scores become `exp(score - max)`, where `max` now covers this block too; what was accumulated is brought to the new
+    /// maximum (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). Keys unseen get 0.
+    fn online_softmax(scores: &mut [f32], acc: &mut [f32], max: &mut [f32], sum: &mut [f32], block: Block) {
+        let d = acc.len() / max.len();
+        for (i, row) in scores.chunks_exact_mut(block.width).enumerate() {
+            let (seen, unseen) = row.split_at_mut(block.valid(i));
+            unseen.fill(0.0);
+            if seen.is_empty() {
+                continue;
+            }
+            let largest = lanes::max(seen);
+            // A NaN, old or new, wins and makes the row NaN.
+            let new = if largest > max[i] || largest.is_nan() { largest } else { max[i] };
+            let correction = math::exp(max[i] - new);
+            if correction != 1.0 {
+                acc[i * d..(i + 1) * d].iter_mut().for_each(|acc| *acc *= correction);
+            }
+            let mut partial = [0.0f32; lanes::LANES];
+            let mut chunks = seen.chunks_exact_mut(lanes::LANES);
+            for chunk in &mut chunks {
+                for (partial, score) in partial.iter_mut().zip(chunk) {
+                    *score = math::exp(*score - new);
+                    *partial += *score;
+                }
+            }
+            for (partial, score) in partial.iter_mut().zip(chunks.into_remainder()) {
+                *score = math::exp(*score - new);
+                *partial += *score;
+            }
+            sum[i] = sum[i] * correction + lanes::join(partial);
+            max[i] = new;
+        }
+    }
+
+    /// Multiplies probabilities with their dropout factors. Row 0 is query `query`, column 0 key `key`.
+    fn drop_out(p: &mut [f32], factors: &mut [f32], mask: &HeadMask, block: Block, query: usize, key: usize) {
+        for (i, row) in p.chunks_exact_mut(block.width).enumerate() {
+            let valid = block.valid(i);
+            mask.fill(&mut factors[..valid], query + i, key);
+            for (p, factor) in row[..valid].iter_mut().zip(&factors[..]) {
+                *p *= factor;
+            }
+        }
+    }
+}

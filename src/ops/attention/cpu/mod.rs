@@ -1,0 +1,110 @@
+//! Attention on the CPU: what the forward pass, the backward pass and cached decoding share.
+//!
+//! Work goes block by block: a block of scores is a matrix product, a pass of exponentials over it, and a second matrix
+//! product, all while it is in the cache. Block sizes fix the order of the sums and are part of the definition.
+
+mod backward;
+mod cached;
+mod forward;
+
+use std::marker::PhantomData;
+
+pub use backward::backward;
+pub use cached::forward_cached;
+pub use forward::forward;
+
+use super::AttentionDropout;
+use crate::ops::heads::Heads;
+use crate::random::Mask;
+
+/// Query rows of a block.
+pub const QUERIES: usize = 64;
+
+/// Keys of a block. A multiple of 8, so that a block starts where a block of dropout factors does.
+pub const KEYS: usize = 128;
+
+/// The extents of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Sequences.
+    pub b: usize,
+    /// Queries of each sequence.
+    pub t: usize,
+    /// The heads.
+    pub heads: Heads,
+}
+
+impl Extent {
+    /// The factor before the softmax, 1 / sqrt(D).
+    fn scale(&self) -> f32 {
+        (1.0 / (self.heads.head_dim as f64).sqrt()) as f32
+    }
+
+    /// Where row `t` of sequence `b` starts in packed rows.
+    fn packed_row(&self, b: usize, t: usize) -> usize {
+        (b * self.t + t) * self.heads.packed()
+    }
+}
+
+/// The dropout factors of the probabilities of one head in one sequence.
+///
+/// Element `(h, q, k)` of a sequence of T tokens has number `(h * T + q) * T8 + k`, T8 being T rounded up to a multiple of
+/// eight: it depends on the sequence's global index and its length, not on how the batch was cut.
+#[derive(Clone, Copy)]
+struct HeadMask {
+    mask: Mask,
+    sequence: u32,
+    /// The block of eight factors with which query 0 starts.
+    first: u64,
+    /// Blocks of eight in a row.
+    blocks: u64,
+}
+
+impl HeadMask {
+    fn new(dropout: Option<AttentionDropout<'_>>, b: usize, t: usize, head: usize) -> Option<HeadMask> {
+        let blocks = t.div_ceil(8) as u64;
+        let of = |dropout: AttentionDropout<'_>| HeadMask {
+            mask: dropout.mask,
+            sequence: dropout.sequences[b],
+            first: (head * t) as u64 * blocks,
+            blocks,
+        };
+        dropout.map(of)
+    }
+
+    /// Writes the factors of keys `key..key + factors.len()` of a query; `key` is a multiple of eight.
+    #[inline(always)]
+    fn fill(&self, factors: &mut [f32], query: usize, key: usize) {
+        let first = self.first + query as u64 * self.blocks + key as u64 / 8;
+        for (block, eight) in factors.chunks_mut(8).enumerate() {
+            eight.copy_from_slice(&self.mask.block(self.sequence, first + block as u64)[..eight.len()]);
+        }
+    }
+}
+
+/// A row-major matrix of which several tasks write disjoint pieces of rows: a head's columns.
+struct Pieces<'a> {
+    data: *mut f32,
+    len: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the memory is borrowed exclusively for 'a, and `piece` makes its callers promise disjointness.
+unsafe impl Sync for Pieces<'_> {}
+
+impl<'a> Pieces<'a> {
+    fn new(data: &'a mut [f32]) -> Self {
+        Pieces { data: data.as_mut_ptr(), len: data.len(), life: PhantomData }
+    }
+
+    /// The elements `first..first + len`.
+    ///
+    /// # Safety
+    /// No other piece with one of these elements may be alive.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that pieces are disjoint")]
+    unsafe fn piece(&self, first: usize, len: usize) -> &mut [f32] {
+        assert!(first + len <= self.len, "a piece past the end");
+        // SAFETY: inside the borrowed memory by the assertion, and not aliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(first), len) }
+    }
+}

@@ -1,0 +1,28 @@
+//! Attention on CUDA: not in this version.
+
+use crate::device::cuda::not_there;
+use crate::error::Result;
+
+/// See [`super::cpu::forward()`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn forward() -> Result<()> {
+    Err(not_there("attention"))
+}
+
+/// See [`super::cpu::backward()`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn backward() -> Result<()> {
+    Err(not_there("attention"))
+}
+
+/// See [`super::cpu::forward_cached`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn forward_cached() -> Result<()> {
+    Err(not_there("attention"))
+}

@@ -1,0 +1,136 @@
+//! Causal self-attention: `softmax(Q K^T / sqrt(D)) V`, each query seeing itself and what is before it.
+//!
+//! Blockwise with an online softmax (FlashAttention-2, Dao 2023): no T x T matrix exists, so memory is linear in T. The
+//! way back keeps the packed rows (shared with whoever made them), the output, and one number for each query, the
+//! log-sum-exp of its scores, from which the probabilities are computed again.
+//!
+//! Queries, keys and values come packed, as the one linear layer before makes them: see [`Heads`]. A NaN or an infinity
+//! in the input makes the rows that see it NaN; inside a block of queries it may reach earlier rows too, as in any
+//! implementation that multiplies masked zeros.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+pub use crate::ops::heads::Heads;
+use crate::random::Mask;
+use crate::tape::{Backward, Context, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// Dropout of attention probabilities. The log-sum-exp is that of all of them: those kept are only scaled up.
+///
+/// Element `(h, q, k)` of a sequence of T tokens is element `(h * T + q) * T8 + k` of its mask, with T8 the next multiple
+/// of eight.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionDropout<'s> {
+    /// The mask of this place in the network.
+    pub mask: Mask,
+    /// The global index in the step of each sequence of the batch, [B].
+    pub sequences: &'s [u32],
+}
+
+/// Attention over packed rows `qkv` [B, T, (H + 2K) * D]; gives [B, T, H * D].
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn attention(tape: &mut Tape<'_>, qkv: &Var, heads: Heads, dropout: Option<AttentionDropout<'_>>) -> Result<Var> {
+    let (out, lse) = forward(qkv.value(), heads, dropout)?;
+    let saved = out.clone();
+    let dropout = dropout.map(|dropout| (dropout.mask, dropout.sequences.to_vec()));
+    Ok(tape.record(&[], out, || Box::new(Attention { qkv: qkv.clone(), out: saved, lse, heads, dropout })))
+}
+
+/// Attention without a tape: the output [B, T, H * D] and the log-sum-exp of the scores [B, H, T]. See [`attention`].
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn forward(qkv: &Tensor, heads: Heads, dropout: Option<AttentionDropout<'_>>) -> Result<(Tensor, Tensor)> {
+    let (b, t) = heads.batch_and_time(qkv.shape());
+    if let Some(dropout) = dropout {
+        assert_eq!(dropout.sequences.len(), b, "attention dropout: one sequence index for each sequence");
+    }
+    let mut out = Tensor::empty(qkv.device(), DType::F32, &[b, t, heads.width()])?;
+    let mut lse = Tensor::empty(qkv.device(), DType::F32, &[b, heads.n_head, t])?;
+    match qkv.device() {
+        Device::Cpu => {
+            cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), cpu::Extent { b, t, heads }, dropout);
+        }
+        Device::Cuda(_) => cuda::forward()?,
+    }
+    Ok((out, lse))
+}
+
+/// Attention over a cache, for inference: appends the keys and values of `qkv` [B, T, (H + 2K) * D] to `keys` and `values`
+/// [B, K, C, D] at positions `past..past + T`, and writes to `out` [B, T, H * D] the attention of query `t` over positions
+/// `0..=past + t`. What lies in the cache beyond is not read.
+///
+/// # Errors
+/// If the cache is too small, or the device fails.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn forward_cached(
+    out: &mut Tensor,
+    qkv: &Tensor,
+    keys: &mut Tensor,
+    values: &mut Tensor,
+    heads: Heads,
+    past: usize,
+) -> Result<()> {
+    let (b, t) = heads.batch_and_time(qkv.shape());
+    assert_eq!(out.shape(), [b, t, heads.width()], "cached attention: shape of the output");
+    let capacity = keys.shape().get(2).copied().unwrap_or(0);
+    let cache = [b, heads.n_kv_head, capacity, heads.head_dim];
+    assert_eq!((keys.shape(), values.shape()), (&cache[..], &cache[..]), "cached attention: shape of the cache");
+    if past + t > capacity {
+        return Err(Error::Training(format!(
+            "the key-value cache holds {capacity} positions, but {} are needed; shorten the text",
+            past + t
+        )));
+    }
+    if qkv.is_empty() {
+        return Ok(());
+    }
+    match qkv.device() {
+        Device::Cpu => {
+            let extent = cpu::Extent { b, t, heads };
+            cpu::forward_cached(out.f32_mut(), qkv.f32(), keys.f32_mut(), values.f32_mut(), extent, capacity, past);
+        }
+        Device::Cuda(_) => cuda::forward_cached()?,
+    }
+    Ok(())
+}
+
+struct Attention {
+    qkv: Var,
+    out: Tensor,
+    lse: Tensor,
+    heads: Heads,
+    dropout: Option<(Mask, Vec<u32>)>,
+}
+
+impl Backward for Attention {
+    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        let dout = douts.pop().expect("one output");
+        let (qkv, heads) = (self.qkv.value(), self.heads);
+        let (b, t) = heads.batch_and_time(qkv.shape());
+        let dropout = self.dropout.as_ref().map(|(mask, sequences)| AttentionDropout { mask: *mask, sequences });
+        let mut dqkv = Tensor::empty(qkv.device(), DType::F32, qkv.shape())?;
+        match qkv.device() {
+            Device::Cpu => {
+                let extent = cpu::Extent { b, t, heads };
+                let (out, lse) = (self.out.f32(), self.lse.f32());
+                cpu::backward(dqkv.f32_mut(), dout.f32(), qkv.f32(), out, lse, extent, dropout);
+            }
+            Device::Cuda(_) => cuda::backward()?,
+        }
+        context.add(self.qkv.id(), dqkv)
+    }
+}

@@ -1,0 +1,114 @@
+//! The fused classifier on the CPU.
+
+use rayon::prelude::*;
+
+use super::IGNORE;
+use crate::device::pool::HostBuffer;
+use crate::math;
+use crate::ops::lanes;
+use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::ops::simd;
+
+/// Logits of one chunk, about: 4M elements are 16 MiB. It fixes the order in which the weight's gradient is added up, so
+/// it depends on the vocabulary only.
+const CHUNK_ELEMENTS: usize = 4 << 20;
+
+fn chunk_rows(v: usize) -> usize {
+    (CHUNK_ELEMENTS / v / 64 * 64).clamp(64, 1024)
+}
+
+/// Losses [N] of `x` [N, C] against `targets` under `w` [V, C].
+pub fn forward(losses: &mut [f32], x: &[f32], w: &[f32], targets: &[u32]) {
+    each_chunk(losses, x, w, targets, |_, _, _, _| {}, None);
+}
+
+/// Losses, `dx` [N, C] = the gradient of `scale * sum(losses)`, and `dw` [V, C] += its gradient.
+pub fn forward_backward(
+    losses: &mut [f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+    x: &[f32],
+    w: &[f32],
+    targets: &[u32],
+    scale: f32,
+) {
+    let c = x.len() / targets.len().max(1);
+    let v = w.len() / c.max(1);
+    let back = |first: usize, rows: usize, dlogits: &[f32], x: &[f32]| {
+        let dlogits = Mat::new(dlogits, rows, v);
+        let dx = MatMut::new(&mut dx[first * c..][..rows * c], rows, c);
+        gemm(dx, Into::Set, 1.0, dlogits, Mat::new(w, v, c), Threads::All);
+        gemm(MatMut::new(dw, v, c), Into::Add, 1.0, dlogits.t(), Mat::new(x, rows, c), Threads::All);
+    };
+    each_chunk(losses, x, w, targets, back, Some(scale));
+}
+
+/// Runs the rows through in chunks. With a `scale`, `back(first row, rows, dlogits, x of the chunk)` is called for each.
+fn each_chunk(
+    losses: &mut [f32],
+    x: &[f32],
+    w: &[f32],
+    targets: &[u32],
+    mut back: impl FnMut(usize, usize, &[f32], &[f32]),
+    scale: Option<f32>,
+) {
+    let n = targets.len();
+    if n == 0 {
+        return;
+    }
+    let c = x.len() / n;
+    let v = w.len() / c;
+    let step = chunk_rows(v);
+    let mut buffer = HostBuffer::take(step.min(n) * v * 4);
+    for first in (0..n).step_by(step) {
+        let rows = step.min(n - first);
+        let logits = &mut bytemuck::cast_slice_mut::<u8, f32>(buffer.bytes_mut())[..rows * v];
+        let x = &x[first * c..][..rows * c];
+        gemm(MatMut::new(logits, rows, v), Into::Set, 1.0, Mat::new(x, rows, c), Mat::new(w, v, c).t(), Threads::All);
+        let rows_of = logits.par_chunks_mut(v).zip(&mut losses[first..][..rows]).zip(&targets[first..][..rows]);
+        match scale {
+            None => rows_of.for_each(|((row, loss), &target)| *loss = row_loss(row, target)),
+            Some(scale) => {
+                rows_of.for_each(|((row, loss), &target)| *loss = row_loss_and_gradient(row, target, scale));
+                back(first, rows, logits, x);
+            }
+        }
+    }
+}
+
+simd! {
+    /// The cross-entropy of one row of logits.
+    fn row_loss(row: &mut [f32], target: u32) -> f32 {
+        if target == IGNORE {
+            return 0.0;
+        }
+        let max = lanes::max(row);
+        let sum = lanes::sum(row, |logit| math::exp(logit - max));
+        log_sum_exp(max, sum) - row[target as usize]
+    }
+
+    /// The cross-entropy of one row; the row becomes the gradient of `scale` times it.
+    fn row_loss_and_gradient(row: &mut [f32], target: u32, scale: f32) -> f32 {
+        if target == IGNORE {
+            row.fill(0.0);
+            return 0.0;
+        }
+        let max = lanes::max(row);
+        let label = row[target as usize];
+        for logit in row.iter_mut() {
+            *logit = math::exp(*logit - max);
+        }
+        let sum = lanes::sum(row, |value| value);
+        let factor = scale / sum;
+        for value in row.iter_mut() {
+            *value *= factor;
+        }
+        row[target as usize] -= scale;
+        log_sum_exp(max, sum) - label
+    }
+}
+
+#[inline(always)]
+fn log_sum_exp(max: f32, sum: f32) -> f32 {
+    (f64::from(max) + math::ln(f64::from(sum))) as f32
+}

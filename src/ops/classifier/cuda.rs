@@ -1,0 +1,12 @@
+//! The classifier operator on CUDA: not in this version.
+
+use crate::device::cuda::not_there;
+use crate::error::Result;
+
+/// See [`super::cpu::forward`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn forward() -> Result<()> {
+    Err(not_there("classifier"))
+}

@@ -1,0 +1,82 @@
+//! Fused classifier: output layer, softmax and cross-entropy in one operator that never holds all logits.
+//!
+//! Rows go through in chunks: logits of a chunk by one product, loss and gradient in place, then at once the two products
+//! of the way back (into the gradient of `x`, and added to the weight's). So neither the logits nor their gradient of the
+//! whole batch ever stand in memory, and nothing is computed twice (the idea of Liger-Kernel's fused linear cross-entropy).
+//! It is the end of the forward pass, and its gradient is known there up to a factor that the caller gives as `scale`.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tape::{Backward, Context, ParamId, Tape, Var, VarId};
+use crate::tensor::{DType, Tensor};
+
+/// A target that counts for nothing: its loss and gradient are zero.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Losses of a batch of rows.
+#[derive(Debug)]
+pub struct Loss {
+    /// The cross-entropy of each row, in nats, f32 [N]; 0 for ignored rows.
+    pub losses: Tensor,
+    /// The sum of the losses, added in f64 in row order.
+    pub sum: f64,
+    /// Rows that were not ignored.
+    pub count: usize,
+    /// The root for `Tape::backward` (with a gradient of any one element, which is not read).
+    pub root: Var,
+}
+
+/// The cross-entropy of `x` [.., C] times the transpose of `weight` [V, C] against `targets` (N ids).
+/// On a training tape the gradient of `scale * sum(losses)` is computed as well.
+///
+/// # Errors
+/// If a target is not below V (nor [`IGNORE`]), or inside a recomputed block, or if memory or the device fails.
+pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32], scale: f32) -> Result<Loss> {
+    let w = tape.params().value(weight);
+    let (n, v) = (x.value().rows(), w.shape()[0]);
+    assert_eq!((n, x.value().last()), (targets.len(), w.shape()[1]), "classifier: shapes");
+    if let Some(place) = targets.iter().position(|&id| id as usize >= v && id != IGNORE) {
+        return Err(Error::Training(format!(
+            "target {} at row {place} is outside the vocabulary of {v}",
+            targets[place]
+        )));
+    }
+    let device = x.value().device();
+    let mut losses = Tensor::empty(device, DType::F32, &[n])?;
+    let mut dx = None;
+    match (device, tape.is_recording()) {
+        (Device::Cuda(_), _) => cuda::forward()?,
+        (Device::Cpu, false) => cpu::forward(losses.f32_mut(), x.value().f32(), w.f32(), targets),
+        (Device::Cpu, true) => {
+            let mut tensor = Tensor::empty(device, DType::F32, x.value().shape())?;
+            let Some(grads) = tape.grads() else {
+                return Err(Error::Training("the classifier cannot stand inside a recomputed block".into()));
+            };
+            let (losses, dw) = (losses.f32_mut(), grads.of_mut(weight));
+            cpu::forward_backward(losses, tensor.f32_mut(), dw, x.value().f32(), w.f32(), targets, scale);
+            dx = Some(tensor);
+        }
+    }
+    let sum = losses.f32().iter().map(|&loss| f64::from(loss)).sum();
+    let count = targets.iter().filter(|&&id| id != IGNORE).count();
+    let id = x.id();
+    let root = tape.record(&[weight], losses.view(0, &[n]), || Box::new(Classifier { id, dx }));
+    Ok(Loss { losses, sum, count, root })
+}
+
+struct Classifier {
+    id: Option<VarId>,
+    dx: Option<Tensor>,
+}
+
+impl Backward for Classifier {
+    fn backward(self: Box<Self>, _douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        match self.dx {
+            Some(dx) => context.add(self.id, dx),
+            None => Ok(()),
+        }
+    }
+}

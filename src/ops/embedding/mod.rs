@@ -1,0 +1,90 @@
+//! Embedding of tokens and positions: `y[b, t] = wte[tokens[b, t]] + wpe[first_position + t]`.
+//!
+//! The gradient of a row of `wte` is a sum over all places where its token stands. Places are sorted by token first, so
+//! that one task owns one row and adds to it in the order of the places: no atomics, and the same bits always.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// Rows of `wte` [V, C] for `tokens` [B, T] (u32), plus rows of `wpe` [T', C] from `first_position` on where there is one;
+/// gives [B, T, C].
+///
+/// # Errors
+/// For a token id that is not below V, for positions past the end of `wpe`, and if memory or the device fails.
+///
+/// # Panics
+/// If `tokens` does not have two axes, or the widths of the tables differ.
+pub fn embedding(
+    tape: &mut Tape<'_>,
+    tokens: &Tensor,
+    wte: ParamId,
+    wpe: Option<ParamId>,
+    first_position: usize,
+) -> Result<Var> {
+    let params = tape.params();
+    let (table, positions) = (params.value(wte), wpe.map(|wpe| params.value(wpe)));
+    let [batch, time] = *tokens.shape() else { panic!("embedding: tokens of shape {:?}", tokens.shape()) };
+    let (vocabulary, width) = (table.shape()[0], table.shape()[1]);
+    check_tokens(tokens, vocabulary)?;
+    if let Some(positions) = &positions {
+        assert_eq!(positions.shape()[1], width, "embedding: widths of the tables");
+        let (end, known) = (first_position + time, positions.shape()[0]);
+        if end > known {
+            return Err(Error::Training(format!(
+                "the text reaches position {}, but the model only knows positions below {known} (its context_length); \
+                 use a shorter text",
+                end - 1
+            )));
+        }
+    }
+    let mut y = Tensor::empty(table.device(), DType::F32, &[batch, time, width])?;
+    match table.device() {
+        Device::Cpu => {
+            let positions = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
+            cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), positions, time, width);
+        }
+        Device::Cuda(_) => cuda::forward()?,
+    }
+    let used: Vec<ParamId> = std::iter::once(wte).chain(wpe).collect();
+    Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position })))
+}
+
+fn check_tokens(tokens: &Tensor, vocabulary: usize) -> Result<()> {
+    let Some(place) = tokens.u32().iter().position(|&id| id as usize >= vocabulary) else { return Ok(()) };
+    let (sequence, position) = (place / tokens.last(), place % tokens.last());
+    Err(Error::Training(format!(
+        "token id {} at position {position} of sequence {sequence} of the batch is outside the vocabulary of {vocabulary} \
+         tokens; the data and the model must come from the same tokenizer",
+        tokens.u32()[place]
+    )))
+}
+
+struct Embedding {
+    tokens: Tensor,
+    wte: ParamId,
+    wpe: Option<ParamId>,
+    first_position: usize,
+}
+
+impl Backward for Embedding {
+    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        let dy = douts.pop().expect("one output");
+        match dy.device() {
+            Device::Cpu => {
+                let (time, width) = (self.tokens.last(), dy.last());
+                cpu::backward_tokens(context.grads().of_mut(self.wte), dy.f32(), self.tokens.u32(), width);
+                if let Some(wpe) = self.wpe {
+                    let rows = self.first_position * width..(self.first_position + time) * width;
+                    cpu::backward_positions(&mut context.grads().of_mut(wpe)[rows], dy.f32(), width);
+                }
+            }
+            Device::Cuda(_) => cuda::backward()?,
+        }
+        Ok(())
+    }
+}

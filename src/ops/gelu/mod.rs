@@ -1,0 +1,50 @@
+//! GELU, `y = x Phi(x)` with `Phi` the normal distribution function, exact or by the tanh approximation (Hendrycks and
+//! Gimpel, "Gaussian error linear units", 2016).
+//!
+//! Only the input is kept, and that is shared with whoever made it: the backward computes the rest again.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::tape::{Backward, Context, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// Which GELU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, as GPT-2 has it (PyTorch: `approximate="tanh"`).
+    Tanh,
+    /// `x/2 (1 + erf(x / sqrt(2)))`, the exact one.
+    Erf,
+}
+
+/// GELU of every element of `x`, any shape.
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn gelu(tape: &mut Tape<'_>, x: &Var, kind: Kind) -> Result<Var> {
+    let mut y = Tensor::empty(x.value().device(), DType::F32, x.value().shape())?;
+    match x.value().device() {
+        Device::Cpu => cpu::forward(y.f32_mut(), x.value().f32(), kind),
+        Device::Cuda(_) => cuda::forward()?,
+    }
+    Ok(tape.record(&[], y, || Box::new(Gelu { x: x.clone(), kind })))
+}
+
+struct Gelu {
+    x: Var,
+    kind: Kind,
+}
+
+impl Backward for Gelu {
+    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        let mut d = douts.pop().expect("one output").into_sole()?;
+        match d.device() {
+            Device::Cpu => cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind),
+            Device::Cuda(_) => cuda::backward()?,
+        }
+        context.add(self.x.id(), d)
+    }
+}

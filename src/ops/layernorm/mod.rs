@@ -1,0 +1,65 @@
+//! Layer normalization: `y = (x - mean) / sqrt(variance + eps) * weight + bias` over the last axis (Ba et al. 2016).
+//!
+//! The variance is that of the population (divided by C), in a second pass over the row, so that a large common offset
+//! does not cancel it away. Kept for the backward: the input, shared with the residual stream, and two numbers for a row.
+
+pub mod cpu;
+pub mod cuda;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// Normalizes `x` [.., C] over its last axis, then scales by `weight` [C] and shifts by `bias` [C] where there is one.
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the last axis of `x` is not C.
+pub fn layernorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamId>, eps: f32) -> Result<Var> {
+    let params = tape.params();
+    let (w, b) = (params.value(weight), bias.map(|bias| params.value(bias)));
+    let input = x.value();
+    assert_eq!(input.last(), w.len(), "layernorm: width");
+    let mut y = Tensor::empty(input.device(), DType::F32, input.shape())?;
+    let mut mean = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
+    let mut rstd = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
+    match input.device() {
+        Device::Cpu => {
+            let stats = (mean.f32_mut(), rstd.f32_mut());
+            cpu::forward(y.f32_mut(), stats, input.f32(), w.f32(), b.as_ref().map(Tensor::f32), eps);
+        }
+        Device::Cuda(_) => cuda::forward()?,
+    }
+    let used: Vec<ParamId> = std::iter::once(weight).chain(bias).collect();
+    Ok(tape.record(&used, y, || Box::new(LayerNorm { x: x.clone(), weight, bias, mean, rstd })))
+}
+
+struct LayerNorm {
+    x: Var,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    mean: Tensor,
+    rstd: Tensor,
+}
+
+impl Backward for LayerNorm {
+    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        let mut d = douts.pop().expect("one output").into_sole()?;
+        let w = context.params().value(self.weight);
+        match d.device() {
+            Device::Cpu => {
+                let stats = (self.mean.f32(), self.rstd.f32());
+                let partial = cpu::backward(d.f32_mut(), stats, self.x.value().f32(), w.f32());
+                cpu::add_partial(context.grads().of_mut(self.weight), &partial, 0);
+                if let Some(bias) = self.bias {
+                    cpu::add_partial(context.grads().of_mut(bias), &partial, 1);
+                }
+            }
+            Device::Cuda(_) => cuda::backward()?,
+        }
+        context.add(self.x.id(), d)
+    }
+}

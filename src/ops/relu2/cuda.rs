@@ -1,0 +1,20 @@
+//! Squared ReLU on CUDA: not in this version.
+
+use crate::device::cuda::not_there;
+use crate::error::Result;
+
+/// See [`super::cpu::forward`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn forward() -> Result<()> {
+    Err(not_there("relu2"))
+}
+
+/// See [`super::cpu`].
+///
+/// # Errors
+/// Always, in this version.
+pub fn backward() -> Result<()> {
+    Err(not_there("relu2"))
+}

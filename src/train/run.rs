@@ -1,0 +1,115 @@
+//! The run folder: who may use it, whether it holds a run already, and what machine wrote it.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::checkpoint::store::Store;
+use crate::device::info::CpuInfo;
+use crate::error::{Error, Result};
+
+/// The event log's name.
+pub const EVENTS: &str = "events.jsonl";
+
+/// A run folder that this process has to itself. The lock goes with the process, however it ends.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Takes the folder, making it if need be.
+    ///
+    /// # Errors
+    /// `Usage` if it holds a run and `resume` is not set; an error if another process uses it or it cannot be written.
+    pub fn open(path: &Path, resume: bool) -> Result<RunFolder> {
+        std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        let lock_path = path.join(".lock");
+        let lock = File::create(&lock_path).map_err(Error::io("write", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Training(format!(
+                    "the run folder {} is in use by another process; wait for it, stop it, or choose another with --run",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path)(error)),
+        }
+        let folder = RunFolder { path: path.to_path_buf(), _lock: lock };
+        if !resume && folder.holds_a_run()? {
+            return Err(Error::usage(format!(
+                "{} holds a run already; go on with it by --resume, or choose another folder with --run",
+                path.display()
+            )));
+        }
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is anything of a run that would be lost by starting anew.
+    fn holds_a_run(&self) -> Result<bool> {
+        let log = self.path.join(EVENTS);
+        let logged = log.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        Ok(logged || !Store::of_run(&self.path).steps()?.is_empty())
+    }
+
+    /// Writes a file of the folder by rename, so that it is never half there.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write(&self, name: &str, content: &str) -> Result<()> {
+        let temporary = self.path.join(format!(".{name}"));
+        let path = self.path.join(name);
+        std::fs::write(&temporary, content).map_err(Error::io("write", &path))?;
+        std::fs::rename(&temporary, &path).map_err(Error::io("write", &path))
+    }
+
+    /// Writes environment.json: what wrote this run and on what.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write_environment(&self, device: &str, precision: &str, threads: usize) -> Result<()> {
+        let cpu = CpuInfo::of_this_machine();
+        let environment = json!({
+            "taper": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("TAPER_COMMIT"),
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "device": device,
+            "hardware_kind": cpu.kind(),
+            "cpu": cpu,
+            "threads": threads,
+            "precision": precision,
+            "world_size": 1,
+            "engine": {"matmul": "gemm 0.19"},
+        });
+        self.write("environment.json", &format!("{environment:#}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_and_no_run_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs/a");
+        let first = RunFolder::open(&path, false).unwrap();
+        let error = RunFolder::open(&path, true).unwrap_err();
+        assert!(error.to_string().contains("in use"), "{error}");
+        std::fs::write(first.path().join(EVENTS), "{}\n").unwrap();
+        drop(first);
+        let error = RunFolder::open(&path, false).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--resume"), "{error}");
+        assert!(RunFolder::open(&path, true).is_ok());
+    }
+}

@@ -1,0 +1,77 @@
+//! Writing a checkpoint: a model folder, and beside it all that is needed to go on.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::state::{self, TrainingState};
+use crate::checkpoint::store::{Keep, Store};
+use crate::checkpoint::write_model_folder;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::Gpt;
+use crate::tape::Params;
+
+/// What a checkpoint is made of.
+pub struct Snapshot<'a> {
+    /// The model's shape and parameter names.
+    pub model: &'a Gpt,
+    /// The weights.
+    pub params: &'a Params,
+    /// First and second moments, flat in arena layout.
+    pub moments: [&'a [f32]; 2],
+    /// The tokenizer, whose files go into the folder.
+    pub tokenizer: &'a Tokenizer,
+    /// The counters.
+    pub state: &'a TrainingState,
+    /// README.md.
+    pub card: String,
+}
+
+/// Writes the checkpoint, moves the pointers, and removes old ones.
+///
+/// # Errors
+/// If the disk refuses (a full disk, for one); then nothing is lost that was there before.
+pub fn save(store: &Store, snapshot: &Snapshot<'_>, keep: Keep) -> Result<PathBuf> {
+    let step = snapshot.state.step;
+    let path = store.save(step, |folder| fill(folder, snapshot))?;
+    store.point("latest", step)?;
+    let best = snapshot.state.best.map(|(step, _)| step);
+    if best == Some(step) {
+        store.point("best", step)?;
+    }
+    store.prune(keep, best)?;
+    Ok(path)
+}
+
+fn fill(folder: &Path, snapshot: &Snapshot<'_>) -> Result<()> {
+    let model = snapshot.model;
+    let written = write_model_folder(folder, model.config(), snapshot.params, snapshot.tokenizer.eot())?;
+    snapshot.tokenizer.save(folder, model.config().context_length)?;
+    let readme = folder.join("README.md");
+    std::fs::write(&readme, &snapshot.card).map_err(Error::io("write", &readme))?;
+    let [m, v] = snapshot.moments;
+    let digests = [("model.safetensors".to_string(), written.sha256)];
+    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m, v], &digests)
+}
+
+/// The newest checkpoint that is whole, with its content. Damaged ones are passed over with a word each.
+///
+/// # Errors
+/// If the folder cannot be read, or there are checkpoints and all of them are damaged.
+pub fn newest_whole(store: &Store, note: &dyn Fn(&str)) -> Result<Option<(TrainingState, state::ArenaData)>> {
+    store.sweep()?;
+    let steps = store.steps()?;
+    for &step in steps.iter().rev() {
+        match state::read(&store.path(step)) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => note(&format!("checkpoint of step {step} cannot be used: {error}")),
+        }
+    }
+    match steps.is_empty() {
+        true => Ok(None),
+        false => Err(Error::Training(format!(
+            "none of the {} checkpoints is whole (see above); start anew in another folder, or from a model folder with \
+             model.init_from",
+            steps.len()
+        ))),
+    }
+}

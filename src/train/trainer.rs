@@ -1,0 +1,411 @@
+//! The training loop: accumulate, classify, update, evaluate, log, save.
+//!
+//! Everything that decides a result is a function of (config, step): the sequences of a step, dropout masks, the learning
+//! rate. So a checkpoint needs only the numbers and the counters, and a resumed run cannot be told from an unbroken one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::checkpoint::state::{ArenaData, TrainingState};
+use crate::checkpoint::store::{Keep, Store};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::{Loader, TokenStream};
+use crate::error::{Error, Result};
+use crate::eval::evaluate;
+use crate::events::{self, Event, EventWriter};
+use crate::model::Gpt;
+use crate::optim::config::{OptimizerConfig, ScheduleConfig};
+use crate::optim::schedule::learning_rate;
+use crate::optim::{Class, Outcome};
+use crate::sample::{Request, SamplerConfig, generate};
+use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
+use crate::train::engine::{Engine, StepBatch};
+use crate::train::save::{Snapshot, save};
+use crate::train::spike::SpikeWatch;
+
+/// Everything a run is made of, resolved.
+pub struct Job<'a> {
+    /// The run folder.
+    pub folder: &'a Path,
+    /// Seeds.
+    pub run: &'a RunConfig,
+    /// Batch, recomputation, logging.
+    pub train: &'a TrainConfig,
+    /// The optimizer's numbers.
+    pub optimizer: &'a OptimizerConfig,
+    /// The learning rate's shape.
+    pub schedule: &'a ScheduleConfig,
+    /// Clipping and the policy for what is not finite.
+    pub stability: &'a StabilityConfig,
+    /// Validation.
+    pub eval: &'a crate::eval::config::EvalConfig,
+    /// When to save and what to keep.
+    pub checkpoint: &'a crate::checkpoint::config::CheckpointConfig,
+    /// Samples during training.
+    pub sample: &'a crate::sample::config::SampleConfig,
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Training tokens.
+    pub data: Arc<TokenStream>,
+    /// Whether sequences are shuffled.
+    pub shuffle: bool,
+    /// Validation tokens.
+    pub val: Option<&'a TokenStream>,
+    /// Sequences of one pass.
+    pub micro_batch: usize,
+    /// Sequences of one step.
+    pub global_batch: usize,
+    /// The last step.
+    pub max_steps: u64,
+    /// The hash of what decides results.
+    pub config_hash: String,
+    /// The hardware kind.
+    pub hardware: String,
+    /// README.md of a checkpoint, from the state at that time and the last validation loss.
+    pub card: &'a dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String,
+}
+
+/// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
+pub trait Observer {
+    /// Something happened; the event log has it already (though perhaps not on disk yet).
+    fn event(&mut self, event: &Event);
+
+    /// A checkpoint is whole on disk.
+    fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
+        let _ = (run, checkpoint);
+    }
+}
+
+/// A model in training.
+pub struct Trainer<'a> {
+    job: Job<'a>,
+    model: &'a Gpt,
+    engine: Box<dyn Engine + 'a>,
+    loader: Loader,
+    state: TrainingState,
+    spikes: SpikeWatch,
+    log: EventWriter,
+    observers: Vec<&'a mut dyn Observer>,
+    /// The last validation loss and its step.
+    last_val: Option<(u64, f64)>,
+    last_samples: Vec<events::Sample>,
+    began: Instant,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer at the start of a run; the engine holds the initial weights.
+    ///
+    /// # Errors
+    /// If the data has less than one sequence.
+    pub fn new(job: Job<'a>, model: &'a Gpt, engine: Box<dyn Engine + 'a>, log: EventWriter) -> Result<Trainer<'a>> {
+        let loader = Loader::new(job.data.clone(), model.config().context_length, job.shuffle, job.run.seed_data())?;
+        let state = TrainingState {
+            version: TrainingState::VERSION,
+            step: 0,
+            tokens: 0,
+            next_sequence: 0,
+            updates: 0,
+            consecutive_skips: 0,
+            recent_losses: Vec::new(),
+            best: None,
+            seeds: [job.run.seed_init(), job.run.seed_data(), job.run.seed_dropout()],
+            micro_batch: job.micro_batch,
+            config_hash: job.config_hash.clone(),
+            tokenizer_hash: job.tokenizer.hash().to_string(),
+            hardware: job.hardware.clone(),
+        };
+        let spikes = SpikeWatch::new(job.stability.spike_window, job.stability.spike_threshold.value(), &[]);
+        Ok(Trainer {
+            job,
+            model,
+            engine,
+            loader,
+            state,
+            spikes,
+            log,
+            observers: Vec::new(),
+            last_val: None,
+            last_samples: Vec::new(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Goes on from a checkpoint's content instead of the start.
+    ///
+    /// # Errors
+    /// If it is of another model or tokenizer.
+    pub fn restore(&mut self, state: TrainingState, arena: &ArenaData) -> Result<()> {
+        if state.tokenizer_hash != self.state.tokenizer_hash {
+            return Err(Error::usage("the checkpoint was made with another tokenizer than the config's"));
+        }
+        self.engine.restore(arena, state.updates)?;
+        let stability = self.job.stability;
+        self.spikes = SpikeWatch::new(stability.spike_window, stability.spike_threshold.value(), &state.recent_losses);
+        self.state = TrainingState {
+            config_hash: self.job.config_hash.clone(),
+            hardware: self.job.hardware.clone(),
+            seeds: self.state.seeds,
+            micro_batch: self.job.micro_batch,
+            ..state
+        };
+        Ok(())
+    }
+
+    /// The sequences of the next step. It borrows the loader alone, which a clone of shares.
+    fn batch(&self) -> StepBatch {
+        StepBatch {
+            loader: self.loader.clone(),
+            first_sequence: self.state.next_sequence,
+            micro_batch: self.job.micro_batch,
+            micro_batches: self.job.global_batch / self.job.micro_batch,
+            step: self.state.step,
+        }
+    }
+
+    /// Adds someone who watches.
+    pub fn observe(&mut self, observer: &'a mut dyn Observer) {
+        self.observers.push(observer);
+    }
+
+    /// Finished steps.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Records an event.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub fn record(&mut self, event: Event) -> Result<()> {
+        self.log.write(&event)?;
+        self.observers.iter_mut().for_each(|observer| observer.event(&event));
+        Ok(())
+    }
+
+    /// Runs one micro-batch forward and backward and throws the result away: it warms the buffers up and tells how long
+    /// it takes. Gives seconds.
+    ///
+    /// # Errors
+    /// If it fails, above all for want of memory.
+    pub fn probe(&mut self) -> Result<f64> {
+        let began = Instant::now();
+        let batch = self.batch();
+        self.engine.probe(&batch)?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    /// Trains to the last step. `stop` is set by a signal: the state is saved and `Error::Stopped` returned.
+    ///
+    /// # Errors
+    /// `Stopped`; `Training` if the policy for what is not finite says so (the state from before is saved); whatever
+    /// fails on disk.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
+        let result = self.train(stop);
+        let (reason, message) = match &result {
+            Ok(()) => (events::Reason::Done, None),
+            Err(Error::Stopped { .. }) => (events::Reason::Signal, None),
+            Err(error) => (events::Reason::Error, Some(error.to_string())),
+        };
+        let elapsed_s = Some(self.began.elapsed().as_secs_f64());
+        let end = Event::End(events::End { step: self.state.step, reason, message, elapsed_s });
+        // If the log itself cannot be written, the first error is the one to show.
+        let ended = self.record(end).and_then(|()| self.log.sync());
+        result.and(ended)
+    }
+
+    fn train(&mut self, stop: &AtomicBool) -> Result<()> {
+        if self.state.step == 0 {
+            self.evaluate()?;
+        }
+        while self.state.step < self.job.max_steps {
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                return Err(Error::Stopped { step: self.state.step });
+            }
+            self.one_step()?;
+            let step = self.state.step;
+            let last = step == self.job.max_steps;
+            if last || self.job.eval.every.is_due(step) {
+                self.evaluate()?;
+            }
+            let sampling = self.job.sample.every != crate::setting::Interval::Off;
+            if self.job.sample.every.is_due(step) || (last && sampling) {
+                self.write_samples()?;
+            }
+            if last || self.job.checkpoint.every.is_due(step) {
+                self.save()?;
+            } else if step.is_multiple_of(self.job.train.log_every) {
+                self.log.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One optimizer step: all micro-batches, the update, the events.
+    fn one_step(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let step = self.state.step;
+        let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
+        let batch = self.batch();
+        let tokens = batch.tokens() as u64;
+        let (loss, outcome) = self.engine.step(&batch, lr)?;
+        if !outcome.class.is_applied() && self.job.stability.nonfinite == Nonfinite::Error {
+            return self.stop_at_nonfinite(step + 1, outcome);
+        }
+        self.state.step += 1;
+        self.state.tokens += tokens;
+        self.state.next_sequence += self.job.global_batch as u64;
+        self.state.updates += u64::from(outcome.class.is_applied());
+        let seconds = began.elapsed().as_secs_f64();
+        self.record(Event::Step(events::Step {
+            step: self.state.step,
+            tokens: self.state.tokens,
+            loss,
+            lr,
+            grad_norm: f64::from(outcome.norm),
+            grad_norm_clipped: f64::from(outcome.norm_clipped),
+            class: logged_class(outcome.class),
+            step_ms: seconds * 1e3,
+            tokens_per_s: tokens as f64 / seconds,
+            mfu: None,
+        }))?;
+        self.watch_stability(loss, outcome)
+    }
+
+    /// Events and counters after a step: skipped steps, spikes.
+    fn watch_stability(&mut self, loss: f64, outcome: Outcome) -> Result<()> {
+        if let Some(z_score) = self.spikes.take(loss) {
+            self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score }))?;
+        }
+        self.state.recent_losses = self.spikes.recent();
+        if outcome.class.is_applied() {
+            self.state.consecutive_skips = 0;
+            return Ok(());
+        }
+        self.state.consecutive_skips += 1;
+        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip);
+        self.record(event)?;
+        let most = self.job.stability.max_consecutive_skips;
+        if self.state.consecutive_skips >= most {
+            self.save()?;
+            return Err(Error::Training(format!(
+                "{most} steps in a row had a loss or gradient that is not finite (stability.max_consecutive_skips); \
+                 lower optimizer.lr, lengthen schedule.warmup_steps, or look at the data around sequence {}",
+                self.state.next_sequence
+            )));
+        }
+        Ok(())
+    }
+
+    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action) -> Event {
+        let parameter = match outcome.class {
+            Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
+            _ => None,
+        };
+        Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action })
+    }
+
+    /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
+    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome) -> Result<()> {
+        let event = self.nonfinite(step, outcome, events::Action::Error);
+        let Event::Nonfinite(what) = &event else { unreachable!("made above") };
+        let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
+        let message = format!(
+            "step {step} is not finite (class {}{}); the state before it is saved. stability.nonfinite = \"skip\" goes on \
+             without such steps",
+            what.class.name(),
+            place.unwrap_or_default()
+        );
+        self.record(event)?;
+        self.save()?;
+        Err(Error::Training(message))
+    }
+
+    /// The validation loss, over the whole split unless `eval.max_tokens`.
+    fn evaluate(&mut self) -> Result<()> {
+        let Some(val) = self.job.val else { return Ok(()) };
+        let batch = self.job.eval.batch.unwrap_or(self.job.micro_batch);
+        let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
+        let loss = found.loss();
+        self.last_val = Some((self.state.step, loss));
+        let (step, tokens) = (self.state.step, self.state.tokens);
+        self.record(Event::Eval(events::Eval { step, tokens, split: "val".into(), loss }))
+    }
+
+    /// One text for each prompt, always with the same draws, so that texts over time can be compared.
+    fn write_samples(&mut self) -> Result<()> {
+        let config = self.job.sample;
+        let sampler = SamplerConfig {
+            temperature: config.temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            seed: self.job.run.seed,
+            ..SamplerConfig::default()
+        };
+        self.last_samples.clear();
+        for (index, prompt) in config.prompt.iter().enumerate() {
+            let request = Request {
+                prompt,
+                max_new_tokens: config.max_new_tokens,
+                stop: &[],
+                sampler: &sampler,
+                sample: index as u64,
+            };
+            // A model that has diverged writes nothing; that is no reason to stop its training.
+            let text = match generate(self.model, self.engine.params(), self.job.tokenizer, &request, &mut |_| {}) {
+                Ok(sample) => sample.text,
+                Err(Error::Training(why)) => format!("[no sample: {why}]"),
+                Err(error) => return Err(error),
+            };
+            let sample = events::Sample { step: self.state.step, prompt: prompt.clone(), text };
+            self.last_samples.push(sample.clone());
+            self.record(Event::Sample(sample))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the state as it is.
+    fn save(&mut self) -> Result<()> {
+        let step = self.state.step;
+        // The log must not end before the state that it leads to.
+        self.log.sync()?;
+        let store = Store::of_run(self.job.folder);
+        // Only what was measured at this very step counts, so that a resumed run decides alike.
+        let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        self.last_samples.retain(|sample| sample.step == step);
+        if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
+            && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
+        {
+            self.state.best = Some((step, loss));
+        }
+        let keep = Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every };
+        let (m, v, _) = self.engine.moments()?;
+        let snapshot = Snapshot {
+            model: self.model,
+            params: self.engine.params(),
+            moments: [&m, &v],
+            tokenizer: self.job.tokenizer,
+            state: &self.state,
+            card: (self.job.card)(&self.state, val_loss, &self.last_samples),
+        };
+        let path = save(&store, &snapshot, keep)?;
+        let relative = path.strip_prefix(self.job.folder).unwrap_or(&path).to_string_lossy().into_owned();
+        self.record(Event::Checkpoint(events::Checkpoint { step, path: relative, val_loss }))?;
+        self.log.sync()?;
+        let run = self.job.folder;
+        self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
+        Ok(())
+    }
+}
+
+fn logged_class(class: Class) -> events::Class {
+    match class {
+        Class::Finite => events::Class::Finite,
+        Class::Clipped => events::Class::Clipped,
+        Class::Overflow => events::Class::Overflow,
+        Class::NonFinite(_) => events::Class::Nonfinite,
+        Class::LossNonFinite => events::Class::LossNonfinite,
+    }
+}
