@@ -8,6 +8,7 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod model;
+pub mod models;
 pub mod report;
 pub mod sample;
 pub mod tokenizer;
