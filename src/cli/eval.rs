@@ -1,10 +1,236 @@
-//! `taper eval`.
+//! `taper eval`: how well a model predicts a text or shards.
+//!
+//! The stream is cut into consecutive windows (see [`crate::eval`]): N tokens make N - 1 predictions. Bits per byte count
+//! the bytes of the tokens that are predicted, which are all but the first; end-of-text between documents is predicted too,
+//! but stands for no bytes. So texts are comparable across tokenizers.
+
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::models::{Engine, ModelArgs, Opened, reference};
+use super::{print_json, print_line};
+use crate::data::{
+    Documents, ShardOptions, Shards, Split, TextOptions, TokenStream, eval_windows, tokenizer::Tokenizer,
+};
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, evaluate};
+use crate::reference::Precision;
 
 /// Arguments of `taper eval`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  taper eval runs/quickstart --data README.md
+  taper eval runs/quickstart --data 'src/**/*.rs' --json
+  taper eval runs/quickstart --data data/fineweb10B --split val --max-tokens 1000000
+
+Text is tokenized with the model's tokenizer; end-of-text stands between documents. The bytes of bits_per_byte are those of
+the predicted tokens: all of the text but its first token.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Text (files, folders, globs) or token shards (.bin files, a folder or glob of them).
+    #[arg(long, value_name = "FILE|SHARDS", num_args = 1.., required = true)]
+    data: Vec<String>,
+    /// Which shards to measure where there are both [default: val if there is any].
+    #[arg(long, value_enum)]
+    split: Option<SplitName>,
+    /// Measure only the first N tokens.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Windows that pass through the model at once [default: as many as make 4096 tokens].
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Print one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--split`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SplitName {
+    /// Training shards.
+    Train,
+    /// Validation shards.
+    Val,
+}
 
 /// Runs `taper eval`.
-pub fn run(_args: Args) -> crate::Result<()> {
-    Err(crate::Error::usage("not built yet"))
+///
+/// # Errors
+/// If the model or the data cannot be read, do not fit each other, or leave nothing to predict.
+pub fn run(args: Args) -> Result<()> {
+    if args.batch == Some(0) {
+        return Err(Error::usage("--batch must be at least 1"));
+    }
+    let opened = args.model.open()?;
+    let stream = open_data(&args, &opened)?;
+    let tokens = stream.len().min(args.max_tokens.unwrap_or(u64::MAX));
+    if tokens < 2 {
+        let count = if tokens == 1 { "1 token".to_string() } else { "no tokens".to_string() };
+        return Err(Error::usage(format!(
+            "there is nothing to predict in {}: {count}, and a prediction needs at least 2",
+            if tokens < stream.len() { "what --max-tokens leaves".to_string() } else { args.data.join(", ") },
+        )));
+    }
+    let found = measure(&args, &opened, &stream)?;
+    let bits = predicted_bytes(&stream, tokens, &opened.tokenizer)?.map(|bytes| found.bits_per_byte(bytes));
+    let (loss, perplexity) = (found.loss(), found.perplexity());
+    if args.json {
+        return print_json(&json!({
+            "loss": loss,
+            "perplexity": perplexity,
+            "bits_per_byte": bits,
+            "tokens": found.tokens,
+            "predictions": found.predictions,
+        }));
+    }
+    print_line(&format!("loss           {loss:.6} nats per token"))?;
+    print_line(&format!("perplexity     {perplexity:.4}"))?;
+    match bits {
+        Some(bits) => print_line(&format!("bits per byte  {bits:.6}"))?,
+        None => print_line("bits per byte  unknown: some tokens have no text in this tokenizer")?,
+    }
+    print_line(&format!("tokens         {}", found.tokens))?;
+    print_line(&format!("predictions    {}", found.predictions))
+}
+
+fn measure(args: &Args, opened: &Opened, stream: &TokenStream) -> Result<Evaluation> {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} predictions, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut progress = |done: u64, all: u64| {
+        bar.set_length(all);
+        bar.set_position(done);
+    };
+    let length = opened.model.config().context_length;
+    let found = match args.model.engine {
+        Engine::Native => {
+            let batch = args.batch.unwrap_or((4096 / length).max(1));
+            evaluate(&opened.model, &opened.params, stream, args.max_tokens, batch, &mut progress)
+        }
+        Engine::Reference => by_the_book(opened, stream, args.max_tokens, &mut progress),
+    };
+    bar.finish_and_clear();
+    found
+}
+
+/// [`evaluate`] with the reference engine in float64, window by window.
+fn by_the_book(
+    opened: &Opened,
+    stream: &TokenStream,
+    max_tokens: Option<u64>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
+    let tokens = stream.len().min(max_tokens.unwrap_or(u64::MAX));
+    let oracle = reference(opened.model.config(), &opened.params, Precision::F64)?;
+    let mut found = Evaluation { sum: 0.0, predictions: 0, tokens };
+    for window in eval_windows(tokens, opened.model.config().context_length) {
+        let mut ids = vec![0; window.inputs + 1];
+        stream.read(window.start, &mut ids)?;
+        found.sum += oracle.loss(&ids[..window.inputs], &ids[1..], 1, window.inputs)? * window.inputs as f64;
+        found.predictions += window.inputs as u64;
+        progress(found.predictions, tokens - 1);
+    }
+    Ok(found)
+}
+
+/// The inputs as one stream of the model's tokens.
+fn open_data(args: &Args, opened: &Opened) -> Result<TokenStream> {
+    let shards = args.data.iter().filter(|input| is_shards(input)).count();
+    if shards == 0 {
+        if args.split.is_some() {
+            return Err(Error::usage("--split chooses among token shards, and the data is text"));
+        }
+        return from_text(&args.data, opened);
+    }
+    if shards < args.data.len() {
+        return Err(Error::usage("--data mixes text and token shards; measure them one after the other"));
+    }
+    let options = ShardOptions { tokenizer_hash: Some(opened.tokenizer.hash().to_string()), ..ShardOptions::default() };
+    let mut chosen = Vec::new();
+    let mut found = Vec::new();
+    for input in &args.data {
+        let shards = Shards::open(input, &options)?;
+        shards.verify()?;
+        found.push(shards);
+    }
+    let wanted = match args.split {
+        Some(SplitName::Train) => Split::Train,
+        Some(SplitName::Val) => Split::Val,
+        None if found.iter().any(|shards| !shards.val.is_empty()) => Split::Val,
+        None => Split::Train,
+    };
+    for shards in found {
+        chosen.extend(match wanted {
+            Split::Train => shards.train,
+            Split::Val => shards.val,
+        });
+    }
+    if chosen.is_empty() {
+        let (name, places) = (wanted.name(), args.data.join(", "));
+        return Err(Error::usage(format!("there are no {name} shards in {places}; choose the other --split")));
+    }
+    Ok(TokenStream::new(chosen, opened.model.config().vocab_size))
+}
+
+/// Whether an input names token shards: a .bin file, a pattern for such, or a folder that holds some.
+fn is_shards(input: &str) -> bool {
+    let path = Path::new(input);
+    let is_bin = |path: &Path| path.extension().is_some_and(|extension| extension == "bin");
+    if !path.is_dir() {
+        return is_bin(path);
+    }
+    path.join(crate::data::manifest::MANIFEST).is_file()
+        || std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_bin(&e.path()))))
+}
+
+fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
+    // Documents whole: any tokenizer may see them, and the tokens are held in memory anyway.
+    let options = TextOptions { piece_bytes: usize::MAX, ..TextOptions::default() };
+    let documents = Documents::open(inputs, &options)?;
+    let names: Vec<String> = documents.sources().iter().map(|source| source.name.clone()).collect();
+    let mut tokens = Vec::new();
+    let (mut joined, vocab_size) = (0u64, opened.model.config().vocab_size);
+    for piece in documents {
+        let piece = piece?;
+        if piece.starts_document && !tokens.is_empty() {
+            joined += 1;
+            tokens.extend(opened.tokenizer.eot());
+        }
+        let ids = opened.tokenizer.encode_parallel(&piece.text, false);
+        let ids = ids.map_err(|error| match error {
+            Error::Data { message, .. } => Error::data(&names[piece.source], message),
+            other => other,
+        })?;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            let message = format!("the text needs token {id}, and the model's vocabulary has only {vocab_size}");
+            return Err(Error::data(&names[piece.source], message));
+        }
+        tokens.extend(ids);
+    }
+    if joined > 0 && opened.tokenizer.eot().is_none() {
+        eprintln!("note: this tokenizer has no end-of-text, so the documents follow each other without a mark");
+    }
+    Ok(TokenStream::from_tokens(tokens, vocab_size))
+}
+
+/// The bytes that the tokens after the first stand for; `None` if one has no text, or there are no bytes at all.
+fn predicted_bytes(stream: &TokenStream, tokens: u64, tokenizer: &Tokenizer) -> Result<Option<u64>> {
+    // Tokenizers of other makers decode by context, so their ids are decoded in long runs; bytes of ours are exact.
+    const RUN: u64 = 1 << 20;
+    let (mut at, mut bytes) = (1, 0u64);
+    while at < tokens {
+        let mut ids = vec![0; RUN.min(tokens - at) as usize];
+        stream.read(at, &mut ids)?;
+        at += ids.len() as u64;
+        ids.retain(|&id| Some(id) != tokenizer.eot());
+        match tokenizer.decode_bytes(&ids) {
+            Ok(text) => bytes += text.len() as u64,
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok((bytes > 0).then_some(bytes))
 }

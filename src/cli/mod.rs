@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod eval;
 pub mod model;
 mod progress;
+pub mod models;
 pub mod report;
 pub mod sample;
 pub mod tokenizer;

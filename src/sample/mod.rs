@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::Gpt;
+use crate::model::{Gpt, ModelConfig};
 use crate::nn::Cache;
 use crate::tape::Params;
 use crate::tensor::Tensor;
@@ -73,7 +73,7 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     Ok(tokenizer.encode("\n", false).ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]))
 }
 
-/// Generates one text, calling `on_text` with each piece of it as soon as it is whole UTF-8.
+/// Generates one text with the key-value cache, calling `on_text` with each piece of it as soon as it is whole UTF-8.
 ///
 /// # Errors
 /// If the prompt leaves no room in the context, the vocabularies do not fit, or the model has diverged.
@@ -84,7 +84,56 @@ pub fn generate(
     request: &Request<'_>,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Sample> {
-    let context = model.config().context_length;
+    let mut cached = Cached::new(model, params, request.max_new_tokens);
+    generate_by(model.config(), tokenizer, request, &mut |history| cached.logits(history), on_text)
+}
+
+/// The logits after a growing history, through a key-value cache that is made for one generation.
+#[derive(Debug)]
+pub struct Cached<'m> {
+    model: &'m Gpt,
+    params: &'m Params,
+    max_new_tokens: usize,
+    cache: Option<Cache>,
+}
+
+impl<'m> Cached<'m> {
+    /// Nothing computed yet; the cache is made for the first history and `max_new_tokens` more.
+    pub fn new(model: &'m Gpt, params: &'m Params, max_new_tokens: usize) -> Cached<'m> {
+        Cached { model, params, max_new_tokens, cache: None }
+    }
+
+    /// The logits [V] after `history`, which begins with that of the call before.
+    ///
+    /// # Errors
+    /// If a token is outside the vocabulary, or memory or the device fails.
+    pub fn logits(&mut self, history: &[u32]) -> Result<Vec<f32>> {
+        let cache = match &mut self.cache {
+            Some(cache) => cache,
+            none => {
+                let config = self.model.config();
+                let capacity = history.len().saturating_add(self.max_new_tokens).min(config.context_length);
+                none.insert(Cache::new(config, 1, capacity, self.params.flat().device())?)
+            }
+        };
+        let new = &history[cache.len()..];
+        let logits = self.model.decode(self.params, &Tensor::from_u32(new, &[1, new.len()])?, cache)?;
+        Ok(logits.f32().to_vec())
+    }
+}
+
+/// Generates one text by whatever computes the logits [V] after the tokens so far: see [`generate`].
+///
+/// # Errors
+/// Those of [`generate`] and of `logits_after`.
+pub fn generate_by(
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    request: &Request<'_>,
+    logits_after: &mut dyn FnMut(&[u32]) -> Result<Vec<f32>>,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<Sample> {
+    let context = config.context_length;
     let mut history = prompt_tokens(tokenizer, request.prompt)?;
     if history.len() > context {
         return Err(Error::usage(format!(
@@ -94,16 +143,13 @@ pub fn generate(
     }
     // The last new token need not be fed back, so one more than the context's rest can be written.
     let limit = request.max_new_tokens.min(context + 1 - history.len());
-    let capacity = (history.len() + limit).min(context);
-    let mut cache = Cache::new(model.config(), 1, capacity, params.flat().device())?;
     let mut decoder = StreamDecoder::new(tokenizer);
     let mut out = Output { text: String::new(), shown: 0, stop: request.stop };
     let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
-    let mut next = history.clone();
     for position in 0..limit {
-        let logits = model.decode(params, &Tensor::from_u32(&next, &[1, next.len()])?, &mut cache)?;
+        let logits = logits_after(&history)?;
         // Ids beyond the tokenizer's are padding of the vocabulary: they have no text.
-        let logits = &logits.f32()[..tokenizer.vocab_size().min(model.config().vocab_size)];
+        let logits = &logits[..tokenizer.vocab_size().min(config.vocab_size)];
         let choice = request.sampler.choose(logits, &history, request.sample, position as u64)?;
         if Some(choice.token) == tokenizer.eot() {
             finish_reason = FinishReason::Eos;
@@ -112,7 +158,6 @@ pub fn generate(
         tokens.push(choice.token);
         logprobs.push(choice.logprob);
         history.push(choice.token);
-        next = vec![choice.token];
         if out.push(&decoder.push(choice.token), on_text) {
             finish_reason = FinishReason::Stop;
             break;

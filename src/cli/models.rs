@@ -1,0 +1,197 @@
+//! From what a user calls a model to the model itself: `MODEL`, `--tokenizer` and `--device` mean the same everywhere.
+//!
+//! `MODEL` is a model folder (a checkpoint, or one that transformers saved), or a run folder, which stands for its best
+//! checkpoint, else its newest. A name of the Hub is recognised, so that the answer says what to do instead of "no such
+//! folder".
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::store::{CHECKPOINTS, Store};
+use crate::checkpoint::{ModelFolder, read_model_folder};
+use crate::data::tokenizer::Tokenizer;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::{Gpt, ModelConfig};
+use crate::reference::{Precision, Reference};
+use crate::tape::Params;
+
+/// Which model, with which tokenizer, on which device: the arguments that sample and eval share.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// A model folder, or a run folder (its best checkpoint, else its newest).
+    pub model: String,
+    /// The tokenizer: gpt2, bytes, a tokenizer.json, or a folder that holds one [default: the model folder's].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub tokenizer: Option<String>,
+    /// Where to compute: cpu, cuda, cuda:N or auto.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// What computes: taper's own engine, or the same model by the book on candle (slow).
+    #[arg(long, value_enum, default_value_t = Engine::Native)]
+    pub engine: Engine,
+}
+
+/// What computes a model's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// Taper's own engine.
+    Native,
+    /// The reference engine: candle, operator by operator, without a key-value cache.
+    Reference,
+}
+
+/// A model that is ready for use.
+#[derive(Debug)]
+pub struct Opened {
+    /// The model's shape and layers.
+    pub model: Gpt,
+    /// Its weights.
+    pub params: Params,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The folder it was read from.
+    pub folder: PathBuf,
+    /// What the user should know about how it was read.
+    pub notes: Vec<String>,
+}
+
+impl ModelArgs {
+    /// Opens the model, tokenizer included, and prints what the user should know to standard error.
+    ///
+    /// # Errors
+    /// `Usage` if there is no such model or the tokenizer does not fit it; whatever is wrong with its files.
+    pub fn open(&self) -> Result<Opened> {
+        Device::parse(&self.device)?;
+        let opened = open(&self.model, self.tokenizer.as_deref())?;
+        for note in &opened.notes {
+            eprintln!("note: {note}");
+        }
+        Ok(opened)
+    }
+}
+
+/// Opens a model on the CPU; `tokenizer` takes the place of the folder's own.
+///
+/// # Errors
+/// As [`ModelArgs::open`].
+pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
+    let folder = locate(model)?;
+    // The tokenizer first: what is missing should show before gigabytes are read.
+    let own = match tokenizer {
+        Some(name) => Tokenizer::from_name_or_path(name)?,
+        None => folder_tokenizer(&folder)?,
+    };
+    let ModelFolder { config, params, mut notes, .. } = read_model_folder(&folder)?;
+    let (ids, rows) = (own.vocab_size(), config.vocab_size);
+    if ids > rows {
+        let message = format!("the tokenizer has {ids} ids, and the model's vocabulary only {rows}");
+        match tokenizer {
+            Some(name) => return Err(Error::usage(format!("{message}; {name:?} is not this model's tokenizer"))),
+            None => notes.push(format!("{message}; a text that needs the others will be refused")),
+        }
+    }
+    let model = Gpt::new(config)?;
+    let params = model.with_values(params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice())))?;
+    Ok(Opened { model, params, tokenizer: own, folder, notes })
+}
+
+/// The model folder that `model` stands for.
+///
+/// # Errors
+/// `Usage` if it is no model folder, no run with a checkpoint, or a name of the Hub.
+pub fn locate(model: &str) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.join("config.json").is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let run = path.is_dir().then(|| Store::of_run(path));
+    if let Some(store) = &run
+        && let Some(step) = store.pointed("best").or(store.steps()?.last().copied())
+    {
+        return Ok(store.path(step));
+    }
+    Err(Error::usage(match run {
+        Some(_) if path.join(CHECKPOINTS).is_dir() || path.join("config.toml").is_file() => format!(
+            "the run {model} has no checkpoint yet; go on with it by `taper train {} --resume`",
+            path.join("config.toml").display()
+        ),
+        Some(_) => format!(
+            "{model} is not a model: it has neither a config.json (a model folder) nor checkpoints/ (a run folder)"
+        ),
+        None if path.is_file() => format!("{model} is a file; name the model folder that holds it"),
+        None if is_hub_name(model) => format!(
+            "there is no folder {model}; if it is a model on the Hugging Face Hub: this version of taper cannot fetch \
+             from there yet, so download it (`hf download {model} --local-dir DIR`) and name that folder"
+        ),
+        None => format!("there is no folder {model}; give a model folder or a run folder such as runs/quickstart"),
+    }))
+}
+
+/// The weights as the reference engine takes them.
+///
+/// # Errors
+/// If memory cannot be had.
+pub fn reference(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Reference> {
+    // Dropout belongs to training.
+    let config = ModelConfig { dropout: 0.0, ..config.clone() };
+    let values = params.flat().f32();
+    let infos = params.layout().infos().iter();
+    Reference::new(&config, infos.map(|i| (i.name.as_str(), i.shape.as_slice(), &values[i.range()])), precision)
+}
+
+fn folder_tokenizer(folder: &Path) -> Result<Tokenizer> {
+    let has = |name: &str| folder.join(name).is_file();
+    if has("tokenizer.json") || (has("vocab.json") && has("merges.txt")) {
+        return Tokenizer::from_file(folder);
+    }
+    Err(Error::usage(format!(
+        "{} has no tokenizer.json (nor vocab.json with merges.txt), so its tokens mean nothing; say which tokenizer it was trained with: \
+         --tokenizer gpt2, bytes, or a tokenizer.json",
+        folder.display()
+    )))
+}
+
+/// `OWNER/NAME`, as the Hub writes it.
+fn is_hub_name(text: &str) -> bool {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    matches!(text.split('/').collect::<Vec<_>>()[..], [owner, name] if good(owner) && good(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_model_is_answered_by_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |path: &Path| locate(&path.to_string_lossy()).unwrap_err().to_string();
+        assert!(told(folder.path()).contains("neither a config.json"));
+        std::fs::create_dir(folder.path().join(CHECKPOINTS)).unwrap();
+        assert!(told(folder.path()).contains("no checkpoint yet"));
+        assert!(locate("openai-community/gpt2").unwrap_err().to_string().contains("Hub"));
+        assert!(!locate("runs/x/y").unwrap_err().to_string().contains("Hub"));
+        assert!(told(Path::new("Cargo.toml")).contains("is a file"));
+    }
+
+    #[test]
+    fn a_run_stands_for_its_best_checkpoint_else_its_newest() {
+        let run = tempfile::tempdir().unwrap();
+        let store = Store::of_run(run.path());
+        for step in [5, 10] {
+            store
+                .save(step, |folder| {
+                    std::fs::write(folder.join("config.json"), "{}").map_err(Error::io("write", folder))
+                })
+                .unwrap();
+        }
+        let name = run.path().to_string_lossy();
+        assert_eq!(locate(&name).unwrap(), store.path(10));
+        store.point("best", 5).unwrap();
+        assert_eq!(locate(&name).unwrap(), store.path(5));
+        assert_eq!(locate(&store.path(10).to_string_lossy()).unwrap(), store.path(10));
+    }
+}
