@@ -34,8 +34,7 @@ Examples:
   taper bench step --config configs/quickstart.toml --json
   RAYON_NUM_THREADS=1 taper bench step --shape 10m --json
 
-The shapes: 10m is 6 layers of 384 channels, T=256, B=8, V=65; 10m-v50257 the same with GPT-2's vocabulary; 124m is GPT-2
-small, T=1024, B=1. scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
+scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
     Step(Step),
     /// Time single operators: bytes or floating-point operations per second.
     #[command(after_help = "Example:\n  taper bench ops --json")]

@@ -19,7 +19,7 @@ use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 #[command(after_help = "\
 Examples:
   taper doctor
-  taper doctor --numerics      compare every operator and two tiny models with the reference engine; exit code 1 if one is off")]
+  taper doctor --numerics      the engine against the reference engine; exit code 1 if it is off")]
 pub struct Args {
     /// Compare the engine with the reference engine, operator by operator and as a whole.
     #[arg(long)]

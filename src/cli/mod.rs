@@ -32,8 +32,8 @@ Examples:
   taper eval runs/quickstart --data README.md
   taper train configs/quickstart.toml --set data.text=my.txt --run runs/mine
 
-`taper COMMAND --help` explains a command, with examples. Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 stopped by
-a signal after a clean save.")]
+`taper COMMAND --help` explains a command, with examples.
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 stopped by a signal after a clean save.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
