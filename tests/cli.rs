@@ -67,7 +67,7 @@ impl Bench {
         self.path(name)
     }
 
-    /// A model folder made by `taper model init`, with weights large enough that texts are not all alike.
+    /// A model folder made by `taper model init`.
     fn model(&self, name: &str, config: &str) -> String {
         let toml = self.write(&format!("{name}.toml"), config);
         let folder = self.path(name);
@@ -115,16 +115,16 @@ fn help_of_every_command_has_an_example() {
     assert!(run(&["--help"]).0.contains("Examples:"));
 }
 
-/// The most likely tokens, one after the other, each by a forward pass over the whole text.
-fn greedy_without_cache(folder: &str, prompt: &[u32], count: usize) -> Vec<u32> {
+/// The most likely of the first `ids` tokens, one after the other, each by a forward pass over the whole text.
+fn greedy_without_cache(folder: &str, prompt: &[u32], count: usize, ids: usize) -> Vec<u32> {
     let found = read_model_folder(Path::new(folder)).unwrap();
     let model = Gpt::new(found.config).unwrap();
     let params = model.with_values(found.params.iter().map(|(name, _, v)| (name.as_str(), v.as_slice()))).unwrap();
     let mut history = prompt.to_vec();
     for _ in 0..count {
         let logits = model.logits(&params, &Tensor::from_u32(&history, &[1, history.len()]).unwrap()).unwrap();
-        let last = &logits.f32()[(history.len() - 1) * model.config().vocab_size..];
-        let best = (0..last.len()).reduce(|best, id| if last[id] > last[best] { id } else { best }).unwrap();
+        let last = &logits.f32()[(history.len() - 1) * model.config().vocab_size..][..ids];
+        let best = (0..ids).reduce(|best, id| if last[id] > last[best] { id } else { best }).unwrap();
         history.push(best as u32);
     }
     history.split_off(prompt.len())
@@ -133,33 +133,50 @@ fn greedy_without_cache(folder: &str, prompt: &[u32], count: usize) -> Vec<u32> 
 #[test]
 fn greedy_text_is_that_of_the_uncached_model_and_of_the_reference_engine() {
     let bench = Bench::new();
-    for (name, config) in [("gpt2", GPT2), ("llama", LLAMA)] {
-        let model = bench.model(name, config);
-        let count = 30;
-        let expected = greedy_without_cache(&model, b"fn main() {".map(u32::from).as_slice(), count);
-        let common = ["sample", &model, "--prompt", "fn main() {", "--temperature", "0", "--max-new-tokens", "30"];
+    // Models of transformers have no tokenizer here: one token for each printable ASCII character, 95 of their 97 ids.
+    let printable = bench.write("printable.txt", (b' '..=b'~').collect::<Vec<u8>>());
+    let chars = bench.model("chars", &GPT2.replace("none.txt", &printable).replace("\"bytes\"", "\"chars\""));
+    let prompt = "fn main() {";
+    let by_byte: Vec<u32> = prompt.bytes().map(u32::from).collect();
+    let by_char: Vec<u32> = by_byte.iter().map(|byte| byte - 32).collect();
+    let mut most_varied = 0;
+    for (model, tokenizer, ids, vocab_size, count) in [
+        (bench.model("gpt2", GPT2), None, &by_byte, 257, 30),
+        (bench.model("llama", LLAMA), None, &by_byte, 257, 30),
+        (fixture("gpt2_tiny"), Some(&chars), &by_char, 95, 14),
+        (fixture("llama_tiny"), Some(&chars), &by_char, 95, 14),
+        (fixture("llama_tied_bias"), Some(&chars), &by_char, 95, 14),
+    ] {
+        let expected = greedy_without_cache(&model, ids, count, vocab_size);
+        let most = count.to_string();
+        let mut common = vec!["sample", &model, "--prompt", prompt, "--temperature", "0", "--max-new-tokens", &most];
+        common.extend(tokenizer.iter().flat_map(|folder| ["--tokenizer", folder.as_str()]));
         let native = json(&[&common[..], &["--json"]].concat());
         let sample = &native["samples"][0];
-        let ids: Vec<u32> = sample["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        // 256 is end-of-text: the command stops before it.
+        let found: Vec<u32> =
+            sample["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        // 256 is end-of-text of bytes (the characters have none): the command stops before it.
         let until = expected.iter().position(|&id| id == 256).unwrap_or(count);
-        assert_eq!(ids, expected[..until], "{name}");
-        assert_eq!(sample["prompt"], "fn main() {");
+        assert_eq!(found, expected[..until], "{model}");
+        assert_eq!(sample["prompt"], prompt);
         assert_eq!(sample["finish_reason"], if until < count { "eos" } else { "length" });
-        assert_eq!(sample["logprobs"].as_array().unwrap().len(), ids.len());
-        assert!(sample["logprobs"].as_array().unwrap().iter().all(|p| p.as_f64().unwrap() <= 0.0));
+        let logprobs = |value: &Value| -> Vec<f64> {
+            value["samples"][0]["logprobs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect()
+        };
+        assert_eq!(logprobs(&native).len(), found.len());
+        assert!(logprobs(&native).iter().all(|&p| p <= 0.0));
+        most_varied = most_varied.max(found.iter().collect::<std::collections::BTreeSet<_>>().len());
 
         let oracle = json(&[&common[..], &["--json", "--engine", "reference"]].concat());
-        assert_eq!(oracle["samples"][0]["tokens"], sample["tokens"], "{name}");
-        for (ours, book) in
-            sample["logprobs"].as_array().unwrap().iter().zip(oracle["samples"][0]["logprobs"].as_array().unwrap())
-        {
-            assert!((ours.as_f64().unwrap() - book.as_f64().unwrap()).abs() < 1e-4);
+        assert_eq!(oracle["samples"][0]["tokens"], sample["tokens"], "{model}");
+        for (ours, book) in logprobs(&native).iter().zip(logprobs(&oracle)) {
+            assert!((ours - book).abs() < 1e-4, "{model}: {ours} {book}");
         }
         // Without --json standard output is the text and a line break.
         let (out, _, code) = run(&common);
         assert_eq!((out, code), (format!("{}\n", sample["text"].as_str().unwrap()), 0));
     }
+    assert!(most_varied >= 4, "texts of at most {most_varied} different tokens show little");
 }
 
 #[test]
