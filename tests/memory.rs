@@ -1,8 +1,8 @@
 //! The memory model (`ModelConfig::training_bytes`, which chooses `micro_batch = "auto"`) against the truth: what the
-//! buffer pool counts while a step runs.
+//! buffer pool has taken from the system after a step.
 //!
 //! Alone in its binary, because the pool's counters belong to the process, and its tests take turns. A prediction that is
-//! too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 25% above.
+//! too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 10% above.
 
 use std::sync::Mutex;
 use taper::device::pool::{held_bytes, live_bytes, peak_bytes, release, reset_peak};
@@ -88,7 +88,7 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool) -> Measure
 }
 
 #[test]
-fn predictions_are_near_what_the_pool_counts() {
+fn predictions_are_near_what_the_pool_holds() {
     let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
     let cases: Vec<(&str, ModelConfig, usize, bool)> = vec![
         ("gpt2", gpt2(), 8, false),
@@ -114,10 +114,14 @@ fn predictions_are_near_what_the_pool_counts() {
     let mut wrong = Vec::new();
     for (name, config, micro_batch, recompute) in cases {
         let Measured { peak, held, predicted } = measure(&config, micro_batch, recompute);
-        let ratio = |bytes: usize| bytes as f64 / predicted as f64;
-        let line = format!("{name}: predicted {predicted}, peak {:.3} of it, held {:.3}", ratio(peak), ratio(held));
+        let ratio = |bytes: usize| predicted as f64 / bytes as f64;
+        let line = format!(
+            "{name}: predicted {predicted}, {:.3} of what is held, {:.3} of the peak",
+            ratio(held),
+            ratio(peak)
+        );
         println!("{line}");
-        if !(0.8..=1.05).contains(&ratio(peak)) || ratio(held) > 1.25 {
+        if !(0.95..=1.1).contains(&ratio(held)) || ratio(peak) < 1.0 {
             wrong.push(line);
         }
     }
