@@ -58,6 +58,11 @@ fn truth(
     reference.loss_and_grads(&batch.tokens, &batch.targets, batch.b, batch.t).unwrap()
 }
 
+/// Whether a number is below a limit, which a NaN is not.
+fn below(value: f64, limit: f64) -> bool {
+    value < limit
+}
+
 /// How far the engine's gradients are from the truth, compared with a plain computation (root mean squares).
 ///
 /// # Errors
@@ -71,8 +76,7 @@ fn compare(config: &ModelConfig, seed: u64, batch: &Batch, how: &Pass) -> Result
     let epsilon = f64::from(f32::EPSILON);
 
     let (off, slack) = ((loss - exact_loss).abs(), 4.0 * (plain_loss - exact_loss).abs() + 4.0 * epsilon * exact_loss);
-    // Written so that a NaN is a complaint.
-    if !(off < slack) {
+    if !below(off, slack) {
         return Err(format!("the loss {loss} is off by {off:e}, at most {slack:e}, in {config:?}"));
     }
     let infos = params.layout().infos();
@@ -81,7 +85,7 @@ fn compare(config: &ModelConfig, seed: u64, batch: &Batch, how: &Pass) -> Result
     let error: f64 = infos.iter().map(|info| squares(&ours(info), &exact[&info.name])).sum();
     let plain_error: f64 = exact.iter().map(|(name, exact)| squares(&plain[name], exact)).sum();
     let ratio = (error / plain_error).sqrt();
-    if !(ratio < 4.0) {
+    if !below(ratio, 4.0) {
         return Err(format!("the gradients' error is {ratio} of a plain computation's, in {config:?}"));
     }
     let apart = |name: &String| distance(plain[name].iter().copied(), exact[name].iter().copied());
@@ -89,7 +93,7 @@ fn compare(config: &ModelConfig, seed: u64, batch: &Batch, how: &Pass) -> Result
     for info in infos {
         let exact = &exact[&info.name];
         let (off, slack) = (distance(ours(info), exact.iter().copied()), 4.0 * ruler + 4.0 * epsilon * largest(exact));
-        if !(off < slack) {
+        if !below(off, slack) {
             let name = &info.name;
             return Err(format!("the gradient of {name} is off by {off:e}, at most {slack:e}, in {config:?}"));
         }
