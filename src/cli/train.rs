@@ -100,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
     let streams = {
         let bar = PrepareBar::new();
-        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, &bar)?
+        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, found.is_some(), &bar)?
     };
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
