@@ -25,6 +25,9 @@ use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Snapshot, save};
 use crate::train::spike::SpikeWatch;
 
+/// Writes README.md from the state, the validation loss of that step, and the samples of that step.
+pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String + 'a;
+
 /// Everything a run is made of, resolved.
 pub struct Job<'a> {
     /// The run folder.
@@ -64,7 +67,7 @@ pub struct Job<'a> {
     /// The hardware kind.
     pub hardware: String,
     /// README.md of a checkpoint, from the state at that time and the last validation loss.
-    pub card: &'a dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String,
+    pub card: &'a CardWriter<'a>,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
