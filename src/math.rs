@@ -27,12 +27,12 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5.0e-1;
     let y = p * (r * r) + r + 1.0;
-    // 2^n in two halves, so that neither leaves the range of exponents: n is in [-151, 129].
-    // The integer stands in the low bits of `rounded`. A cast would check for NaN and range, one element at a time, and
-    // loops over this function would take twice as long.
+    // The integer stands in the low bits of `rounded`: a cast from float to integer saturates in Rust, and that does not
+    // vectorise. A NaN makes nonsense of it, and is answered at the end.
     let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    // 2^n in two halves, so that neither leaves the range of exponents: n is in [-151, 129].
     let half = n >> 1;
-    let scaled = y * pow2(half) * pow2(n - half);
+    let scaled = y * pow2(half) * pow2(n.wrapping_sub(half));
     let scaled = if x < -103.97 { 0.0 } else { scaled };
     let scaled = if x > 88.722_84 { f32::INFINITY } else { scaled };
     if x.is_nan() { x } else { scaled }

@@ -112,6 +112,27 @@ fn accumulated_batches_equal_one_large_batch() {
     assert!((loss_1 - loss_2).abs() < 1e-10 && loss_1 < one.loss);
 }
 
+#[test]
+fn training_goes_on_from_a_saved_state_bit_for_bit() {
+    let f = Fixture::load("llama_tiny");
+    let trainer =
+        |params: &Params| ReferenceTrainer::new(reference(&f.config, params, Precision::F32), settings(&f)).unwrap();
+    let run = |trainer: &mut ReferenceTrainer, steps: std::ops::Range<usize>| {
+        steps.map(|i| trainer.step(&[(&f.train_tokens[i], &f.train_targets[i])], f.b, f.t, 1e-2).unwrap()).last()
+    };
+    let mut whole = trainer(&f.params_f32());
+    let last = run(&mut whole, 0..8);
+    let mut first = trainer(&f.params_f32());
+    run(&mut first, 0..5);
+    let (updates, moments) = first.state().unwrap();
+    assert_eq!(updates, 5);
+    let mut second = trainer(&first.model().parameters().unwrap());
+    assert!(second.restore(updates, &moments[1..]).unwrap_err().to_string().contains("does not fit"));
+    second.restore(updates, &moments).unwrap();
+    assert_eq!(run(&mut second, 5..8), last);
+    assert_eq!(second.model().parameters().unwrap(), whole.model().parameters().unwrap());
+}
+
 /// Shapes that no fixture covers; every option stands in at least one.
 fn unusual_shapes() -> Vec<ModelConfig> {
     let base = ModelConfig {

@@ -3,10 +3,13 @@
 //! Throughput counts the bytes that have to move at least (each tensor that is read or written, once), or the
 //! floating-point operations where those are the ceiling. For the speed of one core, set `RAYON_NUM_THREADS=1`.
 
+mod adamw;
 mod attention;
+mod classifier;
 mod dropout;
 mod embedding;
 mod gelu;
+mod gradnorm;
 mod layernorm;
 mod linear;
 mod operator;
@@ -18,10 +21,13 @@ mod swiglu;
 
 criterion::criterion_group!(
     ops,
+    adamw::bench,
     attention::bench,
+    classifier::bench,
     dropout::bench,
     embedding::bench,
     gelu::bench,
+    gradnorm::bench,
     layernorm::bench,
     linear::bench,
     relu2::bench,

@@ -266,7 +266,7 @@ fn samples(card: &mut String, facts: &CardFacts) {
     if facts.samples.is_empty() {
         return;
     }
-    card.push_str("## Samples\n\nWhat the model wrote, uncut, the prompt included.\n\n");
+    card.push_str("## Samples\n\nWhat the model wrote, the prompt included.\n\n");
     for sample in &facts.samples {
         let how = sample.settings.as_ref().map_or(String::new(), |settings| format!(" ({})", inline(settings)));
         let prompt = if sample.prompt.is_empty() {

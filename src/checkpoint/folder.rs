@@ -10,7 +10,7 @@ use super::safetensors_io::{Entry, Weights, Writer};
 use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
 use crate::error::{Error, Result, ResultExt};
 use crate::model::config::ModelConfig;
-use crate::model::layout::parameter_shapes;
+use crate::model::layout::{NamedParam, parameter_shapes};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ pub trait ParamSource {
     fn values(&self, name: &str) -> Result<Cow<'_, [f32]>>;
 }
 
-impl ParamSource for [(String, Vec<usize>, Vec<f32>)] {
+impl ParamSource for [NamedParam] {
     fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         match self.iter().find(|(own, _, _)| own == name) {
             Some((_, _, values)) => Ok(Cow::Borrowed(values)),
@@ -37,7 +37,7 @@ impl ParamSource for [(String, Vec<usize>, Vec<f32>)] {
     }
 }
 
-impl ParamSource for Vec<(String, Vec<usize>, Vec<f32>)> {
+impl ParamSource for Vec<NamedParam> {
     fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         self.as_slice().values(name)
     }
@@ -67,7 +67,7 @@ pub struct ModelFolder {
     /// The shape.
     pub config: ModelConfig,
     /// Name, shape and values of every parameter, in arena order.
-    pub params: Vec<(String, Vec<usize>, Vec<f32>)>,
+    pub params: Vec<NamedParam>,
     /// The end-of-text token, where the folder names one.
     pub eos: Option<u32>,
     /// What a user should know: what was ignored or taken differently than it was written.
@@ -344,8 +344,8 @@ fn gather(
     table: &[HfTensor],
     found: &[(&str, &Entry)],
     weights: &Weights,
-) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
-    let mut params: Vec<(String, Vec<usize>, Vec<f32>)> = parameter_shapes(config)
+) -> Result<Vec<NamedParam>> {
+    let mut params: Vec<NamedParam> = parameter_shapes(config)
         .into_iter()
         .map(|(name, shape)| {
             let values = vec![0.0; shape.iter().product()];

@@ -65,8 +65,9 @@ impl Writer {
         // In pieces, so that the copy in bytes stays in cache.
         for piece in values.chunks(1 << 14) {
             let mut bytes = std::mem::take(&mut self.bytes);
-            bytes.clear();
-            bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+            bytes.resize(4 * piece.len(), 0);
+            let (slots, _) = bytes.as_chunks_mut::<4>();
+            slots.iter_mut().zip(piece).for_each(|(slot, value)| *slot = value.to_le_bytes());
             let done = self.put(&bytes);
             self.bytes = bytes;
             done?;

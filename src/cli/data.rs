@@ -1,10 +1,303 @@
-//! `taper data`.
+//! `taper data`: turn text into token shards, and look into shards.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{print_json, print_line};
+use crate::data::inspect::{Decode, Excerpt, excerpt};
+use crate::data::{
+    Inspection, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
+};
+use crate::error::{Error, Result};
 
 /// Subcommands of `taper data`.
-#[derive(Debug, clap::Subcommand)]
-pub enum Command {}
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tokenize text into shards that `taper train`, llm.c and modded-nanogpt read.
+    #[command(after_help = "Examples:\n  \
+        taper data prepare README.md --tokenizer gpt2 --val-fraction 0.1 --out data/readme\n  \
+        taper data prepare cargo-sources --tokenizer bytes --out data/rust\n  \
+        taper data prepare 'books/**/*.txt.gz' web.parquet --val held-out.txt --tokenizer tokenizer.json --out data/mix\n\n\
+        Train on the shards with --set data.shards='\"data/readme\"'. If this is stopped, run it again: it goes on where it was.")]
+    Prepare(Prepare),
+    /// Say what shards hold, check them, and show the text at a position.
+    #[command(after_help = "Examples:\n  \
+        taper data inspect data/readme --verify\n  \
+        taper data inspect data/readme --at 100 --tokens 20\n  \
+        taper data inspect 'fineweb10B/fineweb_train_*.bin' --at 0 --tokenizer gpt2 --json")]
+    Inspect(Inspect),
+}
+
+/// Arguments of `taper data prepare`.
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// Files (.txt, .md, .jsonl, each also as .gz or .zst; .parquet; anything else is UTF-8 text), folders, globs, or the
+    /// word cargo-sources.
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<String>,
+    /// gpt2, bytes, a tokenizer.json, or a folder that holds one.
+    #[arg(long, value_name = "NAME|FILE")]
+    tokenizer: String,
+    /// The folder to fill.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Hold out this fraction of the tokens, from the end, for validation.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    val_fraction: f64,
+    /// Text for validation, instead of holding out a fraction; may be given several times.
+    #[arg(long, value_name = "INPUT")]
+    val: Vec<String>,
+    /// How many threads encode; 0 is one a core. The shards do not depend on it.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// The field or column that holds the text in JSON lines and Parquet.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_column: String,
+    /// Take special tokens spelled out in the text, such as <|endoftext|>, for what they spell.
+    #[arg(long)]
+    parse_special: bool,
+    /// Tokens of a full shard.
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    shard_tokens: u64,
+    /// Replace a folder that holds other shards.
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the manifest as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `taper data inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A folder of shards, a glob, or one shard.
+    #[arg(value_name = "DIR")]
+    input: String,
+    /// Show the text from this position (in tokens, from 0) of the split on.
+    #[arg(long, value_name = "POSITION")]
+    at: Option<u64>,
+    /// How many tokens to show.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    tokens: usize,
+    /// Which split to show.
+    #[arg(long, value_enum, default_value_t = SplitName::Train)]
+    split: SplitName,
+    /// What to decode with (default: the tokenizer that is in the folder); shards made by another are refused.
+    #[arg(long, value_name = "NAME|FILE")]
+    tokenizer: Option<String>,
+    /// The layout of the shards.
+    #[arg(long, value_enum, default_value_t = FormatName::Auto)]
+    format: FormatName,
+    /// Read every shard and compare it with its checksum.
+    #[arg(long)]
+    verify: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A split by name.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SplitName {
+    /// What the model learns from.
+    Train,
+    /// What was held out.
+    Val,
+}
+
+/// A layout by name.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FormatName {
+    /// By the header; train.bin and val.bin without one are nanoGPT's.
+    Auto,
+    /// llm.c and modded-nanogpt.
+    Llmc,
+    /// Headerless uint16.
+    Nanogpt,
+}
 
 /// Runs `taper data`.
-pub fn run(command: Command) -> crate::Result<()> {
-    match command {}
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Prepare(args) => run_prepare(args),
+        Command::Inspect(args) => run_inspect(&args),
+    }
+}
+
+fn run_prepare(args: Prepare) -> Result<()> {
+    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let options = PrepareOptions {
+        val_inputs: (!args.val.is_empty()).then_some(args.val),
+        val_fraction: args.val_fraction,
+        threads: args.threads,
+        shard_tokens: args.shard_tokens,
+        parse_special: args.parse_special,
+        text_column: args.text_column,
+        overwrite: args.overwrite,
+        ..PrepareOptions::new(args.inputs, &args.out, args.tokenizer)
+    };
+    let bar = Bar::new();
+    let made = prepare(&options, &tokenizer, &bar);
+    bar.bar.finish_and_clear();
+    let manifest = made?;
+    // The folder then says by itself what its tokens mean.
+    tokenizer.save_file(&args.out.join(TOKENIZER))?;
+    if args.json {
+        return print_json(
+            &serde_json::to_value(&manifest).map_err(|error| Error::data(&args.out, error.to_string()))?,
+        );
+    }
+    print_line(&format!(
+        "{}: {} tokens for training, {} for validation, from {} documents, in {} shards of {}",
+        args.out.display(),
+        grouped(manifest.tokens(Split::Train)),
+        grouped(manifest.tokens(Split::Val)),
+        grouped(manifest.documents),
+        manifest.shards.len(),
+        manifest.dtype,
+    ))
+}
+
+/// The tokenizer beside the shards it made.
+const TOKENIZER: &str = "tokenizer.json";
+
+fn run_inspect(args: &Inspect) -> Result<()> {
+    let own = PathBuf::from(&args.input).join(TOKENIZER);
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Some(Tokenizer::from_name_or_path(name)?),
+        None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
+        None => None,
+    };
+    let format = match args.format {
+        FormatName::Auto => ShardFormat::Auto,
+        FormatName::Llmc => ShardFormat::Llmc,
+        FormatName::Nanogpt => ShardFormat::NanoGpt,
+    };
+    let options =
+        ShardOptions { format, tokenizer_hash: tokenizer.as_ref().map(|tokenizer| tokenizer.hash().to_string()) };
+    let found = inspect(&args.input, &options, args.verify)?;
+    let excerpt = args.at.map(|at| look(args, &options, tokenizer.as_ref(), at)).transpose()?;
+    if args.json {
+        let wrong = |error: serde_json::Error| Error::data(&args.input, error.to_string());
+        let mut value = serde_json::to_value(&found).map_err(wrong)?;
+        if let Some(excerpt) = &excerpt {
+            value["excerpt"] = serde_json::to_value(excerpt).map_err(wrong)?;
+        }
+        return print_json(&value);
+    }
+    describe(&found)?;
+    match excerpt {
+        None => Ok(()),
+        Some(excerpt) => {
+            print_line(&format!(
+                "\n{} tokens at {} of {} (token {} of {}):",
+                excerpt.tokens.len(),
+                excerpt.position,
+                excerpt.split.name(),
+                excerpt.offset,
+                excerpt.file
+            ))?;
+            print_line(&excerpt.text.unwrap_or_else(|| format!("{:?}  (--tokenizer decodes them)", excerpt.tokens)))
+        }
+    }
+}
+
+fn look(args: &Inspect, options: &ShardOptions, tokenizer: Option<&Tokenizer>, at: u64) -> Result<Excerpt> {
+    let split = match args.split {
+        SplitName::Train => Split::Train,
+        SplitName::Val => Split::Val,
+    };
+    // Without a tokenizer any id that the file can hold may be shown.
+    let vocab_size = tokenizer.map_or(usize::MAX, Tokenizer::vocab_size);
+    let (train, val) = Shards::open(&args.input, options)?.into_streams(vocab_size);
+    let stream = match split {
+        Split::Train => train,
+        Split::Val => val.ok_or_else(|| Error::usage(format!("{}: there are no validation shards", args.input)))?,
+    };
+    let decode = tokenizer.map(|tokenizer| move |ids: &[u32]| tokenizer.decode(ids));
+    excerpt(&stream, split, at, args.tokens, decode.as_ref().map(|decode| decode as &Decode))
+}
+
+fn describe(found: &Inspection) -> Result<()> {
+    let (train, val) = (grouped(found.train_tokens), grouped(found.val_tokens));
+    print_line(&format!("{}: {train} tokens for training, {val} for validation", found.input))?;
+    if let Some(tokenizer) = &found.tokenizer {
+        let short = tokenizer.hash.get(..12).unwrap_or(&tokenizer.hash);
+        print_line(&format!(
+            "tokenizer  {} ({} ids, hash {short})",
+            tokenizer.name,
+            grouped(tokenizer.vocab_size as u64)
+        ))?;
+    }
+    if let Some(documents) = found.documents {
+        print_line(&format!("documents  {}", grouped(documents)))?;
+    }
+    for source in &found.sources {
+        let (split, files, bytes) = (source.split.name(), grouped(source.files), grouped(source.bytes));
+        print_line(&format!("source     {} ({split}: {files} files, {bytes} bytes)", source.input))?;
+    }
+    for shard in &found.shards {
+        let documents = shard.documents.map(|count| format!("{} documents, ", grouped(count))).unwrap_or_default();
+        let (split, tokens, dtype) = (shard.split.name(), grouped(shard.tokens), shard.dtype);
+        print_line(&format!("  {:5}  {:>13} tokens, {documents}{dtype}  {}", split, tokens, shard.file))?;
+    }
+    match found.verified {
+        None => Ok(()),
+        Some(0) => print_line("no checksums: these shards have no manifest (sizes and headers are right)"),
+        Some(count) => print_line(&format!("checksums of all {count} shards are right")),
+    }
+}
+
+/// A number with a comma between groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A progress bar on standard error, where that is a terminal; notes go there in any case.
+struct Bar {
+    bar: ProgressBar,
+    total: Cell<u64>,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        // indicatif draws nothing where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let template = "{wide_bar} {bytes}/{total_bytes} · {binary_bytes_per_sec} · {eta} · {msg} tokens";
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { bar, total: Cell::new(0) }
+    }
+}
+
+impl Progress for Bar {
+    fn set(&self, done: u64, total: u64, tokens: u64) {
+        if self.total.replace(total) != total {
+            self.bar.set_length(total);
+        }
+        self.bar.set_message(grouped(tokens));
+        self.bar.set_position(done);
+    }
+
+    fn note(&self, message: &str) {
+        self.bar.suspend(|| eprintln!("{message}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(super::grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
 }

@@ -4,7 +4,7 @@
 //! the bytes of the tokens that are predicted, which are all but the first; end-of-text between documents is predicted too,
 //! but stands for no bytes. So texts are comparable across tokenizers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -191,7 +191,7 @@ fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
     // Documents whole: any tokenizer may see them, and the tokens are held in memory anyway.
     let options = TextOptions { piece_bytes: usize::MAX, ..TextOptions::default() };
     let documents = Documents::open(inputs, &options)?;
-    let names: Vec<String> = documents.sources().iter().map(|source| source.name.clone()).collect();
+    let paths: Vec<PathBuf> = documents.sources().iter().map(|source| source.path.clone()).collect();
     let mut tokens = Vec::new();
     let (mut joined, vocab_size) = (0u64, opened.model.config().vocab_size);
     for piece in documents {
@@ -202,12 +202,12 @@ fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
         }
         let ids = opened.tokenizer.encode_parallel(&piece.text, false);
         let ids = ids.map_err(|error| match error {
-            Error::Data { message, .. } => Error::data(&names[piece.source], message),
+            Error::Data { message, .. } => Error::data(&paths[piece.source], message),
             other => other,
         })?;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             let message = format!("the text needs token {id}, and the model's vocabulary has only {vocab_size}");
-            return Err(Error::data(&names[piece.source], message));
+            return Err(Error::data(&paths[piece.source], message));
         }
         tokens.extend(ids);
     }

@@ -6,12 +6,14 @@
 
 pub mod bench;
 mod bench_ops;
+mod card_facts;
 pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod model;
 pub mod models;
 mod numerics;
+mod progress;
 pub mod report;
 pub mod sample;
 pub mod tokenizer;

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{print_bytes, print_line};
+use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
 use crate::error::{Error, Result};
 
@@ -14,17 +15,18 @@ use crate::error::{Error, Result};
 pub enum Command {
     /// Train a byte-level BPE vocabulary on text and write it as a tokenizer.json.
     #[command(after_help = "Example:\n  \
-        taper tokenizer train src README.md --vocab-size 1024 --out tokenizer.json\n\n\
+        taper tokenizer train 'src/**/*.rs' Cargo.toml --vocab-size 1024 --out tokenizer.json\n\n\
         The same text and size always give the same file. transformers loads it with\n\
         PreTrainedTokenizerFast(tokenizer_file=\"tokenizer.json\").")]
     Train(Train),
     /// Turn a text into token ids.
     #[command(after_help = "Examples:\n  \
-        taper tokenizer encode README.md --tokenizer gpt2 --json > ids.json\n  \
+        taper tokenizer encode Cargo.toml --tokenizer gpt2 --json > ids.json\n  \
         echo 'hello world' | taper tokenizer encode --tokenizer gpt2")]
     Encode(Encode),
     /// Turn token ids back into the text, byte for byte.
     #[command(after_help = "Examples:\n  \
+        taper tokenizer encode Cargo.toml --tokenizer gpt2 --json > ids.json\n  \
         taper tokenizer decode ids.json --tokenizer gpt2\n  \
         echo '31373 995' | taper tokenizer decode --tokenizer gpt2")]
     Decode(Decode),
@@ -39,7 +41,7 @@ pub struct Train {
     /// Number of ids: 256 bytes, `<|endoftext|>`, and one for each merge.
     #[arg(long, value_name = "N")]
     vocab_size: usize,
-    /// Where to write the tokenizer.json.
+    /// Where to write the tokenizer.json; in a folder that is there already it gets this name.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -92,12 +94,10 @@ fn train(args: &Train) -> Result<()> {
         }
         bar.set_position(done as u64);
     };
+    let out = writable(&args.out)?;
     let tokenizer = train_bpe(&mut texts(&args.input)?, args.vocab_size, &progress)?;
     bar.finish_and_clear();
-    if let Some(folder) = args.out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    }
-    tokenizer.save_file(&args.out)?;
+    tokenizer.save_file(&out)?;
     let size = tokenizer.vocab_size();
     if size < args.vocab_size {
         eprintln!(
@@ -105,13 +105,23 @@ fn train(args: &Train) -> Result<()> {
             args.vocab_size
         );
     }
-    eprintln!("wrote {} ({size} ids)", args.out.display());
+    eprintln!("wrote {} ({size} ids)", out.display());
     Ok(())
 }
 
-/// The documents of the inputs, one text each.
+/// The file to write, once it is certain that its folder takes files: better known before the work than after.
+fn writable(out: &Path) -> Result<PathBuf> {
+    let file = if out.is_dir() { out.join("tokenizer.json") } else { out.to_path_buf() };
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    tempfile::tempfile_in(folder).map_err(Error::io("write into", folder))?;
+    Ok(file)
+}
+
+/// The texts of the inputs, long ones in pieces that have the words of the whole.
 fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
-    Ok(inputs.to_vec().into_iter().map(|input| read_text(Some(Path::new(&input))).map(|(text, _)| text)))
+    let documents = Documents::open(inputs, &TextOptions::default())?;
+    Ok(documents.map(|piece| piece.map(|piece| piece.text)))
 }
 
 fn encode(args: &Encode) -> Result<()> {

@@ -1,10 +1,477 @@
-//! `taper train`.
+//! `taper train`: from a config file to a run folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::checkpoint::state::{ArenaData, TrainingState};
+use crate::checkpoint::store::Store;
+use crate::checkpoint::{Layout, ModelFolder, read_model_folder};
+use crate::cli::card_facts;
+use crate::cli::progress::{Charts, Console, PrepareBar, say};
+use crate::config::Config;
+use crate::data::Loader;
+use crate::data::tokenizer::Tokenizer;
+use crate::device::Device;
+use crate::device::info::CpuInfo;
+use crate::error::{Error, Result, ResultExt};
+use crate::events::{Event, EventWriter, Resume, Start};
+use crate::model::Gpt;
+use crate::optim::Hyper;
+use crate::tape::Params;
+use crate::train::config::MicroBatch;
+use crate::train::engine::{Native, OnCandle};
+use crate::train::run::{EVENTS, RunFolder};
+use crate::train::source::{self, Streams};
+use crate::train::{self, Job, Trainer, batch, lanes, save};
 
 /// Arguments of `taper train`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  taper train configs/quickstart.toml
+  taper train configs/quickstart.toml --set 'data.text=[\"my.txt\"]' --set train.max_steps=1000 --run runs/mine
+  taper train configs/quickstart.toml --resume
+
+Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped by a signal after the state was saved.")]
+pub struct Args {
+    /// The config file; docs/config.md describes every key.
+    config: PathBuf,
+    /// Override a key of the config; may be given several times.
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    set: Vec<String>,
+    /// The run folder [default: run.dir of the config, else runs/NAME].
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Go on with the run in its folder (from its newest whole checkpoint; from the start where there is none).
+    #[arg(long)]
+    resume: bool,
+    /// cpu, cuda, cuda:N or auto [default: run.device of the config].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// How many GPUs to train on. (This version trains on one device.)
+    #[arg(long, value_name = "N")]
+    gpus: Option<usize>,
+    /// The engine that computes: `native`, or `reference`, the slow one on candle that the native one is checked against.
+    #[arg(long, value_enum, default_value = "native")]
+    engine: Engine,
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// Our own operators.
+    Native,
+    /// candle, with its own autodiff.
+    Reference,
+}
 
 /// Runs `taper train`.
-pub fn run(_args: Args) -> crate::Result<()> {
-    Err(crate::Error::usage("not built yet"))
+pub fn run(args: Args) -> Result<()> {
+    if args.gpus.is_some_and(|gpus| gpus != 1) {
+        return Err(Error::usage("--gpus: this version trains on one device; leave the option out"));
+    }
+    let mut config = Config::load(&args.config, &args.set)?;
+    let device = Device::parse(&args.device.clone().unwrap_or_else(|| config.run.device.to_string()))?;
+    let run = args.run.clone().unwrap_or_else(|| config.run_dir());
+    let folder = RunFolder::open(&run, args.resume)?;
+    for note in config.notes() {
+        say(&format!("note: {note}"));
+    }
+
+    let store = Store::of_run(&run);
+    let found = if args.resume { save::newest_whole(&store, &|note| say(note))? } else { None };
+    if found.is_none() && args.resume {
+        say("there is no checkpoint to go on from: the run starts from the beginning");
+        let log = run.join(EVENTS);
+        if log.exists() {
+            // Records of steps that no state leads to.
+            std::fs::remove_file(&log).map_err(Error::io("remove", &log))?;
+        }
+    }
+
+    let init = config.model.init_from.as_ref().map(|from| read_model_folder(Path::new(from))).transpose()?;
+    for note in init.iter().flat_map(|folder| &folder.notes) {
+        say(&format!("note: {note}"));
+    }
+    let tokenizer = source::tokenizer(&run, &config.tokenizer, &config.data, &|note| say(note))
+        .context(|| "preparing the tokenizer".into())?;
+    let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
+    let model = Gpt::new(shape)?;
+    resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
+    let streams = {
+        let bar = PrepareBar::new();
+        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, found.is_some(), &bar)?
+    };
+    if let Some((state, _)) = &found {
+        check_same_run(&run, &config, state)?;
+    }
+    folder.write("config.toml", &config.to_toml())?;
+    let precision = "fp32";
+    folder.write_environment(&device.to_string(), precision, rayon::current_num_threads())?;
+    let ready = Ready { run, config, model, tokenizer, streams, init, device };
+    train(ready, args.engine, found)
+}
+
+/// Everything resolved, before the first step.
+pub(super) struct Ready {
+    pub run: PathBuf,
+    pub config: Config,
+    pub model: Gpt,
+    pub tokenizer: Tokenizer,
+    pub streams: Streams,
+    pub init: Option<ModelFolder>,
+    pub device: Device,
+}
+
+impl Ready {
+    /// The initial weights: those of `model.init_from`, else drawn from `seed_init`.
+    pub fn initial(&self) -> Result<Params> {
+        match &self.init {
+            Some(folder) => {
+                let values = folder.params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice()));
+                self.model.with_values(values)
+            }
+            None => self.model.initialise(self.config.run.seed_init()),
+        }
+    }
+
+    fn engine(&self, which: Engine) -> Result<Box<dyn train::Engine + '_>> {
+        let (config, params) = (&self.config, self.initial()?);
+        let hyper = Hyper {
+            beta1: config.optimizer.beta1,
+            beta2: config.optimizer.beta2,
+            eps: config.optimizer.eps,
+            weight_decay: config.optimizer.weight_decay,
+            clip_norm: config.stability.clip_norm.value(),
+        };
+        Ok(match which {
+            Engine::Native => {
+                let (seed, recompute) = (config.run.seed_dropout(), config.train.recompute);
+                Box::new(Native::new(&self.model, params, hyper, self.lanes(), seed, recompute)?)
+            }
+            Engine::Reference => Box::new(OnCandle::new(&self.model, params, hyper)?),
+        })
+    }
+
+    pub fn micro_batch(&self) -> usize {
+        self.config.train.micro_batch.sequences().unwrap_or(1)
+    }
+
+    pub fn lanes(&self) -> usize {
+        let micro_batches = self.config.train.global_batch() / self.micro_batch();
+        self.config.dist.lanes.unwrap_or_else(|| lanes::default_lanes(micro_batches))
+    }
+
+    /// The number of steps, with a word on what the last step and the end of the data leave out.
+    pub fn max_steps(&self) -> Result<u64> {
+        let context = self.model.config().context_length;
+        let loader = Loader::new(self.streams.train.clone(), context, self.config.data.shuffle, 0)?;
+        if loader.leftover_tokens() > 0 {
+            say(&format!(
+                "note: the last {} of {} training tokens do not fill a sequence of {context} and are not read",
+                loader.leftover_tokens(),
+                self.streams.train.len()
+            ));
+        }
+        self.config.train.steps(context, loader.sequences_per_epoch())
+    }
+
+    pub fn start_event(&self, max_steps: u64) -> Event {
+        Event::Start(Box::new(Start {
+            version: env!("CARGO_PKG_VERSION").into(),
+            config_hash: self.config.hash(),
+            parameters: self.model.layout().parameters() as u64,
+            tokens_per_step: (self.config.train.global_batch() * self.model.config().context_length) as u64,
+            max_steps: Some(max_steps),
+            clip_norm: self.config.stability.clip_norm.value(),
+            flops_per_token: Some(self.model.config().flops_per_token() as f64),
+            device: Some(device_words(self.device)),
+            time: now(),
+        }))
+    }
+}
+
+pub(super) fn now() -> Option<u64> {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+pub(super) fn device_words(device: Device) -> String {
+    match device {
+        Device::Cpu => format!("{}, {} threads", CpuInfo::of_this_machine().model, rayon::current_num_threads()),
+        Device::Cuda(_) => device.to_string(),
+    }
+}
+
+/// `micro_batch = "auto"`: what the run resolved before, else the largest that fits memory.
+fn resolve_micro_batch(config: &mut Config, model: &Gpt, state: Option<&TrainingState>) -> Result<()> {
+    if config.train.micro_batch.sequences().is_some() {
+        return Ok(());
+    }
+    let size = match state {
+        Some(state) => state.micro_batch,
+        None => batch::largest_that_fits(
+            model.config(),
+            model.layout().parameters(),
+            config.train.global_batch(),
+            config.train.recompute,
+            |micro_batches| lanes::buffers(lanes::default_lanes(micro_batches)),
+        )?,
+    };
+    config.train.micro_batch = MicroBatch::Sequences(size);
+    Ok(())
+}
+
+/// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other
+/// settings can, with a word that the result is not that of an unbroken run.
+fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<()> {
+    if state.config_hash == config.hash() {
+        return Ok(());
+    }
+    let path = run.join("config.toml");
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let before = Config::from_str(&text, &path.to_string_lossy(), &[])?;
+    let changed: Vec<_> = before.differences(config).into_iter().filter(|difference| difference.determines).collect();
+    let describe = |difference: &crate::config::Difference| {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
+        format!("{} {} -> {}", difference.key, value(&difference.before), value(&difference.after))
+    };
+    let fixed = |key: &str| ["model.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
+    let barred: Vec<String> = changed
+        .iter()
+        .filter(|difference| fixed(&difference.key) && difference.key != "model.dropout")
+        .map(describe)
+        .collect();
+    if !barred.is_empty() {
+        return Err(Error::usage(format!(
+            "the run in {} cannot go on with another model or other data ({}); use its own config, or start a new run with \
+             model.init_from",
+            run.display(),
+            barred.join(", ")
+        )));
+    }
+    let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
+    say(&format!(
+        "note: the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
+    ));
+    Ok(())
+}
+
+fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>) -> Result<()> {
+    let max_steps = ready.max_steps()?;
+    if let Some((state, _)) = &found
+        && state.step >= max_steps
+    {
+        say(&format!("the run is finished: {} of {max_steps} steps are done", state.step));
+        return Ok(());
+    }
+    let config = &ready.config;
+    let log_path = ready.run.join(EVENTS);
+    let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
+    let card = |state: &TrainingState, loss: Option<f64>, samples: &[crate::events::Sample]| {
+        card_facts::readme(&ready, state, loss, samples)
+    };
+    let job = Job {
+        folder: &ready.run,
+        run: &config.run,
+        train: &config.train,
+        optimizer: &config.optimizer,
+        schedule: &config.schedule,
+        stability: &config.stability,
+        eval: &config.eval,
+        checkpoint: &config.checkpoint,
+        sample: &config.sample,
+        tokenizer: &ready.tokenizer,
+        data: ready.streams.train.clone(),
+        shuffle: config.data.shuffle,
+        val: ready.streams.val.as_ref(),
+        micro_batch: ready.micro_batch(),
+        global_batch: config.train.global_batch(),
+        max_steps,
+        config_hash: config.hash(),
+        hardware: CpuInfo::of_this_machine().kind(),
+        card: &card,
+    };
+    check_prompts(&ready)?;
+    let stop = stop_flag()?;
+    let mut console = Console::new(max_steps);
+    let mut charts = Charts::default();
+    let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
+    let resumed = match &found {
+        Some((state, arena)) => {
+            trainer.restore(state.clone(), arena)?;
+            true
+        }
+        None => false,
+    };
+    drop(found);
+    say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
+    trainer.observe(&mut console);
+    trainer.observe(&mut charts);
+    let event = match resumed {
+        true => Event::Resume(Resume { step: trainer.step(), time: now() }),
+        false => ready.start_event(max_steps),
+    };
+    trainer.record(event)?;
+    let result = trainer.run(&stop);
+    drop(trainer);
+    console.finish();
+    charts.finish(&ready.run);
+    result?;
+    say(&next_commands(&ready));
+    Ok(())
+}
+
+/// A prompt that the model cannot be given is found before the run, not in the middle of it.
+fn check_prompts(ready: &Ready) -> Result<()> {
+    if ready.config.sample.every == crate::setting::Interval::Off {
+        return Ok(());
+    }
+    let context = ready.model.config().context_length;
+    for prompt in &ready.config.sample.prompt {
+        let tokens = crate::sample::prompt_tokens(&ready.tokenizer, prompt)
+            .context(|| format!("sample.prompt {prompt:?}"))?
+            .len();
+        if tokens > context {
+            return Err(Error::usage(format!(
+                "sample.prompt {prompt:?} has {tokens} tokens, and model.context_length is {context}; shorten it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A flag that SIGINT and SIGTERM set; a second signal ends the process at once.
+pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset and passes on to the second handler.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|error| Error::Device(format!("cannot listen for signals: {error}")))?;
+    }
+    Ok(stop)
+}
+
+/// What was resolved, before the first step.
+pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u64) -> String {
+    let (config, model) = (&ready.config, ready.model.config());
+    let infos = ready.model.layout().infos();
+    let group = |decays: bool| {
+        let of: Vec<_> = infos.iter().filter(|info| info.decays() == decays).collect();
+        format!("{} in {} tensors", count(of.iter().map(|info| info.len()).sum::<usize>() as f64), of.len())
+    };
+    let (global, micro) = (config.train.global_batch(), ready.micro_batch());
+    let tokens_per_step = (global * model.context_length) as u64;
+    let train_tokens = ready.streams.train.len();
+    let epochs = (max_steps * tokens_per_step) as f64 / train_tokens.max(1) as f64;
+    let seconds = probe_seconds * (global / micro) as f64 * (max_steps - done) as f64;
+    let predicted = batch::predicted_bytes(
+        model,
+        ready.model.layout().parameters(),
+        micro,
+        config.train.recompute,
+        lanes::buffers(ready.lanes()),
+    );
+    let schedule = &config.schedule;
+    let mut lines = vec![
+        format!("run         {}", ready.run.display()),
+        format!(
+            "model       {} parameters: {} layers, {} heads ({} key-value), width {}, context {}, vocabulary {}",
+            count(ready.model.layout().parameters() as f64),
+            model.n_layer,
+            model.n_head,
+            model.n_kv_head,
+            model.n_embd,
+            model.context_length,
+            model.vocab_size
+        ),
+        format!("decay       {} on {}; none on {}", config.optimizer.weight_decay, group(true), group(false)),
+        format!(
+            "data        {} training tokens, {} validation tokens ({})",
+            count(train_tokens as f64),
+            count(ready.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
+            ready.streams.description.join("; ")
+        ),
+        format!(
+            "batch       {tokens_per_step} tokens a step: {global} sequences in {} micro-batch(es) of {micro}",
+            global / micro
+        ),
+        format!(
+            "steps       {max_steps}: {} tokens, {epochs:.2} epochs, {} FLOPs a token",
+            count((max_steps * tokens_per_step) as f64),
+            count(model.flops_per_token() as f64)
+        ),
+        format!(
+            "schedule    {}, {} warmup steps, lr {} down to {}",
+            serde_json::to_value(schedule.kind)
+                .ok()
+                .and_then(|kind| kind.as_str().map(String::from))
+                .unwrap_or_default(),
+            schedule.warmup_steps,
+            config.optimizer.lr,
+            config.optimizer.lr * schedule.min_lr_ratio
+        ),
+        format!("device      {} ({}), fp32, about {} MiB", ready.device, device_words(ready.device), predicted >> 20),
+        format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
+    ];
+    if let Layout::Own { reasons } = Layout::of(model) {
+        lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
+    }
+    if ready.streams.val.is_none() {
+        lines.push("NOTE        there is no validation data, so no validation loss".into());
+    }
+    lines.join("\n")
+}
+
+fn next_commands(ready: &Ready) -> String {
+    let run = ready.run.display();
+    let evaluate = match ready.config.data.shards.is_none() && ready.streams.val.is_some() {
+        true => format!("\n  taper eval {run} --data {run}/data/tokens"),
+        false => String::new(),
+    };
+    format!(
+        "\ndone. {run} holds the loss curve (report/index.html, report/loss.png) and the model (checkpoints/). Try next:\n  \
+         taper sample {run}\n  taper sample {run} --prompt \"Once\" --temperature 0.7 --num-samples 3{evaluate}\n  \
+         taper model info {run}\n  taper report {run}"
+    )
+}
+
+/// A large number in words: 3.7M.
+pub(super) fn count(value: f64) -> String {
+    for (unit, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)] {
+        if value >= size {
+            return format!("{:.4}", value / size)
+                .chars()
+                .take(5)
+                .collect::<String>()
+                .trim_end_matches('.')
+                .to_string()
+                + unit;
+        }
+    }
+    format!("{value}")
+}
+
+/// Seconds in words: 2 min 5 s.
+pub(super) fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_words() {
+        assert_eq!(
+            [999.0, 1_000.0, 3_712_345.0, 124_439_808.0, 1e9].map(count),
+            ["999", "1.000K", "3.712M", "124.4M", "1.000G"]
+        );
+        assert_eq!([5.2, 125.0, 3_725.0].map(duration), ["5 s", "2 min 5 s", "1 h 2 min"]);
+    }
 }

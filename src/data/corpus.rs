@@ -68,9 +68,7 @@ const LOCK: &str = include_str!("../../Cargo.lock");
 pub struct Corpus {
     /// Where they are, in the order in which they are read: by crate, then by path.
     pub files: Vec<PathBuf>,
-    /// Their names from the crate's folder on, with `/`: the same on every machine.
-    pub names: Vec<String>,
-    /// SHA-256, in hexadecimal, over each file's name, a zero byte, its length (u64, little-endian) and its content.
+    /// SHA-256, in hexadecimal, over each file's name (from the crate's folder on, with `/`), a zero byte, its length (u64, little-endian) and its content.
     pub sha256: String,
     /// The size of all files together.
     pub bytes: u64,
@@ -125,7 +123,7 @@ pub fn find(registry: &Path) -> Result<Corpus> {
         registries.push(entry.map_err(Error::io("read", registry))?.path());
     }
     registries.sort();
-    let mut corpus = Corpus { files: Vec::new(), names: Vec::new(), sha256: String::new(), bytes: 0 };
+    let mut corpus = Corpus { files: Vec::new(), sha256: String::new(), bytes: 0 };
     let mut hash = Sha256::new();
     for name in CRATES {
         let versions = locked_versions(name);
@@ -144,7 +142,6 @@ pub fn find(registry: &Path) -> Result<Corpus> {
             hash.update(&content);
             corpus.bytes += content.len() as u64;
             corpus.files.push(path);
-            corpus.names.push(name);
         }
     }
     corpus.sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

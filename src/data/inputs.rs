@@ -36,8 +36,6 @@ pub enum Compression {
 pub struct Source {
     /// Where it is.
     pub path: PathBuf,
-    /// What to call it in messages and records: the path, without what differs from machine to machine.
-    pub name: String,
     /// Its size on disk in bytes.
     pub bytes: u64,
     /// What it holds.
@@ -63,9 +61,8 @@ pub fn resolve(inputs: &[String]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     for (number, input) in inputs.iter().enumerate() {
         if input == corpus::CARGO_SOURCES {
-            let corpus = corpus::cargo_sources()?;
-            for (file, name) in corpus.files.iter().zip(&corpus.names) {
-                sources.push(source(file, format!("{input}/{name}"), number)?);
+            for file in corpus::cargo_sources()?.files {
+                sources.push(source(&file, number)?);
             }
             continue;
         }
@@ -85,7 +82,7 @@ pub fn resolve(inputs: &[String]) -> Result<Vec<Source>> {
             files
         };
         for file in files {
-            sources.push(source(&file, file.display().to_string(), number)?);
+            sources.push(source(&file, number)?);
         }
     }
     Ok(sources)
@@ -168,7 +165,7 @@ fn classify(path: &Path) -> (Option<Format>, Compression) {
     (format, compression)
 }
 
-fn source(path: &Path, name: String, input: usize) -> Result<Source> {
+fn source(path: &Path, input: usize) -> Result<Source> {
     let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
     if meta.is_dir() {
         return Err(Error::data(path, "this is a folder where a file was expected"));
@@ -178,5 +175,5 @@ fn source(path: &Path, name: String, input: usize) -> Result<Source> {
     if format == Format::Parquet && compression != Compression::None {
         return Err(Error::data(path, "a Parquet file cannot be read through compression; unpack it first"));
     }
-    Ok(Source { path: path.to_path_buf(), name, bytes: meta.len(), format, compression, input })
+    Ok(Source { path: path.to_path_buf(), bytes: meta.len(), format, compression, input })
 }

@@ -94,6 +94,9 @@ pub fn inspect(input: &str, options: &ShardOptions, verify: bool) -> Result<Insp
     })
 }
 
+/// What turns ids into text.
+pub type Decode<'a> = dyn Fn(&[u32]) -> Result<String> + 'a;
+
 /// Up to `count` tokens of a split from `position` on, decoded if there is something to decode them with.
 ///
 /// # Errors
@@ -103,7 +106,7 @@ pub fn excerpt(
     split: Split,
     position: u64,
     count: usize,
-    decode: Option<&dyn Fn(&[u32]) -> Result<String>>,
+    decode: Option<&Decode>,
 ) -> Result<Excerpt> {
     let Some((path, offset)) = stream.locate(position) else {
         let (name, len) = (split.name(), stream.len());

@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod inputs;
 pub mod inspect;
 mod journal;
+pub mod jsonl;
 pub mod loader;
 pub mod manifest;
 mod parquet;
@@ -34,6 +35,7 @@ pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};
 pub use stream::TokenStream;
 pub use text::{Documents, Piece, TextOptions};
+pub use tokenizer::Tokenizer;
 
 use crate::error::Result;
 
@@ -55,25 +57,30 @@ pub trait Encode: Sync {
     /// Whether a long document may be encoded in pieces cut by [`pieces::next_cut`] with the ids of the whole: true for
     /// bytes, characters and every tokenizer that first splits text as GPT-2 (or a descendant) does, without a normalizer.
     /// Where it is false, documents are held and encoded whole, and memory grows with the longest document.
-    fn cuttable(&self) -> bool {
+    fn cuttable(&self, special: bool) -> bool {
+        let _ = special;
         true
     }
 }
 
-impl Encode for tokenizer::Tokenizer {
+impl Encode for Tokenizer {
     fn encode_into(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<()> {
-        tokenizer::Tokenizer::encode_into(self, text, special, ids)
+        Tokenizer::encode_into(self, text, special, ids)
     }
 
     fn vocab_size(&self) -> usize {
-        tokenizer::Tokenizer::vocab_size(self)
+        Tokenizer::vocab_size(self)
     }
 
     fn eot(&self) -> Option<u32> {
-        tokenizer::Tokenizer::eot(self)
+        Tokenizer::eot(self)
     }
 
     fn hash(&self) -> &str {
-        tokenizer::Tokenizer::hash(self)
+        Tokenizer::hash(self)
+    }
+
+    fn cuttable(&self, special: bool) -> bool {
+        Tokenizer::cuttable(self, special)
     }
 }

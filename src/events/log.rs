@@ -45,7 +45,8 @@ impl EventLog {
         let (lines, tail) = bytes.split_at(end_of_lines);
         let pieces: Vec<Result<Piece, Damage>> = pieces(lines).into_par_iter().map(parse_piece).collect();
 
-        let mut log = EventLog::default();
+        let count = pieces.iter().flatten().map(|piece| piece.events.len()).sum::<usize>() + 1;
+        let mut log = EventLog { events: Vec::with_capacity(count), ..EventLog::default() };
         let mut line_count = 0;
         for piece in pieces {
             let piece = piece.map_err(|damage| Damage { line: line_count + damage.line, ..damage })?;

@@ -6,6 +6,9 @@
 
 use super::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 
+/// A parameter on the host: its arena name, its shape, its values row-major.
+pub type NamedParam = (String, Vec<usize>, Vec<f32>);
+
 /// Every parameter's name and shape, in arena order.
 ///
 /// `attn.qkv` packs all query heads, then all key heads, then all value heads; `mlp.gate_up` packs the gate's rows, then

@@ -117,7 +117,8 @@ impl Optimizer {
         }
         let clip = self.hyper.clip_norm.map(|clip| clip as f32).filter(|&clip| norm > clip);
         let (class, grad_scale, norm_clipped) = match clip {
-            Some(clip) => (Class::Clipped, clip / norm, clip),
+            // The small number is that of PyTorch's clip_grad_norm_: its losses are the ones to reproduce.
+            Some(clip) => (Class::Clipped, clip / (norm + 1e-6), clip),
             None => (Class::Finite, 1.0, norm),
         };
         self.t += 1;

@@ -35,6 +35,9 @@ pub struct StepOutcome {
     pub applied: bool,
 }
 
+/// The first and second moment of one parameter, row-major.
+pub type Moments = (Vec<f32>, Vec<f32>);
+
 /// A reference model with its optimizer.
 pub struct ReferenceTrainer {
     model: Reference,
@@ -64,6 +67,50 @@ impl ReferenceTrainer {
     /// The model as it stands.
     pub fn model(&self) -> &Reference {
         &self.model
+    }
+
+    /// What must be kept, beside the parameters, to go on later: the updates applied so far, and the two moments of each
+    /// parameter in arena order, rounded to float32.
+    ///
+    /// # Errors
+    /// Only candle's own.
+    pub fn state(&self) -> Result<(u64, Vec<Moments>)> {
+        let values = |t: &Tensor| explain(t.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1()));
+        let moments = self.moments.iter().map(|(m, v)| Ok((values(m)?, values(v)?))).collect::<Result<Vec<_>>>()?;
+        Ok((self.updates, moments))
+    }
+
+    /// Takes up a state from [`ReferenceTrainer::state`].
+    ///
+    /// # Errors
+    /// `Training` if it is of another shape; the trainer is then unchanged.
+    pub fn restore(&mut self, updates: u64, moments: &[Moments]) -> Result<()> {
+        if moments.len() != self.moments.len() {
+            return Err(Error::Training(format!(
+                "an optimizer state of {} parameters does not fit a model of {}",
+                moments.len(),
+                self.moments.len()
+            )));
+        }
+        let mut restored = Vec::with_capacity(moments.len());
+        for ((name, variable), (m, v)) in self.model.variables().zip(moments) {
+            let tensor = |values: &[f32]| {
+                if values.len() != variable.elem_count() {
+                    return Err(Error::Training(format!(
+                        "the optimizer state of {name} has {} values, and the parameter {}",
+                        values.len(),
+                        variable.elem_count()
+                    )));
+                }
+                explain(
+                    Tensor::from_slice(values, variable.dims(), variable.device())
+                        .and_then(|t| t.to_dtype(variable.dtype())),
+                )
+            };
+            restored.push((tensor(m)?, tensor(v)?));
+        }
+        (self.updates, self.moments) = (updates, restored);
+        Ok(())
     }
 
     /// Takes one optimizer step on the mean loss of `batches`, each (tokens `[B, T]`, targets `[B, T]`): more than one is

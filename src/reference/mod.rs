@@ -11,7 +11,7 @@ mod adamw;
 mod model;
 pub mod ops;
 
-pub use adamw::{AdamWSettings, ReferenceTrainer, StepOutcome};
+pub use adamw::{AdamWSettings, Moments, ReferenceTrainer, StepOutcome};
 pub use model::{Precision, Reference};
 
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@
 use super::{explain, ops};
 use crate::error::{Error, Result};
 use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use crate::model::layout::parameter_shapes;
+use crate::model::layout::{NamedParam, parameter_shapes};
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 
@@ -88,7 +88,7 @@ impl Reference {
     ///
     /// # Errors
     /// Only candle's own.
-    pub fn parameters(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn parameters(&self) -> Result<Vec<NamedParam>> {
         self.variables()
             .map(|(name, variable)| {
                 let values = variable.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1());

@@ -117,7 +117,7 @@ fn round_step(at_least: f64) -> f64 {
 
 fn linear_ticks(lo: f64, hi: f64, step: f64) -> Vec<(f64, String)> {
     let (first, last) = ((lo / step - 1e-9).ceil(), (hi / step + 1e-9).floor());
-    if !(last - first < 1000.0) {
+    if (last - first).is_nan() || last - first > 1000.0 {
         return Vec::new();
     }
     let largest = lo.abs().max(hi.abs());
@@ -131,7 +131,7 @@ fn tick_label(value: f64, step: f64, largest: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    if largest < 1e-3 || largest >= 1e15 {
+    if !(1e-3..1e15).contains(&largest) {
         let exponent = power_of(largest);
         let unit = 10f64.powi(exponent);
         let decimals = (exponent - power_of(step)).clamp(0, 9) as usize;

@@ -98,7 +98,8 @@ pub fn envelope(points: &[(f64, f64)], lo: f64, hi: f64, columns: usize) -> Vec<
     let mut extents = vec![(f64::INFINITY, f64::NEG_INFINITY); columns.max(1)];
     let width = (hi - lo).max(f64::MIN_POSITIVE);
     for &(x, y) in points.iter().filter(|(_, y)| y.is_finite()) {
-        let column = ((x - lo) / width * columns as f64).floor().clamp(0.0, (extents.len() - 1) as f64) as usize;
+        // Multiplied first: whole steps over whole columns then meet no rounding.
+        let column = ((x - lo) * columns as f64 / width).floor().clamp(0.0, (extents.len() - 1) as f64) as usize;
         let (min, max) = &mut extents[column];
         (*min, *max) = (min.min(y), max.max(y));
     }

@@ -8,7 +8,6 @@ use crate::checkpoint::write_model_folder;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::optim::Optimizer;
 use crate::tape::Params;
 
 /// What a checkpoint is made of.
@@ -17,8 +16,8 @@ pub struct Snapshot<'a> {
     pub model: &'a Gpt,
     /// The weights.
     pub params: &'a Params,
-    /// The moments.
-    pub optimizer: &'a Optimizer,
+    /// First and second moments, flat in arena layout.
+    pub moments: [&'a [f32]; 2],
     /// The tokenizer, whose files go into the folder.
     pub tokenizer: &'a Tokenizer,
     /// The counters.
@@ -49,9 +48,9 @@ fn fill(folder: &Path, snapshot: &Snapshot<'_>) -> Result<()> {
     snapshot.tokenizer.save(folder, model.config().context_length)?;
     let readme = folder.join("README.md");
     std::fs::write(&readme, &snapshot.card).map_err(Error::io("write", &readme))?;
-    let (m, v, _) = snapshot.optimizer.state();
+    let [m, v] = snapshot.moments;
     let digests = [("model.safetensors".to_string(), written.sha256)];
-    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m.f32(), v.f32()], &digests)
+    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m, v], &digests)
 }
 
 /// The newest checkpoint that is whole, with its content. Damaged ones are passed over with a word each.

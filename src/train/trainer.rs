@@ -16,16 +16,12 @@ use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::events::{self, Event, EventWriter};
 use crate::model::Gpt;
-use crate::model::gpt::Pass;
-use crate::nn::Dropout;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
-use crate::optim::{Class, Hyper, Optimizer, Outcome};
+use crate::optim::{Class, Outcome};
 use crate::sample::{Request, SamplerConfig, generate};
-use crate::tape::{Gradients, Params, Tape};
-use crate::tensor::Tensor;
 use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
-use crate::train::lanes::LaneTree;
+use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Snapshot, save};
 use crate::train::spike::SpikeWatch;
 
@@ -56,13 +52,11 @@ pub struct Job<'a> {
     /// Whether sequences are shuffled.
     pub shuffle: bool,
     /// Validation tokens.
-    pub val: Option<TokenStream>,
+    pub val: Option<&'a TokenStream>,
     /// Sequences of one pass.
     pub micro_batch: usize,
     /// Sequences of one step.
     pub global_batch: usize,
-    /// Lanes of the accumulation.
-    pub lanes: usize,
     /// The last step.
     pub max_steps: u64,
     /// The hash of what decides results.
@@ -87,10 +81,8 @@ pub trait Observer {
 /// A model in training.
 pub struct Trainer<'a> {
     job: Job<'a>,
-    model: Gpt,
-    params: Params,
-    optimizer: Optimizer,
-    lanes: LaneTree,
+    model: &'a Gpt,
+    engine: Box<dyn Engine + 'a>,
     loader: Loader,
     state: TrainingState,
     spikes: SpikeWatch,
@@ -103,20 +95,12 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A trainer at the start of a run, with these initial parameters.
+    /// A trainer at the start of a run; the engine holds the initial weights.
     ///
     /// # Errors
-    /// If the data has less than one sequence, or memory or the log cannot be had.
-    pub fn new(job: Job<'a>, model: Gpt, params: Params, log: EventWriter) -> Result<Trainer<'a>> {
+    /// If the data has less than one sequence.
+    pub fn new(job: Job<'a>, model: &'a Gpt, engine: Box<dyn Engine + 'a>, log: EventWriter) -> Result<Trainer<'a>> {
         let loader = Loader::new(job.data.clone(), model.config().context_length, job.shuffle, job.run.seed_data())?;
-        let hyper = Hyper {
-            beta1: job.optimizer.beta1,
-            beta2: job.optimizer.beta2,
-            eps: job.optimizer.eps,
-            weight_decay: job.optimizer.weight_decay,
-            clip_norm: job.stability.clip_norm.value(),
-        };
-        let optimizer = Optimizer::new(hyper, &params)?;
         let state = TrainingState {
             version: TrainingState::VERSION,
             step: 0,
@@ -134,11 +118,9 @@ impl<'a> Trainer<'a> {
         };
         let spikes = SpikeWatch::new(job.stability.spike_window, job.stability.spike_threshold.value(), &[]);
         Ok(Trainer {
-            lanes: LaneTree::new(job.lanes)?,
             job,
             model,
-            params,
-            optimizer,
+            engine,
             loader,
             state,
             spikes,
@@ -155,18 +137,10 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If it is of another model or tokenizer.
     pub fn restore(&mut self, state: TrainingState, arena: &ArenaData) -> Result<()> {
-        let len = self.params.layout().len();
-        if [&arena.weights, &arena.m, &arena.v].iter().any(|buffer| buffer.len() != len) {
-            return Err(Error::usage(format!(
-                "the checkpoint of step {} is of a model of another shape than the config's",
-                state.step
-            )));
-        }
         if state.tokenizer_hash != self.state.tokenizer_hash {
             return Err(Error::usage("the checkpoint was made with another tokenizer than the config's"));
         }
-        self.params.flat_mut().f32_mut().copy_from_slice(&arena.weights);
-        self.optimizer.restore(&arena.m, &arena.v, state.updates);
+        self.engine.restore(arena, state.updates)?;
         let stability = self.job.stability;
         self.spikes = SpikeWatch::new(stability.spike_window, stability.spike_threshold.value(), &state.recent_losses);
         self.state = TrainingState {
@@ -177,6 +151,17 @@ impl<'a> Trainer<'a> {
             ..state
         };
         Ok(())
+    }
+
+    /// The sequences of the next step. It borrows the loader alone, which a clone of shares.
+    fn batch(&self) -> StepBatch {
+        StepBatch {
+            loader: self.loader.clone(),
+            first_sequence: self.state.next_sequence,
+            micro_batch: self.job.micro_batch,
+            micro_batches: self.job.global_batch / self.job.micro_batch,
+            step: self.state.step,
+        }
     }
 
     /// Adds someone who watches.
@@ -205,10 +190,9 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If it fails, above all for want of memory.
     pub fn probe(&mut self) -> Result<f64> {
-        let step = self.state.step;
-        let mut grads = Gradients::zeros_like(&self.params)?;
         let began = Instant::now();
-        self.micro_step(step, 0, &mut grads)?;
+        let batch = self.batch();
+        self.engine.probe(&batch)?;
         Ok(began.elapsed().as_secs_f64())
     }
 
@@ -262,28 +246,18 @@ impl<'a> Trainer<'a> {
     /// One optimizer step: all micro-batches, the update, the events.
     fn one_step(&mut self) -> Result<()> {
         let began = Instant::now();
-        let micro_batches = self.job.global_batch / self.job.micro_batch;
         let step = self.state.step;
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
-        let tokens = (self.job.global_batch * self.model.config().context_length) as u64;
-
-        // The tree is taken out, because running a micro-batch borrows the trainer.
-        let mut lanes = std::mem::replace(&mut self.lanes, LaneTree::new(1)?);
-        let summed = lanes.step(&self.params, micro_batches, |micro, grads| self.micro_step(step, micro, grads));
-        let updated = summed.and_then(|(sum, grads)| {
-            let loss = sum / tokens as f64;
-            Ok((loss, self.optimizer.step(&mut self.params, grads.get(), loss, lr)?))
-        });
-        self.lanes = lanes;
-        let (loss, outcome) = updated?;
-
+        let batch = self.batch();
+        let tokens = batch.tokens() as u64;
+        let (loss, outcome) = self.engine.step(&batch, lr)?;
         if !outcome.class.is_applied() && self.job.stability.nonfinite == Nonfinite::Error {
             return self.stop_at_nonfinite(step + 1, outcome);
         }
         self.state.step += 1;
         self.state.tokens += tokens;
         self.state.next_sequence += self.job.global_batch as u64;
-        self.state.updates = self.optimizer.state().2;
+        self.state.updates += u64::from(outcome.class.is_applied());
         let seconds = began.elapsed().as_secs_f64();
         self.record(Event::Step(events::Step {
             step: self.state.step,
@@ -298,35 +272,6 @@ impl<'a> Trainer<'a> {
             mfu: None,
         }))?;
         self.watch_stability(loss, outcome)
-    }
-
-    /// Forward and backward of one micro-batch; adds its gradient and gives the sum of its losses.
-    fn micro_step(&self, step: u64, micro: usize, grads: &mut Gradients) -> Result<f64> {
-        let config = self.model.config();
-        let (b, t) = (self.job.micro_batch, config.context_length);
-        let first = micro * b;
-        let (mut inputs, mut targets) = (Vec::with_capacity(b * t), Vec::with_capacity(b * t));
-        let mut sequence = vec![0; t + 1];
-        for row in first..first + b {
-            self.loader.fill(self.state.next_sequence + row as u64, &mut sequence)?;
-            inputs.extend_from_slice(&sequence[..t]);
-            targets.extend_from_slice(&sequence[1..]);
-        }
-        let dropout = (config.dropout > 0.0).then(|| Dropout {
-            seed: self.job.run.seed_dropout(),
-            step,
-            probability: config.dropout,
-            sequences: (first as u32..(first + b) as u32).collect(),
-        });
-        let pass = Pass { dropout, recompute: self.job.train.recompute };
-        let inputs = Tensor::from_u32(&inputs, &[b, t])?;
-        let mut tape = Tape::training(&self.params, grads);
-        let scale = 1.0 / (self.job.global_batch * t) as f32;
-        let loss = self.model.loss(&mut tape, &inputs, &targets, scale, &pass)?;
-        let root = loss.root;
-        let one = Tensor::from_f32(&[1.0], &[1])?;
-        tape.backward(&root, one)?;
-        Ok(loss.sum)
     }
 
     /// Events and counters after a step: skipped steps, spikes.
@@ -356,7 +301,7 @@ impl<'a> Trainer<'a> {
 
     fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action) -> Event {
         let parameter = match outcome.class {
-            Class::NonFinite(id) => Some(self.params.layout().info(id).name.clone()),
+            Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
             _ => None,
         };
         Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action })
@@ -380,9 +325,9 @@ impl<'a> Trainer<'a> {
 
     /// The validation loss, over the whole split unless `eval.max_tokens`.
     fn evaluate(&mut self) -> Result<()> {
-        let Some(val) = &self.job.val else { return Ok(()) };
+        let Some(val) = self.job.val else { return Ok(()) };
         let batch = self.job.eval.batch.unwrap_or(self.job.micro_batch);
-        let found = evaluate(&self.model, &self.params, val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
+        let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
         let loss = found.loss();
         self.last_val = Some((self.state.step, loss));
         let (step, tokens) = (self.state.step, self.state.tokens);
@@ -409,7 +354,7 @@ impl<'a> Trainer<'a> {
                 sample: index as u64,
             };
             // A model that has diverged writes nothing; that is no reason to stop its training.
-            let text = match generate(&self.model, &self.params, self.job.tokenizer, &request, &mut |_| {}) {
+            let text = match generate(self.model, self.engine.params(), self.job.tokenizer, &request, &mut |_| {}) {
                 Ok(sample) => sample.text,
                 Err(Error::Training(why)) => format!("[no sample: {why}]"),
                 Err(error) => return Err(error),
@@ -436,10 +381,11 @@ impl<'a> Trainer<'a> {
             self.state.best = Some((step, loss));
         }
         let keep = Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every };
+        let (m, v, _) = self.engine.moments()?;
         let snapshot = Snapshot {
-            model: &self.model,
-            params: &self.params,
-            optimizer: &self.optimizer,
+            model: self.model,
+            params: self.engine.params(),
+            moments: [&m, &v],
             tokenizer: self.job.tokenizer,
             state: &self.state,
             card: (self.job.card)(&self.state, val_loss, &self.last_samples),

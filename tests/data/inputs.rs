@@ -9,6 +9,7 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use proptest::prelude::*;
 use taper::Result;
 use taper::data::{Documents, TextOptions};
 
@@ -211,4 +212,27 @@ fn bad_inputs_are_named_with_their_place() {
     says(read(&[&write(folder.join("w.txt.zst"), &packed[..packed.len() - 3])]), &["w.txt.zst", "truncated"]);
     says(read(&[&write(folder.join("x.txt.zst"), "not zstd")]), &["x.txt.zst", "cannot be unpacked"]);
     says(read(&[&write(folder.join("y.parquet.gz"), whole)]), &["y.parquet.gz", "unpack it first"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any bytes are text, or refused at the byte that std names; through JSON lines they are documents, or refused.
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), ascii in "[{}\":,a-z\\\\ \n0-9]{0,80}") {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = write(folder.path().join("a.txt"), &bytes);
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => prop_assert_eq!(read(&[&plain]).unwrap().concat(), text.strip_prefix('\u{feff}').unwrap_or(text)),
+            Err(error) => says(read(&[&plain]), &[&format!("byte {} ", error.valid_up_to())]),
+        }
+        for lines in [&bytes[..], ascii.as_bytes(), format!("{{\"text\":{ascii}}}").as_bytes()] {
+            let _ = read(&[&write(folder.path().join("a.jsonl"), lines)]);
+            for packed in ["a.txt.gz", "a.txt.zst", "a.parquet"] {
+                if !lines.is_empty() {
+                    let _ = read(&[&write(folder.path().join(packed), lines)]);
+                }
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use crate::{says, write};
+use proptest::prelude::*;
 use taper::Result;
 use taper::data::{Layout, Shard, ShardFormat, ShardOptions, Shards, TokenStream};
 
@@ -133,4 +134,27 @@ fn an_id_beyond_the_vocabulary_is_named_with_its_place() {
     assert_eq!(tokens, [1, 2, 3, 4]);
     says(train.read(1, &mut tokens), &["a_train_1.bin", "token 1 has the id 300", "256 ids"]);
     says(TokenStream::from_tokens(vec![1, 9], 9).read(0, &mut [0; 2]), &["token 1 has the id 9", "9 ids"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the first bytes are, a shard opens with exactly the tokens its size holds, or is refused; it never panics.
+    #[test]
+    fn any_header_is_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..16), keep in 0usize..17, tail in 0usize..20) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x_train.bin");
+        let mut bytes = llmc_u16(&[1, 2, 3]);
+        let at = keep.min(head.len());
+        bytes[at..head.len()].copy_from_slice(&head[at..]);
+        bytes.truncate(bytes.len() - tail);
+        let len = bytes.len();
+        write(&path, bytes);
+        if let Ok(shard) = Shard::open(&path, ShardFormat::Auto) {
+            prop_assert_eq!(shard.payload().len(), len - 1024);
+            let mut tokens = vec![0; shard.tokens() as usize];
+            shard.read(0, &mut tokens);
+            prop_assert_eq!(tokens, [1, 2, 3]);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Text in, shards and sequences out. The expected bytes are laid out by hand in the tests, from the published
 //! descriptions of the formats; the expected tokens come from tiktoken's r50k and from a byte encoder.
 
+mod command;
 mod inputs;
 mod layouts;
 mod loader;

@@ -1,5 +1,7 @@
 //! Pieces encode to the tokens of the whole.
 
+use std::sync::LazyLock;
+
 use crate::{Gpt2, prose, write};
 use fancy_regex::Regex;
 use proptest::prelude::*;
@@ -28,10 +30,11 @@ fn pieces(text: &str, size: usize) -> Vec<&str> {
 }
 
 fn check(text: &str, size: usize) {
-    let pattern = Regex::new(GPT2).unwrap();
+    static PATTERN: LazyLock<Regex> = LazyLock::new(|| Regex::new(GPT2).unwrap());
+    let pattern = &*PATTERN;
     let pieces = pieces(text, size);
-    let apart: Vec<&str> = pieces.iter().flat_map(|piece| split(&pattern, piece)).collect();
-    assert_eq!(apart, split(&pattern, text), "pieces {pieces:?}");
+    let apart: Vec<&str> = pieces.iter().flat_map(|piece| split(pattern, piece)).collect();
+    assert_eq!(apart, split(pattern, text), "pieces {pieces:?}");
 }
 
 proptest! {

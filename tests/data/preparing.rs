@@ -216,7 +216,10 @@ fn folders_are_guarded() {
     let before = contents(&out);
     // Complete already: nothing is encoded again.
     let never = crate::Failing(0.into());
-    assert_eq!(prepare(&options(&[&a], &out), &never, &Silent).unwrap(), first);
+    for overwrite in [false, true] {
+        let same = PrepareOptions { overwrite, ..options(&[&a], &out) };
+        assert_eq!(prepare(&same, &never, &Silent).unwrap(), first);
+    }
     // Other options or other content: refused, and nothing is lost, unless it is asked for.
     let other = PrepareOptions { val_fraction: 0.5, ..options(&[&a], &out) };
     says(prepare(&other, &Bytes, &Silent), &["prepared from other inputs", "--overwrite"]);

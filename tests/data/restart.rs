@@ -25,14 +25,14 @@ fn killed_anywhere_it_ends_with_the_same_bytes() {
     let (lines, plain) = (lines(folder.path()), write(folder.path().join("b.txt"), prose(7, 50_000)));
     let with = |out: &Path| PrepareOptions {
         val_fraction: 0.21,
-        shard_tokens: 3001,
+        shard_tokens: 20_011,
         threads: 2,
         ..options(&[&plain, &lines, &plain], out)
     };
     let whole = folder.path().join("whole");
     prepare(&with(&whole), &Bytes, &Silent).unwrap();
     let expected = contents(&whole);
-    assert!(expected.len() > 100);
+    assert!(expected.len() > 30);
 
     // Killed while encoding, over and over, a little later each time, in one folder.
     let out = folder.path().join("killed");
@@ -57,7 +57,7 @@ fn stopped_at_any_file_it_ends_with_the_same_bytes() {
     let expected = contents(&whole);
     let mut stopped = 0;
     // The training shards before the tail is cut off are more than those at the end.
-    let more = (0..16).flat_map(|i| [format!("train_{i:06}.bin"), format!("val_{i:06}.bin")]);
+    let more = (0..12).flat_map(|i| [format!("train_{i:06}.bin"), format!("val_{i:06}.bin")]);
     for name in more.chain(["manifest.json".to_string()]) {
         let out = folder.path().join(format!("stopped-at-{name}"));
         let obstacle = out.join(format!(".{name}.tmp"));
@@ -74,7 +74,7 @@ fn stopped_at_any_file_it_ends_with_the_same_bytes() {
         prepare(&with(&out), &Bytes, &Silent).unwrap();
         assert!(contents(&out) == expected, "{name}");
     }
-    assert!(stopped > 12, "{stopped}");
+    assert!(stopped > 8, "{stopped}");
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn from_value(parsed: Parsed, config: Option<Map<String, Value>>, origin: &Path)
             })
         });
         let (size, plain) = (bpe.tokens.len(), bpe.merges.is_empty());
-        let built = Tokenizer::from_engine(Engine::Bpe(bpe), "bpe", eot, config);
+        let built = Tokenizer::from_engine(Engine::Bpe(Box::new(bpe)), "bpe", eot, config);
         let same = |known: &Tokenizer| known.hash() == built.hash();
         let kind = match size {
             gpt2::VOCAB_SIZE if same(&Tokenizer::gpt2()?) => "gpt2",

@@ -63,7 +63,7 @@ struct Canonical {
 }
 
 enum Engine {
-    Bpe(Bpe),
+    Bpe(Box<Bpe>),
     Chars(Chars),
     Foreign(Box<Foreign>),
 }
@@ -136,7 +136,7 @@ impl Tokenizer {
     }
 
     fn from_bpe(bpe: Bpe, kind: &'static str, eot: Option<u32>) -> Self {
-        Self::from_engine(Engine::Bpe(bpe), kind, eot, None)
+        Self::from_engine(Engine::Bpe(Box::new(bpe)), kind, eot, None)
     }
 
     fn from_engine(
@@ -196,18 +196,22 @@ impl Tokenizer {
         Ok(ids.concat())
     }
 
+    /// Whether a text cut before white space has the ids of its pieces, one after the other: not with a token of several
+    /// words, nor where the split pattern is not known.
+    pub fn cuttable(&self, special: bool) -> bool {
+        match &self.inner.engine {
+            Engine::Bpe(bpe) => {
+                !bpe.added.iter().any(|a| (special || !a.special) && a.content.contains(char::is_whitespace))
+            }
+            Engine::Chars(_) => true,
+            Engine::Foreign(_) => false,
+        }
+    }
+
     /// Cuts `text` into pieces of about `size` bytes whose ids, one after the other, are the ids of the text. Where no safe
     /// place for a cut is known (other vocabularies than ours, a text without blanks) a piece is longer, up to the whole.
     pub fn pieces<'a>(&self, text: &'a str, size: usize, special: bool) -> impl Iterator<Item = &'a str> + use<'a> {
-        let whole = match &self.inner.engine {
-            // A cut stands before white space, so only a token with white space inside could be torn.
-            Engine::Bpe(bpe) => {
-                bpe.added.iter().any(|a| (special || !a.special) && a.content.contains(char::is_whitespace))
-            }
-            Engine::Chars(_) => false,
-            Engine::Foreign(_) => true,
-        };
-        split::pieces(text, if whole { text.len() } else { size })
+        split::pieces(text, if self.cuttable(special) { size } else { text.len() })
     }
 
     /// The text of `ids`; bytes that are not UTF-8 become U+FFFD. An id that the vocabulary lacks is an error.

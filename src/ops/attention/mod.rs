@@ -26,7 +26,7 @@ use crate::tensor::{DType, Tensor};
 pub struct AttentionDropout<'s> {
     /// The mask of this place in the network.
     pub mask: Mask,
-    /// The global index in the step of each sequence of the batch, [B].
+    /// The global index in the step of each of the B sequences of the batch.
     pub sequences: &'s [u32],
 }
 

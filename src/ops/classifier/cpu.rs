@@ -17,6 +17,11 @@ fn chunk_rows(v: usize) -> usize {
     (CHUNK_ELEMENTS / v / 64 * 64).clamp(64, 1024)
 }
 
+/// Elements of the buffer that holds a chunk's logits, for `n` rows and a vocabulary of `v`: the memory model counts it.
+pub fn buffer_elements(n: usize, v: usize) -> usize {
+    chunk_rows(v).min(n) * v
+}
+
 /// Losses [N] of `x` [N, C] against `targets` under `w` [V, C].
 pub fn forward(losses: &mut [f32], x: &[f32], w: &[f32], targets: &[u32]) {
     each_chunk(losses, x, w, targets, |_, _, _, _| {}, None);
@@ -59,7 +64,7 @@ fn each_chunk(
     let c = x.len() / n;
     let v = w.len() / c;
     let step = chunk_rows(v);
-    let mut buffer = HostBuffer::take(step.min(n) * v * 4);
+    let mut buffer = HostBuffer::take(4 * buffer_elements(n, v));
     for first in (0..n).step_by(step) {
         let rows = step.min(n - first);
         let logits = &mut bytemuck::cast_slice_mut::<u8, f32>(buffer.bytes_mut())[..rows * v];

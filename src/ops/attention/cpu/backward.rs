@@ -36,13 +36,13 @@ pub fn backward(
                 unsafe { dqkv.piece(extent.packed_row(b, row) + first, d) }.copy_from_slice(values);
             }
         };
+        let sequence = &qkv[extent.packed_row(b, 0)..];
         scratch.start(t * d, t);
         for h in kv * heads.group()..(kv + 1) * heads.group() {
-            let row = extent.packed_row(b, 0);
             let head = Head {
-                queries: Strided { data: &qkv[row + heads.query(h)..], stride: packed },
-                keys: Strided { data: &qkv[row + heads.key(kv)..], stride: packed },
-                values: Strided { data: &qkv[row + heads.value(kv)..], stride: packed },
+                queries: Strided { data: &sequence[heads.query(h)..], stride: packed },
+                keys: Strided { data: &sequence[heads.key(kv)..], stride: packed },
+                values: Strided { data: &sequence[heads.value(kv)..], stride: packed },
                 out: Strided { data: &out[b * t * width + h * d..], stride: width },
                 dout: Strided { data: &dout[b * t * width + h * d..], stride: width },
                 lse: &lse[(b * heads.n_head + h) * t..][..t],
@@ -116,11 +116,11 @@ impl Scratch {
             let n = rows.len();
             for first_key in (0..rows.end).step_by(KEYS) {
                 let keys = first_key..rows.end.min(first_key + KEYS);
-                let (k, v) = (head.keys.rows(keys.clone(), d), head.values.rows(keys.clone(), d));
                 let width = keys.len();
-                let (p, ds) = (&mut self.p[..n * width], &mut self.ds[..n * width]);
-                gemm(MatMut::new(p, n, width), Into::Set, head.scale, q, k.t(), Threads::One);
-                gemm(MatMut::new(ds, n, width), Into::Set, 1.0, dout, v.t(), Threads::One);
+                let (k, v) = (head.keys.rows(keys.clone(), d), head.values.rows(keys, d));
+                let (p, ds) = (&mut self.p[..n * KEYS], &mut self.ds[..n * KEYS]);
+                gemm(MatMut::strided(p, n, width, KEYS), Into::Set, head.scale, q, k.t(), Threads::One);
+                gemm(MatMut::strided(ds, n, width, KEYS), Into::Set, 1.0, dout, v.t(), Threads::One);
                 let block = Block { width, first_valid: (rows.start + 1) as isize - first_key as isize };
                 let (lse, delta) = (&head.lse[rows.clone()], &self.delta[rows.clone()]);
                 match &head.mask {
@@ -130,8 +130,8 @@ impl Scratch {
                         scores_back_dropped(p, ds, lse, delta, block, factors, mask, rows.start, first_key);
                     }
                 }
-                let (p, ds) = (Mat::new(p, n, width), Mat::new(ds, n, width));
-                let part = keys.start * d..keys.end * d;
+                let (p, ds) = (Mat::strided(p, n, width, KEYS), Mat::strided(ds, n, width, KEYS));
+                let part = first_key * d..(first_key + width) * d;
                 let (dk, dv) = (&mut self.dk[part.clone()], &mut self.dv[part]);
                 gemm(MatMut::new(dv, width, d), Into::Add, 1.0, p.t(), dout, Threads::One);
                 gemm(MatMut::new(dk, width, d), Into::Add, head.scale, ds.t(), q, Threads::One);
@@ -149,15 +149,16 @@ simd! {
 
     /// Scores become probabilities, gradients of probabilities those of scores (before the scale). Keys unseen get 0.
     fn scores_back(p: &mut [f32], ds: &mut [f32], lse: &[f32], delta: &[f32], block: Block) {
-        for (i, (p, ds)) in p.chunks_exact_mut(block.width).zip(ds.chunks_exact_mut(block.width)).enumerate() {
+        for (i, (p, ds)) in p.chunks_exact_mut(KEYS).zip(ds.chunks_exact_mut(KEYS)).enumerate() {
             let valid = block.valid(i);
-            p[valid..].fill(0.0);
-            ds[valid..].fill(0.0);
+            let padded = valid.next_multiple_of(lanes::LANES);
             let (lse, delta) = (lse[i], delta[i]);
-            for (p, ds) in p[..valid].iter_mut().zip(&mut ds[..valid]) {
+            for (p, ds) in p[..padded].iter_mut().zip(&mut ds[..padded]) {
                 *p = math::exp(*p - lse);
                 *ds = *p * (*ds - delta);
             }
+            p[valid..block.width].fill(0.0);
+            ds[valid..block.width].fill(0.0);
         }
     }
 
@@ -173,17 +174,18 @@ simd! {
         query: usize,
         key: usize,
     ) {
-        for (i, (p, ds)) in p.chunks_exact_mut(block.width).zip(ds.chunks_exact_mut(block.width)).enumerate() {
+        for (i, (p, ds)) in p.chunks_exact_mut(KEYS).zip(ds.chunks_exact_mut(KEYS)).enumerate() {
             let valid = block.valid(i);
-            p[valid..].fill(0.0);
-            ds[valid..].fill(0.0);
+            let padded = valid.next_multiple_of(lanes::LANES);
             mask.fill(&mut factors[..valid], query + i, key);
             let (lse, delta) = (lse[i], delta[i]);
-            for ((p, ds), &factor) in p[..valid].iter_mut().zip(&mut ds[..valid]).zip(&factors[..valid]) {
+            for ((p, ds), &factor) in p[..padded].iter_mut().zip(&mut ds[..padded]).zip(&factors[..padded]) {
                 let probability = math::exp(*p - lse);
                 *ds = probability * (*ds * factor - delta);
                 *p = probability * factor;
             }
+            p[valid..block.width].fill(0.0);
+            ds[valid..block.width].fill(0.0);
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) struct Head<'a> {
 /// What a task works in: reused from block to block.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Scores, then probabilities, of a block.
+    /// Scores, then probabilities, of a block: rows of KEYS, so that a row can be padded to whole lanes.
     scores: Vec<f32>,
     /// The weighted values so far, relative to `max`, of QUERIES rows.
     acc: Vec<f32>,
@@ -92,17 +92,18 @@ impl Scratch {
         self.scores.resize(QUERIES * KEYS, 0.0);
         self.factors.resize(KEYS, 0.0);
         self.acc.resize(QUERIES * d, 0.0);
-        (self.max.clear(), self.sum.clear());
+        self.max.clear();
         self.max.resize(n, f32::NEG_INFINITY);
+        self.sum.clear();
         self.sum.resize(n, 0.0);
         // Keys after the last query of the block are not touched; those after other queries are cut off row by row.
         let seen = head.past + rows.end;
         for first in (0..seen).step_by(KEYS) {
             let keys = first..seen.min(first + KEYS);
             let width = keys.len();
-            let scores = &mut self.scores[..n * width];
+            let scores = &mut self.scores[..n * KEYS];
             let (q, k) = (head.queries.rows(rows.clone(), d), head.keys.rows(keys.clone(), d));
-            gemm(MatMut::new(scores, n, width), Into::Set, head.scale, q, k.t(), Threads::One);
+            gemm(MatMut::strided(scores, n, width, KEYS), Into::Set, head.scale, q, k.t(), Threads::One);
             let block = Block { width, first_valid: (head.past + rows.start + 1) as isize - first as isize };
             let acc = &mut self.acc[..n * d];
             online_softmax(scores, acc, &mut self.max, &mut self.sum, block);
@@ -111,17 +112,14 @@ impl Scratch {
             }
             let into = if first == 0 { Into::Set } else { Into::Add };
             let values = head.values.rows(keys, d);
-            gemm(MatMut::new(acc, n, d), into, 1.0, Mat::new(scores, n, width), values, Threads::One);
+            gemm(MatMut::new(acc, n, d), into, 1.0, Mat::strided(scores, n, width, KEYS), values, Threads::One);
         }
     }
 
     /// Writes row `i` of the result to `out` and returns its log-sum-exp.
     pub fn finish(&self, out: &mut [f32], i: usize) -> f32 {
         let d = out.len();
-        let inverse = 1.0 / self.sum[i];
-        for (out, acc) in out.iter_mut().zip(&self.acc[i * d..][..d]) {
-            *out = acc * inverse;
-        }
+        scaled(out, &self.acc[i * d..][..d], 1.0 / self.sum[i]);
         (f64::from(self.max[i]) + math::ln(f64::from(self.sum[i]))) as f32
     }
 }
@@ -142,43 +140,41 @@ impl Block {
 }
 
 simd! {
+    fn scaled(out: &mut [f32], x: &[f32], factor: f32) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x * factor;
+        }
+    }
+
     /// Scores become `exp(score - max)`, where `max` now covers this block too; what was accumulated is brought to the new
     /// maximum (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). Keys unseen get 0.
     fn online_softmax(scores: &mut [f32], acc: &mut [f32], max: &mut [f32], sum: &mut [f32], block: Block) {
         let d = acc.len() / max.len();
-        for (i, row) in scores.chunks_exact_mut(block.width).enumerate() {
-            let (seen, unseen) = row.split_at_mut(block.valid(i));
-            unseen.fill(0.0);
-            if seen.is_empty() {
-                continue;
-            }
-            let largest = lanes::max(seen);
-            // A NaN, old or new, wins and makes the row NaN.
-            let new = if largest > max[i] || largest.is_nan() { largest } else { max[i] };
-            let correction = math::exp(max[i] - new);
-            if correction != 1.0 {
-                acc[i * d..(i + 1) * d].iter_mut().for_each(|acc| *acc *= correction);
-            }
-            let mut partial = [0.0f32; lanes::LANES];
-            let mut chunks = seen.chunks_exact_mut(lanes::LANES);
-            for chunk in &mut chunks {
-                for (partial, score) in partial.iter_mut().zip(chunk) {
-                    *score = math::exp(*score - new);
-                    *partial += *score;
+        for (i, row) in scores.chunks_exact_mut(KEYS).enumerate() {
+            let valid = block.valid(i);
+            if valid > 0 {
+                let padded = &mut row[..valid.next_multiple_of(lanes::LANES)];
+                padded[valid..].fill(f32::NEG_INFINITY);
+                let largest = lanes::max(padded);
+                // A NaN, old or new, wins and makes the row NaN.
+                let new = if largest > max[i] || largest.is_nan() { largest } else { max[i] };
+                // Before the first block there is nothing to correct.
+                if new != max[i] && max[i] != f32::NEG_INFINITY {
+                    let correction = math::exp(max[i] - new);
+                    acc[i * d..(i + 1) * d].iter_mut().for_each(|acc| *acc *= correction);
+                    sum[i] *= correction;
                 }
+                padded.iter_mut().for_each(|score| *score = math::exp(*score - new));
+                sum[i] += lanes::sum(&padded[..valid], |p| p);
+                max[i] = new;
             }
-            for (partial, score) in partial.iter_mut().zip(chunks.into_remainder()) {
-                *score = math::exp(*score - new);
-                *partial += *score;
-            }
-            sum[i] = sum[i] * correction + lanes::join(partial);
-            max[i] = new;
+            row[valid..block.width].fill(0.0);
         }
     }
 
     /// Multiplies probabilities with their dropout factors. Row 0 is query `query`, column 0 key `key`.
     fn drop_out(p: &mut [f32], factors: &mut [f32], mask: &HeadMask, block: Block, query: usize, key: usize) {
-        for (i, row) in p.chunks_exact_mut(block.width).enumerate() {
+        for (i, row) in p.chunks_exact_mut(KEYS).enumerate() {
             let valid = block.valid(i);
             mask.fill(&mut factors[..valid], query + i, key);
             for (p, factor) in row[..valid].iter_mut().zip(&factors[..]) {

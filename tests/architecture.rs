@@ -1,0 +1,475 @@
+//! The rules of the house, read from the sources: who may import whom, how long a file may be, one operator one stem, and
+//! nothing that is true on one machine only.
+//!
+//! Modules at the top of `src/` are rooms; [`MAY_IMPORT`] is the table of design and documentation. Code of tests inside
+//! `src/` (`#[cfg(test)]`) may use what it wants. The scanner knows comments, strings, character literals and braces, and
+//! no more of Rust: it is tested below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Room, and what it may import: whole rooms, or a single module of one. Rooms stand in layers, lowest first: a room
+/// imports only from above its own line (or a module named in full).
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("math", &[]),
+    ("setting", &["error"]),
+    ("random", &["math"]),
+    ("device", &["error"]),
+    ("tensor", &["error", "device"]),
+    ("events", &["error"]),
+    ("tape", &["error", "device", "tensor"]),
+    ("ops", &["error", "math", "random", "device", "tensor", "tape"]),
+    ("nn", &["error", "random", "device", "tensor", "tape", "ops", "model::config"]),
+    ("model", &["error", "setting", "device", "tensor", "tape", "ops", "nn"]),
+    ("reference", &["error", "model::config", "model::layout"]),
+    ("optim", &["error", "math", "setting", "device", "tensor", "tape", "ops"]),
+    ("data", &["error", "random", "setting"]),
+    ("card", &["error"]),
+    ("eval", &["error", "math", "setting", "tensor", "tape", "model", "data"]),
+    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "nn", "model", "data"]),
+    ("checkpoint", &["error", "setting", "tape", "model"]),
+    (
+        "train",
+        &[
+            "error",
+            "math",
+            "random",
+            "setting",
+            "device",
+            "tensor",
+            "events",
+            "tape",
+            "nn",
+            "model",
+            "optim",
+            "data",
+            "eval",
+            "sample",
+            "checkpoint",
+        ],
+    ),
+    ("report", &["error", "events"]),
+    ("hub", &["error", "setting", "data", "checkpoint", "card"]),
+    // The config assembles the rooms' own sections: it knows their config structs, and the rooms do not know it.
+    (
+        "config",
+        &[
+            "error",
+            "setting",
+            "model::config",
+            "model::section",
+            "optim::config",
+            "data::config",
+            "data::tokenizer",
+            "eval::config",
+            "sample::config",
+            "checkpoint::config",
+            "train::config",
+            "hub::config",
+        ],
+    ),
+];
+
+/// Rooms above the table, which may import everything below them; nobody imports them but `main.rs`.
+const TOP: &[&str] = &["cli"];
+
+/// Most lines of a source file, and the length to aim at.
+const CAP: usize = 600;
+const AIM: usize = 400;
+
+/// Operators whose work is done by a library (the gemm crate, cuBLASLt): no files of their own.
+const LIBRARY_OPERATORS: &[&str] = &["matmul"];
+
+/// What stands among the operators without being one.
+const OPERATOR_HELPERS: &[&str] = &["mod", "heads", "lanes"];
+const OPERATOR_TEST_HELPERS: &[&str] = &["main", "oracle", "run"];
+const OPERATOR_BENCH_HELPERS: &[&str] = &["main", "operator"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below the folders, as (path from the root with slashes, absolute path), sorted; folders that are absent are
+/// empty.
+fn files(folders: &[&str]) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = folders
+        .iter()
+        .flat_map(|folder| walkdir::WalkDir::new(root().join(folder)).into_iter().filter_map(|entry| entry.ok()))
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| {
+            let relative = entry.path().strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+            (relative, entry.into_path())
+        })
+        .filter(|(relative, _)| !relative.contains("__pycache__"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The source with comments and literals blanked out, so that what is left is code.
+fn code_only(source: &str) -> String {
+    let bytes = source.as_bytes();
+    let mut out = String::with_capacity(source.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let rest = &source[i..];
+        let skip = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            block_comment(rest)
+        } else if let Some(length) = raw_string(rest).filter(|_| !follows_word(&out)) {
+            length
+        } else if rest.starts_with('"') {
+            quoted(rest, b'"')
+        } else if rest.starts_with('\'') {
+            char_literal(rest)
+        } else {
+            0
+        };
+        if skip > 0 {
+            // A blank in its place, so that words on both sides stay apart.
+            out.push(' ');
+            i += skip;
+        } else {
+            let letter = rest.chars().next().expect("inside the source");
+            out.push(letter);
+            i += letter.len_utf8();
+        }
+    }
+    out
+}
+
+fn follows_word(out: &str) -> bool {
+    out.ends_with(|letter: char| letter.is_alphanumeric() || letter == '_')
+}
+
+fn block_comment(rest: &str) -> usize {
+    let (mut depth, mut i) = (0, 0);
+    while i < rest.len() {
+        if rest.as_bytes()[i..].starts_with(b"/*") {
+            (depth, i) = (depth + 1, i + 2);
+        } else if rest.as_bytes()[i..].starts_with(b"*/") {
+            (depth, i) = (depth - 1, i + 2);
+            if depth == 0 {
+                return i;
+            }
+        } else {
+            i += 1;
+        }
+    }
+    rest.len()
+}
+
+/// The length of a raw string literal that starts here.
+fn raw_string(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    let body = after[hashes..].strip_prefix('"')?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let length = body.find(&end).map_or(body.len(), |at| at + end.len());
+    Some(rest.len() - body.len() + length)
+}
+
+fn quoted(rest: &str, quote: u8) -> usize {
+    let bytes = rest.as_bytes();
+    let mut i = 1;
+    while i < bytes.len() && bytes[i] != quote {
+        i += if bytes[i] == b'\\' { 2 } else { 1 };
+    }
+    (i + 1).min(rest.len())
+}
+
+/// The length of a character literal; 0 for a lifetime.
+fn char_literal(rest: &str) -> usize {
+    let mut letters = rest[1..].chars();
+    match (letters.next(), letters.next()) {
+        (Some('\\'), _) => quoted(rest, b'\''),
+        (Some(letter), Some('\'')) => 2 + letter.len_utf8(),
+        _ => 0,
+    }
+}
+
+/// The code without items under `#[cfg(test)]`: to the end of the braces that follow, or to the semicolon.
+fn without_tests(code: &str) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    let Some(start) = code.find(MARK) else { return code.to_string() };
+    let rest = &code[start + MARK.len()..];
+    let mut depth = 0usize;
+    let end = rest.char_indices().find_map(|(i, letter)| {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        ((letter == '}' || letter == ';') && depth == 0).then_some(i + 1)
+    });
+    format!("{}{}", &code[..start], without_tests(&rest[end.unwrap_or(rest.len())..]))
+}
+
+/// Every path below the crate's root that the code mentions, as its first two parts: `ops::rope`, or `tape` alone. `depth`
+/// is how many `super` lead to the root.
+fn mentions(code: &str, depth: usize) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let root = ["crate::".to_string(), "super::".repeat(depth)];
+    for prefix in root.iter().filter(|prefix| !prefix.is_empty()) {
+        for (at, _) in code.match_indices(prefix.as_str()) {
+            // Not inside a longer word, nor after more `super` or another path.
+            if !code[..at].ends_with(|letter: char| letter.is_alphanumeric() || "_:".contains(letter)) {
+                paths(&code[at + prefix.len()..], "", &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Reads a path or a group of paths `{a::b, c}` and adds the first two parts of each.
+fn paths(text: &str, before: &str, found: &mut BTreeSet<String>) {
+    let text = text.trim_start();
+    if let Some(group) = text.strip_prefix('{') {
+        let mut depth = 0usize;
+        let mut start = 0;
+        for (i, letter) in group.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    if !group[start..i].trim().is_empty() {
+                        paths(&group[start..i], before, found);
+                    }
+                    start = i + 1;
+                    if letter == '}' {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    let word: String = text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+    if word.is_empty() {
+        return;
+    }
+    if !before.is_empty() {
+        found.insert(format!("{before}::{word}"));
+        return;
+    }
+    match text[word.len()..].trim_start().strip_prefix("::") {
+        Some(rest) => paths(rest, &word, found),
+        None => {
+            found.insert(word);
+        }
+    }
+}
+
+/// The room of a file in `src/`, and how many `super` lead out of it to the crate's root.
+fn room_and_depth(relative: &str) -> (String, usize) {
+    let inside = relative.trim_start_matches("src/").trim_end_matches(".rs");
+    let mut parts: Vec<&str> = inside.split('/').collect();
+    if parts.last() == Some(&"mod") {
+        parts.pop();
+    }
+    (parts[0].to_string(), parts.len())
+}
+
+/// What every room mentions outside of itself: room -> (path, file).
+fn imports() -> BTreeMap<String, BTreeSet<(String, String)>> {
+    let mut all: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for (relative, path) in files(&["src"]) {
+        let (room, depth) = room_and_depth(&relative);
+        if !relative.ends_with(".rs") || room == "lib" || room == "main" {
+            continue;
+        }
+        let code = without_tests(&code_only(&std::fs::read_to_string(path).unwrap()));
+        let of_room = all.entry(room.clone()).or_default();
+        for path in mentions(&code, depth) {
+            let other = path.split("::").next().unwrap_or_default();
+            // `crate::Error` and `crate::Result` are the error room's, shown at the root.
+            if other != room && !["Error", "Result"].contains(&other) {
+                of_room.insert((path, relative.clone()));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn rooms_import_only_what_the_table_allows() {
+    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for (room, imports) in imports() {
+        let Some(allowed) = table.get(room.as_str()) else {
+            if TOP.contains(&room.as_str()) {
+                continue;
+            }
+            panic!("src/{room} is a new room: give it a line in MAY_IMPORT of tests/architecture.rs");
+        };
+        for (path, file) in imports {
+            let other = path.split("::").next().unwrap_or_default();
+            if !allowed.contains(&other) && !allowed.contains(&path.as_str()) {
+                wrong.push(format!("{file} imports crate::{path}, and {room} may import only {allowed:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that the table does not allow:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_has_no_circle_and_no_line_without_a_room() {
+    let mut above: Vec<&str> = Vec::new();
+    for (room, allowed) in MAY_IMPORT {
+        for import in *allowed {
+            // A single module may be named from anywhere (a layer's shape is in model::config); a whole room only from above.
+            assert!(
+                import.contains("::") || above.contains(import),
+                "{room} may import {import}, which is not below it"
+            );
+        }
+        above.push(room);
+    }
+    let rooms: BTreeSet<String> = imports().into_keys().collect();
+    let lines: BTreeSet<String> = above.iter().chain(TOP).map(|room| room.to_string()).collect();
+    assert_eq!(rooms, lines, "the rooms in src/ and the lines of the table");
+}
+
+#[test]
+fn the_command_line_is_imported_by_main_alone() {
+    for (room, imports) in imports() {
+        let found = imports.iter().find(|(path, _)| TOP.contains(&path.split("::").next().unwrap_or_default()));
+        assert!(found.is_none(), "{room} imports the command line: {found:?}");
+    }
+    let main = code_only(&std::fs::read_to_string(root().join("src/main.rs")).unwrap());
+    assert!(main.contains("taper::cli::main()") && main.lines().count() < 20, "main.rs only starts the command line");
+}
+
+#[test]
+fn files_stay_short() {
+    let sources = files(&["src", "tests", "benches", "kernels", "scripts"]);
+    let is_source = |name: &str| [".rs", ".cu", ".cuh", ".h", ".py", ".sh"].iter().any(|end| name.ends_with(end));
+    let mut too_long = Vec::new();
+    let mut long = Vec::new();
+    for (relative, path) in sources.iter().filter(|(relative, _)| is_source(relative)) {
+        let lines = std::fs::read_to_string(path).unwrap().lines().count();
+        if lines > CAP {
+            too_long.push(format!("{relative}: {lines} lines"));
+        } else if lines > AIM {
+            long.push(format!("{relative}: {lines}"));
+        }
+    }
+    if !long.is_empty() {
+        println!("longer than the {AIM} lines to aim at: {}", long.join(", "));
+    }
+    assert!(too_long.is_empty(), "files of more than {CAP} lines; divide them:\n{}", too_long.join("\n"));
+}
+
+/// The file stems directly in a folder.
+fn stems(folder: &str) -> BTreeSet<String> {
+    let own = |(relative, _): &(String, PathBuf)| {
+        let inside = relative.strip_prefix(folder)?.strip_prefix('/')?;
+        inside.strip_suffix(".rs").filter(|stem| !stem.contains('/')).map(str::to_string)
+    };
+    files(&[folder]).iter().filter_map(own).collect()
+}
+
+#[test]
+fn one_operator_has_the_same_stem_everywhere() {
+    let folders = std::fs::read_dir(root().join("src/ops")).unwrap().map(|entry| entry.unwrap().path());
+    let operators: BTreeSet<String> = folders
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert!(operators.contains("attention") && operators.len() > 10, "{operators:?}");
+    let mut missing = Vec::new();
+    for op in &operators {
+        // A definition that is too long for one file is a folder.
+        let choices: [&[String]; 5] = [
+            &[format!("src/ops/{op}/mod.rs")],
+            &[format!("src/ops/{op}/cpu.rs"), format!("src/ops/{op}/cpu/mod.rs")],
+            &[format!("src/ops/{op}/cuda.rs"), format!("src/ops/{op}/cuda/mod.rs")],
+            &[format!("tests/ops/{op}.rs")],
+            &[format!("benches/ops/{op}.rs")],
+        ];
+        let absent = choices.iter().filter(|choice| !choice.iter().any(|path| root().join(path).is_file()));
+        missing.extend(absent.map(|choice| choice[0].clone()));
+    }
+    assert!(missing.is_empty(), "operators whose files are missing: {missing:?}");
+
+    // And nothing else stands in these folders.
+    let with = |names: &[&str]| -> BTreeSet<String> {
+        operators.iter().cloned().chain(names.iter().map(|name| name.to_string())).collect()
+    };
+    let allowed = [OPERATOR_HELPERS, LIBRARY_OPERATORS].concat();
+    let alone: BTreeSet<String> = allowed.iter().map(|name| name.to_string()).collect();
+    assert_eq!(stems("src/ops"), alone, "files in src/ops that are neither a helper nor backed by a library");
+    assert_eq!(stems("tests/ops"), with(OPERATOR_TEST_HELPERS), "tests/ops and src/ops");
+    assert_eq!(stems("benches/ops"), with(OPERATOR_BENCH_HELPERS), "benches/ops and src/ops");
+}
+
+/// Files that belong to the project: everything but what git ignores and the lock file, whose format names the registry.
+fn project_files() -> Vec<(String, PathBuf)> {
+    let folders = ["src", "tests", "benches", "kernels", "scripts", "configs", "docs", ".ci"];
+    let mut all = files(&folders);
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_file() && name != "Cargo.lock" && name != ".git" {
+            all.push((name, path));
+        }
+    }
+    all
+}
+
+#[test]
+fn nothing_is_true_on_one_machine_only() {
+    // Written in two parts, so that this file does not find itself.
+    let hosts = [("crates", ".io"), ("pypi", ".org"), ("pythonhosted", ".org"), ("npmjs", ".com"), ("conda", ".org")];
+    let places = [("/ro", "ot/"), ("/ho", "me/"), ("/wo", "rk/"), ("/tm", "p/"), ("/Us", "ers/"), ("C:", "\\Users")];
+    let words: Vec<String> = hosts.iter().chain(&places).map(|(start, end)| format!("{start}{end}")).collect();
+    let mut found = Vec::new();
+    for (relative, path) in project_files() {
+        // What is not text holds no names.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            // "C" and "Makefile/root/" are no places: a path starts after something that is not part of one.
+            let starts =
+                |at: usize| !line[..at].ends_with(|letter: char| letter.is_alphanumeric() || "._-}".contains(letter));
+            let is_place = |word: &str| !word.starts_with(['/', 'C']);
+            let hit =
+                words.iter().find(|word| line.match_indices(word.as_str()).any(|(at, _)| is_place(word) || starts(at)));
+            if let Some(word) = hit {
+                found.push(format!("{relative}:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "registry hosts and absolute paths of one machine:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_scanner_reads_rust() {
+    let source = r##"
+        //! use crate::comment::x;
+        /* crate::block /* crate::nested */ crate::still */
+        use crate::a::b::C;
+        use crate::{d, e::{f, g::h}, i::j as k};
+        pub use crate::l;
+        fn z<'a>(x: &'a str, q: char) { crate::m::n(); let s = "crate::string \" crate::more"; let c = '"'; }
+        fn y() { let s = r#"crate::raw "quoted" crate::raw2"#; super::super::o::p(); super::own::q(); }
+        use super::super::{r, s::t};
+        macro_rules! u { () => { $crate::v::w } }
+        #[cfg(test)]
+        use crate::only_test;
+        #[cfg(test)]
+        mod tests { use crate::tests::x; fn a() { if true { crate::deep::y() } } }
+        use crate::after;
+    "##;
+    let code = without_tests(&code_only(source));
+    let found: Vec<String> = mentions(&code, 2).into_iter().collect();
+    let expected = ["a::b", "after", "d", "e::f", "e::g", "i::j", "l", "m::n", "o::p", "r", "s::t", "v::w"];
+    assert_eq!(found, expected);
+    assert_eq!(room_and_depth("src/math.rs"), ("math".into(), 1));
+    assert_eq!(room_and_depth("src/ops/mod.rs"), ("ops".into(), 1));
+    assert_eq!(room_and_depth("src/ops/rope/mod.rs"), ("ops".into(), 2));
+    assert_eq!(room_and_depth("src/ops/rope/cpu.rs"), ("ops".into(), 3));
+    assert!(Path::new(&root()).join("src/lib.rs").is_file());
+}

@@ -1,0 +1,17 @@
+//! The whole engine (`model::Gpt`, the tape, the optimizer) against independent truths, and against itself where it
+//! promises the same bits.
+//!
+//! - [`transformers`]: logits, loss, every gradient and 20 AdamW steps, from the fixtures of `scripts/make_fixtures.py`;
+//! - [`options`]: every combination of architecture options against the reference engine in float64;
+//! - [`dropout`]: the masks of a whole model, against a model in candle that multiplies by them one by one;
+//! - [`decode`]: the key-value cache against whole sequences;
+//! - [`bits`]: recomputation and the number of threads change nothing at all.
+
+mod bits;
+mod common;
+mod decode;
+mod dropout;
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+mod options;
+mod transformers;

@@ -1,0 +1,122 @@
+//! The memory model (`ModelConfig::training_bytes`, which chooses `micro_batch = "auto"`) against the truth: what the
+//! buffer pool counts while a step runs.
+//!
+//! Alone in its binary, because the pool's counters belong to the process, and its tests take turns. A prediction that is
+//! too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 25% above.
+
+use std::sync::Mutex;
+use taper::device::pool::{live_bytes, peak_bytes, reset_peak};
+use taper::model::Gpt;
+use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::model::gpt::Pass;
+use taper::nn::Dropout;
+use taper::optim::{Hyper, Optimizer};
+use taper::tape::{Gradients, Tape};
+use taper::tensor::Tensor;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn gpt2() -> ModelConfig {
+    ModelConfig {
+        n_layer: 4,
+        n_head: 4,
+        n_kv_head: 4,
+        head_dim: 32,
+        n_embd: 128,
+        mlp_dim: 512,
+        context_length: 128,
+        vocab_size: 500,
+        norm: Norm::Layernorm,
+        norm_position: NormPosition::Pre,
+        norm_eps: 1e-5,
+        position: Position::Learned,
+        rope_theta: 10_000.0,
+        mlp: Mlp::Gelu,
+        qkv_bias: true,
+        bias: true,
+        tie_embeddings: true,
+        dropout: 0.0,
+    }
+}
+
+fn llama() -> ModelConfig {
+    ModelConfig {
+        n_kv_head: 2,
+        mlp_dim: 384,
+        norm: Norm::Rmsnorm,
+        position: Position::Rope,
+        mlp: Mlp::Swiglu,
+        bias: false,
+        qkv_bias: false,
+        tie_embeddings: false,
+        ..gpt2()
+    }
+}
+
+/// Bytes of the pool at the peak of one step (parameters and optimizer included), and the prediction.
+fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool) -> (usize, u64) {
+    let before = live_bytes();
+    let model = Gpt::new(config.clone()).unwrap();
+    let mut params = model.initialise(1).unwrap();
+    let mut grads = Gradients::zeros_like(&params).unwrap();
+    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let mut optimizer = Optimizer::new(hyper, &params).unwrap();
+    reset_peak();
+    let t = config.context_length;
+    let ids: Vec<u32> = (0..micro_batch * t).map(|i| (i * 31 % config.vocab_size) as u32).collect();
+    let tokens = Tensor::from_u32(&ids, &[micro_batch, t]).unwrap();
+    let sequences = (0..micro_batch as u32).collect();
+    let dropout =
+        (config.dropout > 0.0).then_some(Dropout { seed: 1, step: 0, probability: config.dropout, sequences });
+    let pass = Pass { dropout, recompute };
+    let mut tape = Tape::training(&params, &mut grads);
+    let loss = model.loss(&mut tape, &tokens, &ids, 1.0 / ids.len() as f32, &pass).unwrap();
+    tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1]).unwrap()).unwrap();
+    optimizer.step(&mut params, &grads, loss.sum, 1e-3).unwrap();
+    let predicted = config.training_bytes(params.layout().parameters(), micro_batch, recompute);
+    (peak_bytes() - before, predicted)
+}
+
+#[test]
+fn predictions_are_near_what_the_pool_counts() {
+    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let cases: Vec<(&str, ModelConfig, usize, bool)> = vec![
+        ("gpt2", gpt2(), 8, false),
+        ("gpt2, recompute", gpt2(), 8, true),
+        ("gpt2, dropout", ModelConfig { dropout: 0.1, ..gpt2() }, 8, false),
+        ("gpt2, dropout, recompute", ModelConfig { dropout: 0.1, ..gpt2() }, 8, true),
+        ("post-norm", ModelConfig { norm_position: NormPosition::Post, mlp: Mlp::Relu2, ..gpt2() }, 8, false),
+        ("llama", llama(), 8, false),
+        ("llama, recompute", llama(), 8, true),
+        (
+            "large vocabulary",
+            ModelConfig { vocab_size: 20_000, n_layer: 1, n_embd: 32, head_dim: 8, mlp_dim: 128, ..gpt2() },
+            4,
+            false,
+        ),
+        ("large vocabulary, one sequence", ModelConfig { vocab_size: 20_000, ..llama() }, 1, true),
+        ("long context", ModelConfig { context_length: 2048, n_layer: 2, ..gpt2() }, 1, false),
+        ("long context, recompute", ModelConfig { context_length: 2048, n_layer: 8, ..llama() }, 1, true),
+        ("wide heads", ModelConfig { head_dim: 256, mlp_dim: 128, ..gpt2() }, 4, false),
+        ("one layer, wide mlp", ModelConfig { n_layer: 1, mlp_dim: 4096, ..llama() }, 4, false),
+        ("shallow and narrow", ModelConfig { n_layer: 1, n_embd: 16, head_dim: 4, mlp_dim: 64, ..gpt2() }, 64, false),
+    ];
+    let mut wrong = Vec::new();
+    for (name, config, micro_batch, recompute) in cases {
+        let (measured, predicted) = measure(&config, micro_batch, recompute);
+        let ratio = predicted as f64 / measured as f64;
+        println!("{name}: predicted {} KiB, measured {} KiB, ratio {ratio:.3}", predicted >> 10, measured >> 10);
+        if !(0.95..=1.25).contains(&ratio) {
+            wrong.push(format!("{name}: predicted {predicted}, measured {measured}, ratio {ratio:.3}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_step_gives_back_all_it_took() {
+    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let before = live_bytes();
+    measure(&gpt2(), 2, true);
+    assert_eq!(live_bytes(), before);
+}
