@@ -26,8 +26,8 @@ Examples:
   taper eval runs/quickstart --data 'src/**/*.rs' --json
   taper eval runs/quickstart --data data/fineweb10B --split val --max-tokens 1000000
 
-Text is tokenized with the model's tokenizer; end-of-text stands between documents. The bytes of bits_per_byte are those of
-the predicted tokens: all of the text but its first token.")]
+Text is tokenized with the model's tokenizer; end-of-text stands between documents.
+The bytes of bits_per_byte are those of the predicted tokens: all of the text but its first token.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

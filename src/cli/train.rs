@@ -15,7 +15,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::error::{Error, Result, ResultExt};
-use crate::events::{Event, EventWriter, Resume, Start};
+use crate::events::{Event, EventLog, EventWriter, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
 use crate::tape::Params;
@@ -100,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
     let streams = {
         let bar = PrepareBar::new();
-        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, &bar)?
+        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, found.is_some(), &bar)?
     };
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
@@ -296,22 +296,18 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
     let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
-    let resumed = match &found {
-        Some((state, arena)) => {
-            trainer.restore(state.clone(), arena)?;
-            true
-        }
-        None => false,
-    };
-    drop(found);
+    let mut logged = None;
+    if let Some((state, arena)) = found {
+        trainer.restore(state, &arena)?;
+        logged = Some(EventLog::read(&log_path)?);
+    }
     say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
     trainer.observe(&mut console);
     trainer.observe(&mut charts);
-    let event = match resumed {
-        true => Event::Resume(Resume { step: trainer.step(), time: now() }),
-        false => ready.start_event(max_steps),
-    };
-    trainer.record(event)?;
+    match logged {
+        Some(logged) => trainer.record_resume(&logged, now())?,
+        None => trainer.record(ready.start_event(max_steps))?,
+    }
     let result = trainer.run(&stop);
     drop(trainer);
     console.finish();

@@ -14,7 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::events::{self, Event, EventWriter};
+use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
@@ -24,6 +24,9 @@ use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Snapshot, save};
 use crate::train::spike::SpikeWatch;
+
+/// Writes README.md from the state, the validation loss of that step, and the samples of that step.
+pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String + 'a;
 
 /// Everything a run is made of, resolved.
 pub struct Job<'a> {
@@ -64,7 +67,7 @@ pub struct Job<'a> {
     /// The hardware kind.
     pub hardware: String,
     /// README.md of a checkpoint, from the state at that time and the last validation loss.
-    pub card: &'a dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String,
+    pub card: &'a CardWriter<'a>,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
@@ -109,6 +112,7 @@ impl<'a> Trainer<'a> {
             updates: 0,
             consecutive_skips: 0,
             recent_losses: Vec::new(),
+            val_loss: None,
             best: None,
             seeds: [job.run.seed_init(), job.run.seed_data(), job.run.seed_dropout()],
             micro_batch: job.micro_batch,
@@ -366,6 +370,26 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The event of the checkpoint of the state as it is.
+    fn saved(&self) -> Event {
+        let step = self.state.step;
+        let path = Store::of_run(Path::new("")).path(step).to_string_lossy().into_owned();
+        Event::Checkpoint(events::Checkpoint { step, path, val_loss: self.state.val_loss })
+    }
+
+    /// Records that the run goes on from its checkpoint; `logged` is the log so far. A process that was killed after it
+    /// had saved a checkpoint, and before it had said so, is made up for.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub fn record_resume(&mut self, logged: &EventLog, time: Option<u64>) -> Result<()> {
+        let step = self.state.step;
+        if !logged.checkpoints().any(|checkpoint| checkpoint.step == step) {
+            self.record(self.saved())?;
+        }
+        self.record(Event::Resume(events::Resume { step, time }))
+    }
+
     /// Writes a checkpoint of the state as it is.
     fn save(&mut self) -> Result<()> {
         let step = self.state.step;
@@ -374,6 +398,7 @@ impl<'a> Trainer<'a> {
         let store = Store::of_run(self.job.folder);
         // Only what was measured at this very step counts, so that a resumed run decides alike.
         let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        self.state.val_loss = val_loss;
         self.last_samples.retain(|sample| sample.step == step);
         if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
             && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
@@ -391,8 +416,7 @@ impl<'a> Trainer<'a> {
             card: (self.job.card)(&self.state, val_loss, &self.last_samples),
         };
         let path = save(&store, &snapshot, keep)?;
-        let relative = path.strip_prefix(self.job.folder).unwrap_or(&path).to_string_lossy().into_owned();
-        self.record(Event::Checkpoint(events::Checkpoint { step, path: relative, val_loss }))?;
+        self.record(self.saved())?;
         self.log.sync()?;
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));

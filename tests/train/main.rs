@@ -1,0 +1,7 @@
+//! The main job, through the binary: runs, resumes, stops, bad input. Models are tiny; what is tested is what happens.
+
+mod bad_input;
+mod common;
+mod resume;
+mod runs;
+mod stability;
