@@ -125,7 +125,7 @@ fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
 }
 
 fn encode(args: &Encode) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = tokenizer.encode_parallel(&text, args.special).map_err(|e| in_file(e, &name))?;
     let numbers: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -133,7 +133,7 @@ fn encode(args: &Encode) -> Result<()> {
 }
 
 fn decode(args: &Decode) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = parse_ids(&text).map_err(|message| Error::data(&name, message))?;
     print_bytes(&tokenizer.decode_bytes(&ids).map_err(|e| in_file(e, &name))?)

@@ -80,10 +80,12 @@ impl Answer {
         let _ = self.body.as_reader().take(16 << 10).read_to_end(&mut bytes);
         let said = serde_json::from_slice::<Value>(&bytes).ok().and_then(|body| {
             let text = |value: &Value| value.as_str().map(String::from);
-            text(&body["error"]).or_else(|| text(&body["message"])).or_else(|| text(&body["error"]["message"])).or_else(|| {
-                let list = body["errors"].as_array()?;
-                Some(list.iter().filter_map(|error| text(&error["message"])).collect::<Vec<_>>().join("; "))
-            })
+            text(&body["error"]).or_else(|| text(&body["message"])).or_else(|| text(&body["error"]["message"])).or_else(
+                || {
+                    let list = body["errors"].as_array()?;
+                    Some(list.iter().filter_map(|error| text(&error["message"])).collect::<Vec<_>>().join("; "))
+                },
+            )
         });
         let said = said.or_else(|| self.header("x-error-message").map(String::from)).unwrap_or_default();
         let said: String = said.chars().filter(|c| !c.is_control()).take(500).collect();
@@ -208,7 +210,9 @@ impl Failure {
             ("GatedRepo", _) => format!(
                 "{id} is gated: its owner wants its terms accepted first. Do that on its page on the Hub, and {login}{said}"
             ),
-            ("RevisionNotFound", _) => format!("{id} has no revision {:?}: see its branches and tags{said}", repo.revision()),
+            ("RevisionNotFound", _) => {
+                format!("{id} has no revision {:?}: see its branches and tags{said}", repo.revision())
+            }
             ("EntryNotFound", _) => format!("{url} does not exist at revision {:?}{said}", repo.revision()),
             ("RepoNotFound", _) | (_, 404) => format!(
                 "the Hub has no {} {id} that you may see: check the name; if it is private, {login}{said}",
@@ -226,10 +230,12 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
-            Failure::Network(what) => Error::Hub(format!("{what}; check the connection and HF_ENDPOINT, and try again")),
-            Failure::Status { status, message, url, .. } => {
-                Error::Hub(format!("{url} answers with status {status}: {message}").trim_end_matches([':', ' ']).to_string())
+            Failure::Network(what) => {
+                Error::Hub(format!("{what}; check the connection and HF_ENDPOINT, and try again"))
             }
+            Failure::Status { status, message, url, .. } => Error::Hub(
+                format!("{url} answers with status {status}: {message}").trim_end_matches([':', ' ']).to_string(),
+            ),
             Failure::Refused(what) => Error::Hub(what),
             Failure::Cancelled => Error::Hub("stopped before it was done".into()),
             Failure::Other(error) => error,

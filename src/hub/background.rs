@@ -95,11 +95,16 @@ impl Background {
         self.shared.changed.notify_all();
     }
 
-    /// Waits for what is on its way, unless `now`, and says how it went.
-    pub fn finish(mut self, now: bool) -> Pushed {
-        self.cancel.store(now, Ordering::Relaxed);
+    /// Waits for what is on its way, until `stop` is set, and says how it went.
+    pub fn finish(mut self, stop: &AtomicBool) -> Pushed {
         self.shared.lock().closing = true;
         self.shared.changed.notify_all();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if stop.load(Ordering::Relaxed) {
+                self.cancel.store(true, Ordering::Relaxed);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
         let mut pushed = self.shared.lock().pushed.clone();
         if panicked {
@@ -114,7 +119,12 @@ fn work(client: &Client, repo: &Repo, options: &PushOptions, shared: &Shared) {
         let folder = {
             let mut state = shared.lock();
             loop {
-                if let Some(folder) = state.waiting.take() {
+                let waiting = state.waiting.take();
+                if let Some(folder) = waiting {
+                    if client.is_cancelled() {
+                        remove(&folder);
+                        return;
+                    }
                     break folder;
                 }
                 if state.closing {

@@ -186,7 +186,9 @@ fn copy(
         }
         let count = match reader.read(&mut buffer) {
             Ok(count) => count,
-            Err(error) => return Err(Failure::Network(format!("the connection broke while {name} was fetched: {error}"))),
+            Err(error) => {
+                return Err(Failure::Network(format!("the connection broke while {name} was fetched: {error}")));
+            }
         };
         if count == 0 {
             break;

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use ureq::http;
 
+use super::Progress;
 use super::answer::{Answer, Failure};
 use super::settings::Settings;
-use super::Progress;
 
 /// Repetitions of a request that failed.
 pub(super) const RETRIES: u32 = 5;
@@ -317,7 +317,8 @@ pub(super) fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
         Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
+            let (host, path) =
+                rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
             let host = host.rsplit('@').next().unwrap_or_default();
             format!("{scheme}://{host}{path}")
         }

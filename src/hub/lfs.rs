@@ -19,7 +19,13 @@ use super::repo::Repo;
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
 /// Stores every object that the Hub lacks; gives the number of those that were sent.
-pub(super) fn upload(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile], progress: &dyn Progress) -> Result<usize, Failure> {
+pub(super) fn upload(
+    client: &Client,
+    repo: &Repo,
+    pr: bool,
+    files: &[&PlannedFile],
+    progress: &dyn Progress,
+) -> Result<usize, Failure> {
     // Two files of the same bytes are one object.
     let objects: BTreeMap<&str, &PlannedFile> = files.iter().map(|file| (file.oid.as_str(), *file)).collect();
     let objects: Vec<&PlannedFile> = objects.into_values().collect();
@@ -62,7 +68,10 @@ fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Resu
         let about = about.ok_or_else(|| Failure::Refused(format!("the Hub does not say where {} goes", file.path)))?;
         if let Some(error) = about.get("error").filter(|error| !error.is_null()) {
             let message = error["message"].as_str().unwrap_or("no reason given");
-            return Err(Failure::Refused(format!("the Hub does not take {} ({}): {message}", file.path, error["code"])));
+            return Err(Failure::Refused(format!(
+                "the Hub does not take {} ({}): {message}",
+                file.path, error["code"]
+            )));
         }
         if let Some(actions) = about.get("actions").filter(|actions| actions.get("upload").is_some()) {
             todo.insert(file.oid.clone(), actions.clone());
@@ -81,12 +90,19 @@ fn object(
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let mut tries = Tries::new(client);
+    let journal = Journal::new(&client.settings().journal, &client.settings().endpoint, &repo.id(), &file.oid);
+    let mut parts_done = 0;
     loop {
         let upload = &actions["upload"];
         let result = match upload["header"].get("chunk_size") {
-            Some(_) => multipart(client, repo, file, upload, progress),
+            Some(_) => multipart(client, file, upload, &journal, progress),
             None => basic(client, file, upload, progress),
         };
+        let now_done = journal.read().map_or(0, |session| session.done.len());
+        if now_done > parts_done {
+            tries.reset();
+        }
+        parts_done = now_done;
         match result.and_then(|()| verify(client, file, &actions)) {
             Ok(()) => return Ok(()),
             Err(failure) => {
@@ -114,8 +130,13 @@ fn basic(client: &Client, file: &PlannedFile, upload: &Value, progress: &dyn Pro
     Ok(())
 }
 
-fn multipart(client: &Client, repo: &Repo, file: &PlannedFile, upload: &Value, progress: &dyn Progress) -> Result<(), Failure> {
-    let journal = Journal::new(&client.settings().journal, &client.settings().endpoint, &repo.id(), &file.oid);
+fn multipart(
+    client: &Client,
+    file: &PlannedFile,
+    upload: &Value,
+    journal: &Journal,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let mut session = session(file, upload)?;
     let noted = journal.read();
     let continues = match noted {
@@ -130,14 +151,17 @@ fn multipart(client: &Client, repo: &Repo, file: &PlannedFile, upload: &Value, p
         }
         _ => false,
     };
-    let result = send_parts(client, file, &mut session, &journal, progress);
+    let result = send_parts(client, file, &mut session, journal, progress);
     match &result {
         Ok(()) => journal.remove(),
         // Storage no longer knows the noted session: the next try is a new one.
         Err(Failure::Status { status: 400..=407 | 409..=428, .. }) => {
             journal.remove();
             if continues {
-                return Err(Failure::Network(format!("the upload of {} that was begun earlier has run out", file.path)));
+                return Err(Failure::Network(format!(
+                    "the upload of {} that was begun earlier has run out",
+                    file.path
+                )));
             }
         }
         Err(_) => {}
@@ -159,7 +183,11 @@ fn session(file: &PlannedFile, upload: &Value) -> Result<Session, Failure> {
     parts.sort_unstable();
     let expected = file.size.div_ceil(chunk);
     if parts.len() as u64 != expected {
-        return Err(Failure::Refused(format!("the Hub names {} addresses for the {expected} parts of {}", parts.len(), file.path)));
+        return Err(Failure::Refused(format!(
+            "the Hub names {} addresses for the {expected} parts of {}",
+            parts.len(),
+            file.path
+        )));
     }
     let parts = parts.into_iter().map(|(_, url)| url).collect();
     Ok(Session { chunk, complete: text(upload, "href")?.to_string(), parts, done: BTreeMap::new() })
@@ -179,11 +207,12 @@ fn send_parts(
         let offset = index as u64 * session.chunk;
         let mut request = Request::new("PUT", &*session.parts[index]);
         request.auth = Auth::No;
-        request.body =
-            Body::File { path: &file.local, offset, len: session.chunk.min(file.size - offset), progress };
-        let answer = client.send(&request)?;
+        request.body = Body::File { path: &file.local, offset, len: session.chunk.min(file.size - offset), progress };
+        let answer = client.send_once(&request)?;
         let etag = answer.header("etag").filter(|etag| !etag.is_empty());
-        let etag = etag.ok_or_else(|| Failure::Refused(format!("storage gives no ETag for part {} of {}", index + 1, file.path)))?;
+        let etag = etag.ok_or_else(|| {
+            Failure::Refused(format!("storage gives no ETag for part {} of {}", index + 1, file.path))
+        })?;
         session.done.insert(index, etag.to_string());
         journal.write(session)?;
     }

@@ -42,7 +42,7 @@ pub use token::Token;
 
 /// Someone who watches bytes go by, and is told what a person should know.
 pub trait Progress: Sync {
-    /// A transfer of `total` bytes begins (or begins again) at byte `done`.
+    /// A transfer of `total` bytes begins at byte `done`; without a name, the one that is under way begins again there.
     fn begin(&self, what: &str, done: u64, total: Option<u64>) {
         let _ = (what, done, total);
     }

@@ -98,7 +98,9 @@ pub(super) fn local_files(folder: &Path, with_state: bool) -> Result<Vec<Planned
     for entry in walk.filter_entry(|entry| !skipped(entry)) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(folder).to_path_buf();
-            Error::io("read", path)(error.into_io_error().unwrap_or_else(|| std::io::Error::other("links lead in a circle")))
+            Error::io("read", path)(
+                error.into_io_error().unwrap_or_else(|| std::io::Error::other("links lead in a circle")),
+            )
         })?;
         if !entry.file_type().is_file() {
             continue;
@@ -106,7 +108,10 @@ pub(super) fn local_files(folder: &Path, with_state: bool) -> Result<Vec<Planned
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         let path = relative.to_str().map(|path| path.replace(std::path::MAIN_SEPARATOR, "/"));
         let Some(path) = path.filter(|path| is_safe_path(path)) else {
-            return Err(Error::usage(format!("{}: the Hub takes no file of this name; rename or remove it", entry.path().display())));
+            return Err(Error::usage(format!(
+                "{}: the Hub takes no file of this name; rename or remove it",
+                entry.path().display()
+            )));
         };
         let size = entry.metadata().map_err(|error| Error::io("read", entry.path())(error.into()))?.len();
         files.push(PlannedFile {
@@ -148,7 +153,10 @@ pub(super) fn ask(client: &Client, repo: &Repo, pr: bool, files: &mut [PlannedFi
         let answers = answer["files"].as_array().cloned().unwrap_or_default();
         for file in batch {
             let about = answers.iter().find(|answer| answer["path"] == *file.path);
-            take(file, about.ok_or_else(|| Failure::Refused(format!("the Hub does not say how to send {}", file.path)))?)?;
+            take(
+                file,
+                about.ok_or_else(|| Failure::Refused(format!("the Hub does not say how to send {}", file.path)))?,
+            )?;
         }
     }
     Ok(())
@@ -161,7 +169,12 @@ fn take(file: &mut PlannedFile, answer: &Value) -> Result<(), Failure> {
         (_, 0) | ("regular", _) => Upload::Regular,
         // Where the Hub would rather have Xet it still takes LFS.
         ("lfs" | "xet", _) => Upload::Lfs,
-        (other, _) => return Err(Failure::Refused(format!("the Hub wants {} sent as {other:?}, which is unknown here", file.path))),
+        (other, _) => {
+            return Err(Failure::Refused(format!(
+                "the Hub wants {} sent as {other:?}, which is unknown here",
+                file.path
+            )));
+        }
     };
     file.remote = answer["oid"].as_str().map(String::from);
     if file.ignored {
@@ -189,7 +202,9 @@ fn sample(path: &Path) -> Result<Vec<u8>> {
 pub(super) fn stale_weights(info: &Info, files: &[PlannedFile]) -> Vec<String> {
     let is_ours = |path: &String| files.iter().any(|file| file.path == **path && !file.ignored);
     let is_weights = |path: &&String| {
-        !path.contains('/') && path.starts_with("model") && (path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json"))
+        !path.contains('/')
+            && path.starts_with("model")
+            && (path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json"))
     };
     // Without weights of our own, theirs are none of our business.
     if !files.iter().any(|file| file.path.ends_with(".safetensors") && !file.ignored) {

@@ -36,8 +36,14 @@ pub struct Pulled {
     pub fetched: usize,
 }
 
-const TOKENIZER_FILES: [&str; 6] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
 const MODEL_FILES: [&str; 3] = ["config.json", "generation_config.json", "README.md"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -64,10 +70,13 @@ fn resolve_as(name: &str, want: Want, progress: &dyn Progress) -> Result<PathBuf
     if path.exists() || !is_hub_name(name) {
         return Ok(path.to_path_buf());
     }
-    let pulled = pull(&Client::new(Settings::from_env()?), &Repo::model(name)?, want, progress).map_err(|error| match error {
-        Error::Hub(message) => Error::Hub(format!("there is no folder {name} here, and {message}")),
-        error => error,
-    })?;
+    let pulled =
+        pull(&Client::new(Settings::from_env()?), &Repo::model(name)?, want, progress).map_err(
+            |error| match error {
+                Error::Hub(message) => Error::Hub(format!("there is no folder {name} here, and {message}")),
+                error => error,
+            },
+        )?;
     Ok(pulled.folder)
 }
 
@@ -135,7 +144,9 @@ fn fetch_all(
             fetched += usize::from(fetch(client, cache, repo, &info.sha, INDEX, progress)?);
             let shards = shards(&snapshot.join(INDEX))?;
             if let Some(missing) = shards.iter().find(|shard| !has(shard)) {
-                return Err(Failure::Refused(format!("{repo} is incomplete: {INDEX} names {missing}, which is not there")));
+                return Err(Failure::Refused(format!(
+                    "{repo} is incomplete: {INDEX} names {missing}, which is not there"
+                )));
             }
             files.push(INDEX.into());
             files.extend(shards);

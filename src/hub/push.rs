@@ -44,7 +44,13 @@ pub struct PushResult {
 ///
 /// # Errors
 /// `Usage` if the folder is no model; `Io` if it cannot be read.
-pub fn plan_push(client: &Client, folder: &Path, repo: &Repo, options: &PushOptions, progress: &dyn Progress) -> Result<Plan> {
+pub fn plan_push(
+    client: &Client,
+    folder: &Path,
+    repo: &Repo,
+    options: &PushOptions,
+    progress: &dyn Progress,
+) -> Result<Plan> {
     let files = plan::local_files(folder, options.with_state)?;
     let mut plan = Plan { folder: folder.to_path_buf(), files, deleted: Vec::new(), exists: false };
     for file in &mut plan.files {
@@ -85,7 +91,13 @@ fn fill(client: &Client, repo: &Repo, options: &PushOptions, info: &Info, plan: 
 ///
 /// # Errors
 /// `Usage` if the folder is no model or there is no token; `Hub` if the Hub refuses or cannot be reached; `Io`.
-pub fn push(client: &Client, folder: &Path, repo: &Repo, options: &PushOptions, progress: &dyn Progress) -> Result<PushResult> {
+pub fn push(
+    client: &Client,
+    folder: &Path,
+    repo: &Repo,
+    options: &PushOptions,
+    progress: &dyn Progress,
+) -> Result<PushResult> {
     let settings = client.settings();
     if settings.offline {
         return Err(Error::usage("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it"));
@@ -100,7 +112,13 @@ pub fn push(client: &Client, folder: &Path, repo: &Repo, options: &PushOptions, 
     send(client, repo, options, plan, progress).about(repo, true)
 }
 
-fn send(client: &Client, repo: &Repo, options: &PushOptions, mut plan: Plan, progress: &dyn Progress) -> Result<PushResult, Failure> {
+fn send(
+    client: &Client,
+    repo: &Repo,
+    options: &PushOptions,
+    mut plan: Plan,
+    progress: &dyn Progress,
+) -> Result<PushResult, Failure> {
     create::ensure(client, repo, options.private)?;
     // The head comes first: what changes after it is a conflict, and is found out.
     let info = match remote::info(client, repo) {
@@ -109,7 +127,7 @@ fn send(client: &Client, repo: &Repo, options: &PushOptions, mut plan: Plan, pro
         Err(failure) => return Err(failure),
     };
     let parent = info.as_ref().map(|info| info.sha.clone());
-    let nothing = Info { sha: String::new(), private: options.private, files: Vec::new() };
+    let nothing = Info { sha: String::new(), files: Vec::new() };
     fill(client, repo, options, info.as_ref().unwrap_or(&nothing), &mut plan)?;
     for file in plan.files.iter().filter(|file| file.ignored) {
         progress.note(&format!("{} is left out: the repository's .gitignore names it", file.path));

@@ -11,8 +11,6 @@ use super::repo::{Repo, is_safe_path, quote_path};
 pub(super) struct Info {
     /// The commit: 40 hexadecimal digits.
     pub sha: String,
-    /// Whether only some may see it.
-    pub private: bool,
     /// The paths of its files.
     pub files: Vec<String>,
 }
@@ -48,7 +46,7 @@ pub(super) fn info(client: &Client, repo: &Repo) -> Result<Info, Failure> {
     files.retain(|path| is_safe_path(path));
     files.sort_unstable();
     files.dedup();
-    Ok(Info { sha, private: body["private"].as_bool().unwrap_or(false), files })
+    Ok(Info { sha, files })
 }
 
 /// The paths of all files at a commit.

@@ -19,7 +19,9 @@ impl Repo {
     pub fn model(text: &str) -> Result<Repo> {
         let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
         let wrong = |what: &str| {
-            Error::usage(format!("{text:?} is not a repository of the Hub: {what}; expected OWNER/NAME, as in openai-community/gpt2"))
+            Error::usage(format!(
+                "{text:?} is not a repository of the Hub: {what}; expected OWNER/NAME, as in openai-community/gpt2"
+            ))
         };
         let (owner, name) = id.split_once('/').ok_or_else(|| wrong("there is no slash in it"))?;
         for part in [owner, name] {
@@ -170,7 +172,10 @@ mod tests {
         for good in ["openai-community/gpt2", "a/b.c_d-e", "HuggingFaceTB/SmolLM2-135M@v1.0", "a/b@refs/pr/1"] {
             assert!(is_hub_name(good), "{good}");
         }
-        for bad in ["gpt2", "a/b/c", "./run", "../run", "runs/", "/run", "a/b--c", "a/.b", "a/b.git", "a b/c", "a/b@", "a/b@x..y"] {
+        for bad in [
+            "gpt2", "a/b/c", "./run", "../run", "runs/", "/run", "a/b--c", "a/.b", "a/b.git", "a b/c", "a/b@",
+            "a/b@x..y",
+        ] {
             assert!(!is_hub_name(bad), "{bad}");
         }
         let repo = Repo::model("a/b@refs/pr/1").unwrap();

@@ -121,12 +121,7 @@ mod tests {
         let hf = hf.to_str().unwrap();
         let other = home.join("other");
         let other = other.to_str().unwrap();
-        let all = [
-            ("HF_TOKEN", "new"),
-            ("HUGGING_FACE_HUB_TOKEN", "old"),
-            ("HF_TOKEN_PATH", other),
-            ("HF_HOME", hf),
-        ];
+        let all = [("HF_TOKEN", "new"), ("HUGGING_FACE_HUB_TOKEN", "old"), ("HF_TOKEN_PATH", other), ("HF_HOME", hf)];
         for (from, expected) in [(0, "new"), (1, "old"), (2, "from_path"), (3, "from_home")] {
             assert_eq!(header(settings(&all[from..], home).unwrap()).unwrap(), format!("Bearer {expected}"));
         }
