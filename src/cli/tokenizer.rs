@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{print_bytes, print_line};
 use crate::data::text::{Documents, TextOptions};
-use crate::data::tokenizer::{Tokenizer, train_bpe};
+use crate::data::tokenizer::train_bpe;
 use crate::error::{Error, Result};
 
 /// Subcommands of `taper tokenizer`.
