@@ -1,4 +1,5 @@
 //! The Hub's client against the test hub in `server/`: pulling, pushing, faults, the command line.
+#![allow(missing_docs)] // what is public here is so for the tests beside it
 
 mod command;
 #[path = "../common/fixtures.rs"]
@@ -73,7 +74,9 @@ pub fn model(id: &str) -> Repo {
 
 /// Bytes that do not repeat soon.
 pub fn bytes(count: usize, seed: u32) -> Vec<u8> {
-    (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8).collect()
+    (0..count as u32)
+        .map(|i| (i.wrapping_add(seed.wrapping_mul(40_503)).wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
 }
 
 pub fn read(path: impl AsRef<Path>) -> Vec<u8> {

@@ -132,7 +132,7 @@ fn another_process_goes_on_where_the_last_one_stopped() {
     let (world, _) = filled(&weights);
     // Every answer breaks off at once, after the first part.
     world.hub.fault("GET", "/blob/", Wrong::Truncate(70_000));
-    world.hub.faults(Fault { method: "GET", path: "/blob/", after: 1, times: 6, wrong: Wrong::Drop });
+    world.hub.faults(Fault { method: "GET", path: "/blob/", after: 0, times: 6, wrong: Wrong::Drop });
     pulled(&world).unwrap_err();
     assert!(blobs(&world).iter().any(|name| name.ends_with(".incomplete")));
     world.hub.forget();
@@ -336,7 +336,7 @@ fn a_server_that_names_bad_paths_or_commits_writes_nothing() {
     world.hub.faults(Fault {
         method: "GET",
         path: "/revision/",
-        after: 2,
+        after: 0,
         times: 99,
         wrong: Wrong::Status(307, here, ""),
     });

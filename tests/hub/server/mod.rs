@@ -313,18 +313,17 @@ fn serve(stream: TcpStream, origin: &'static str, state: &Mutex<State>) {
     let _ = write(&stream, &request, &response, length);
 }
 
-/// The fault that strikes this request, if one does.
+/// The fault that strikes this request, if one does: the first that is armed. Those after it do not see the request.
 fn strike(state: &mut State, request: &Request) -> Option<Wrong> {
-    let mut struck = None;
     for (fault, seen) in &mut state.faults {
-        if request.method == fault.method && request.path.contains(fault.path) {
+        if request.method == fault.method && request.path.contains(fault.path) && *seen < fault.after + fault.times {
             *seen += 1;
-            if struck.is_none() && *seen > fault.after && *seen <= fault.after + fault.times {
-                struck = Some(fault.wrong.clone());
+            if *seen > fault.after {
+                return Some(fault.wrong.clone());
             }
         }
     }
-    struck
+    None
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
