@@ -43,7 +43,8 @@ def run_taper(*arguments, **more):
 def tiny(kind):
     torch.manual_seed(1)
     if kind == "gpt2":
-        config = transformers.GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=2, n_head=4)
+        config = transformers.GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=2, n_head=4,
+                                         bos_token_id=0, eos_token_id=0)
         return transformers.GPT2LMHeadModel(config).eval()
     config = transformers.LlamaConfig(
         vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
@@ -86,7 +87,11 @@ for kind in ["gpt2", "llama"]:
     assert offline == own["folder"], (offline, own)
     done(f"taper pull of {kind}: one cache for both, either way")
 
-    # taper to hub, to Python.
+    # taper to hub, to Python; other weights, since storage has these already.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    model.save_pretrained(folder)
     pushed = json.loads(run_taper("push", str(folder), f"me/{kind}-by-taper", "--json"))
     assert pushed["stored"] == 1, pushed
     loaded = transformers.AutoModelForCausalLM.from_pretrained(f"me/{kind}-by-taper").eval()

@@ -34,7 +34,7 @@ pub fn answer(state: &mut State, request: &Request) -> Response {
     let method = request.method.as_str();
     let json_body = || serde_json::from_slice::<Value>(&request.body).unwrap_or_default();
     match (method, &path[..]) {
-        ("POST", ["api", "repos", "create"]) => create(state, &json_body(), authorized),
+        ("POST", ["api", "repos", "create"]) => create(state, request, &json_body(), authorized),
         ("POST", ["api", "validate-yaml"]) => validate(&json_body()),
         ("POST", ["api", "complete_multipart"]) => match request.header("authorization") {
             Some(_) => Response::error(400, "", "this address is signed; it takes no token"),
@@ -95,7 +95,7 @@ fn refuse(state: &State, key: &str, authorized: bool, writes: bool) -> Option<Re
     (writes && !authorized).then(|| Response::error(401, "", "Invalid username or password."))
 }
 
-fn create(state: &mut State, body: &Value, authorized: bool) -> Response {
+fn create(state: &mut State, request: &Request, body: &Value, authorized: bool) -> Response {
     if !authorized {
         return Response::error(401, "", "Invalid username or password.");
     }
@@ -105,7 +105,7 @@ fn create(state: &mut State, body: &Value, authorized: bool) -> Response {
         return Response::error(403, "", "You don't have the rights to create a model under this namespace");
     }
     let key = format!("{kind}s/{owner}/{name}");
-    let url = json!({"url": format!("https://hub/{owner}/{name}"), "error": "You already created this repo"});
+    let url = json!({"url": format!("http://{}/{owner}/{name}", request.header("host").unwrap_or_default()), "error": "You already created this repo"});
     if state.repos.contains_key(&key) {
         return Response::json(409, url);
     }
