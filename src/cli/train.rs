@@ -405,7 +405,8 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
                 .unwrap_or_default(),
             schedule.warmup_steps,
             config.optimizer.lr,
-            config.optimizer.lr * schedule.min_lr_ratio
+            // As f32, which prints 0.0003 and not the last bits of a product.
+            (config.optimizer.lr * schedule.min_lr_ratio) as f32
         ),
         format!("device      {} ({}), fp32, about {} MiB", ready.device, device_words(ready.device), predicted >> 20),
         format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
@@ -432,17 +433,13 @@ fn next_commands(ready: &Ready) -> String {
     )
 }
 
-/// A large number in words: 3.7M.
+/// A large number in words, four digits of it: 3.712M.
 pub(super) fn count(value: f64) -> String {
     for (unit, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)] {
         if value >= size {
-            return format!("{:.4}", value / size)
-                .chars()
-                .take(5)
-                .collect::<String>()
-                .trim_end_matches('.')
-                .to_string()
-                + unit;
+            let scaled = value / size;
+            let decimals = if scaled >= 100.0 { 1 } else { 2 + usize::from(scaled < 10.0) };
+            return format!("{scaled:.decimals$}{unit}");
         }
     }
     format!("{value}")
