@@ -16,6 +16,7 @@ mod numerics;
 mod progress;
 pub mod report;
 pub mod sample;
+mod summary;
 pub mod tokenizer;
 pub mod train;
 
