@@ -18,6 +18,7 @@ pub mod pull;
 pub mod push;
 pub mod report;
 pub mod sample;
+mod summary;
 pub mod tokenizer;
 pub mod train;
 
