@@ -128,6 +128,8 @@ fn seconds_of_rate_limit(header: &str) -> Option<u64> {
 pub(super) enum Failure {
     /// The connection could not be made, or broke.
     Network(String),
+    /// Not even the host's address could be found: most likely there is no network, so it is tried once more and no more.
+    NoHost(String),
     /// The server answered with an error.
     Status { status: u16, code: Option<String>, message: String, url: String, wait: Option<Duration> },
     /// The answer makes no sense, or obeying it would be unsafe.
@@ -151,13 +153,15 @@ impl Failure {
             ureq::Error::Protocol(_) => "the answer is not HTTP".into(),
             _ => "the request failed".into(),
         };
-        Failure::Network(format!("cannot reach {}: {what}", shown(url)))
+        let message = format!("cannot reach {}: {what}", shown(url));
+        let is_lookup = matches!(error, ureq::Error::HostNotFound) || what.contains("lookup");
+        if is_lookup { Failure::NoHost(message) } else { Failure::Network(message) }
     }
 
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Failure::Network(_) => true,
+            Failure::Network(_) | Failure::NoHost(_) => true,
             Failure::Status { status, .. } => TRANSIENT.contains(status),
             _ => false,
         }
@@ -230,7 +234,7 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
-            Failure::Network(what) => {
+            Failure::Network(what) | Failure::NoHost(what) => {
                 Error::Hub(format!("{what}; check the connection and HF_ENDPOINT, and try again"))
             }
             Failure::Status { status, message, url, .. } => Error::Hub(

@@ -270,7 +270,8 @@ impl<'a> Tries<'a> {
 
     /// Waits before the next try, or gives the failure back if there is none.
     pub fn after(&mut self, failure: Failure) -> Result<(), Failure> {
-        if !failure.is_transient() || self.failed >= RETRIES {
+        let most = if matches!(failure, Failure::NoHost(_)) { 1 } else { RETRIES };
+        if !failure.is_transient() || self.failed >= most {
             return Err(failure);
         }
         let doubled = self.client.settings.backoff * (1 << self.failed.min(3));

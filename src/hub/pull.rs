@@ -92,7 +92,7 @@ pub fn pull(client: &Client, repo: &Repo, want: Want, progress: &dyn Progress) -
     if settings.offline {
         return cached(&cache, want).ok_or_else(|| {
             Error::Hub(format!(
-                "{repo} is not in the cache ({}) as a whole, and HF_HUB_OFFLINE forbids to fetch it; unset that, or name \
+                "{repo} is not in the Hub's cache ({}) as a whole, and HF_HUB_OFFLINE forbids to fetch it; unset that, or name \
                  a local folder",
                 settings.cache.display()
             ))
