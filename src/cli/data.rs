@@ -128,7 +128,7 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn run_prepare(args: Prepare) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let options = PrepareOptions {
         val_inputs: (!args.val.is_empty()).then_some(args.val),
         val_fraction: args.val_fraction,
@@ -167,7 +167,7 @@ const TOKENIZER: &str = "tokenizer.json";
 fn run_inspect(args: &Inspect) -> Result<()> {
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
-        Some(name) => Some(Tokenizer::from_name_or_path(name)?),
+        Some(name) => Some(super::models::tokenizer(name)?),
         None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
         None => None,
     };

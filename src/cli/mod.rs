@@ -14,6 +14,8 @@ pub mod model;
 pub mod models;
 mod numerics;
 mod progress;
+pub mod pull;
+pub mod push;
 pub mod report;
 pub mod sample;
 mod summary;
@@ -59,6 +61,10 @@ enum Command {
     /// Inspect and initialise model folders.
     #[command(subcommand)]
     Model(model::Command),
+    /// Put a checkpoint on the Hugging Face Hub.
+    Push(push::Args),
+    /// Fetch a model from the Hugging Face Hub.
+    Pull(pull::Args),
     /// Draw the charts of a run.
     Report(report::Args),
     /// Say what this machine can do.
@@ -104,6 +110,8 @@ fn run(command: Command) -> Result<()> {
         Command::Data(command) => data::run(command),
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Model(command) => model::run(command),
+        Command::Push(args) => push::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Report(args) => report::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),

@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
 use crate::checkpoint::{ModelFolder, read_model_folder};
-use crate::cli::card_facts;
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
+use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
+use crate::cli::{card_facts, models};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
@@ -90,12 +91,13 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
 
-    let init = config.model.init_from.as_ref().map(|from| read_model_folder(Path::new(from))).transpose()?;
+    let init = config.model.init_from.as_ref().map(|from| read_model_folder(&models::locate(from)?)).transpose()?;
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
-    let tokenizer = source::tokenizer(&run, &config.tokenizer, &config.data, &|note| say(note))
-        .context(|| "preparing the tokenizer".into())?;
+    let tokenizer =
+        source::tokenizer(&run, &models::tokenizer_section(&config.tokenizer)?, &config.data, &|note| say(note))
+            .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
@@ -303,6 +305,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let stop = stop_flag()?;
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
+    let mut pusher = Pusher::new(&config.push, &ready.run);
     let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
     if let Some((state, arena)) = found {
         trainer.restore(state, &arena)?;
@@ -310,6 +313,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
     trainer.observe(&mut console);
     trainer.observe(&mut charts);
+    trainer.observe(&mut pusher);
     match logged {
         Some(logged) => trainer.record_resume(&logged, now())?,
         None => trainer.record(ready.start_event(max_steps))?,
@@ -318,6 +322,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     drop(trainer);
     console.finish();
     charts.finish(&ready.run);
+    pusher.finish(&stop);
     result?;
     say(&next_commands(&ready));
     Ok(())
