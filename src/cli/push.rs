@@ -174,6 +174,7 @@ impl Pusher {
                 "there is no access token (HF_TOKEN, or `hf auth login`), or HF_HUB_OFFLINE is set",
             ));
         }
+        Background::sweep(&self.run);
         let options = PushOptions { private: config.private, ..PushOptions::default() };
         Background::start(settings, Repo::model(&self.repo)?, options)
     }

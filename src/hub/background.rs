@@ -79,6 +79,11 @@ impl Background {
         Ok(Background { shared, cancel, thread: Some(thread) })
     }
 
+    /// Removes what a run that was killed left of its pushes.
+    pub fn sweep(run: &Path) {
+        remove(&run.join(STAGE));
+    }
+
     /// Hands over a checkpoint of a run; returns at once, and never fails: what goes wrong is told at the end.
     pub fn offer(&self, run: &Path, checkpoint: &Path) {
         let staged = stage(run, checkpoint);
@@ -168,10 +173,10 @@ fn stage(run: &Path, checkpoint: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Removes a staged folder, and the folder of them all when it is empty. What stays is swept by the next push.
+/// Removes a staged folder, and the folder of them all when it is empty. What stays is swept at the next start.
 fn remove(folder: &Path) {
     let _ = std::fs::remove_dir_all(folder);
-    if let Some(parent) = folder.parent() {
+    if let Some(parent) = folder.parent().filter(|parent| parent.ends_with(STAGE)) {
         let _ = std::fs::remove_dir(parent);
     }
 }

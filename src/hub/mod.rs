@@ -19,6 +19,7 @@ mod cache;
 mod commit;
 pub mod config;
 mod create;
+mod dataset;
 mod download;
 mod http;
 mod journal;
@@ -32,6 +33,7 @@ mod settings;
 mod token;
 
 pub use background::{Background, Pushed};
+pub use dataset::{Selection, pull_dataset};
 pub use http::Client;
 pub use plan::{Plan, PlannedFile, Upload};
 pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};

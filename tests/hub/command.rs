@@ -34,7 +34,7 @@ fn taper(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> Told {
 
 /// A hub with a fixture (a model that transformers saved) under its own name, with a tokenizer.
 fn with_fixture(name: &str) -> World {
-    let world = World::new();
+    let world = World::start();
     let folder = fixtures::folder(name);
     let files: Vec<(String, Vec<u8>)> = ["config.json", "generation_config.json", "model.safetensors"]
         .iter()
@@ -112,7 +112,7 @@ fn a_run_starts_from_a_model_on_the_hub() {
 
 #[test]
 fn push_dry_run_push_and_pull_again() {
-    let world = World::new();
+    let world = World::start();
     let folder = world.home.path().join("model");
     std::fs::create_dir(&folder).unwrap();
     for file in ["config.json", "generation_config.json", "model.safetensors"] {
@@ -137,4 +137,32 @@ fn push_dry_run_push_and_pull_again() {
     assert!(taper(&world, &["push", "model", "me/m"], &[]).err.contains("nothing was committed"));
     assert_eq!(taper(&world, &["push", "model", "not-a-name"], &token).code, 2);
     assert_eq!(taper(&world, &["push", "nowhere", "me/m"], &token).code, 2);
+}
+
+#[test]
+fn a_data_set_is_pulled_and_prepared() {
+    let world = World::start();
+    let line = |text: &str| format!("{}\n", serde_json::json!({ "id": 1, "story": text }));
+    let files = [
+        ("README.md", "about".to_string()),
+        ("data/train-00000-of-00002.jsonl", line("Once upon a time") + &line("there was")),
+        ("data/train-00001-of-00002.jsonl", line("the end")),
+        ("data/validation-00000-of-00001.jsonl", line("held out")),
+    ];
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
+    world.hub.put_as("datasets", "owner/stories", &files);
+    let pulled = taper(&world, &["data", "pull", "owner/stories", "--json"], &[]).json();
+    assert_eq!(
+        pulled["files"],
+        serde_json::json!(["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"])
+    );
+    assert!(pulled["folder"].as_str().unwrap().contains("datasets--owner--stories"));
+    let prepare = ["--tokenizer", "bytes", "--out", "shards", "--text-column", "story", "--val-split", "val", "--json"];
+    let made = taper(&world, &[&["data", "pull", "owner/stories"], &prepare[..]].concat(), &[]).json();
+    assert_eq!(made["documents"], 4);
+    // 16 + 9 + 7 bytes and two ends between documents; 8 bytes held out.
+    let told = taper(&world, &["data", "inspect", "shards", "--json"], &[]).json();
+    assert_eq!((&told["train_tokens"], &told["val_tokens"]), (&Value::from(34), &Value::from(8)));
+    let told = taper(&world, &["data", "pull", "owner/stories", "--split", "test"], &[]);
+    assert!(told.code == 1 && told.err.contains("train-00000-of-00002.jsonl"), "{}", told.err);
 }

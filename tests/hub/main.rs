@@ -24,7 +24,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub fn start() -> World {
         World { hub: TestHub::start(), home: TempDir::new().unwrap() }
     }
 

@@ -9,7 +9,7 @@ use taper::hub::{Client, Pulled, Settings, Want, pull};
 const ID: &str = "owner/name";
 
 fn filled(weights: &[u8]) -> (World, String) {
-    let world = World::new();
+    let world = World::start();
     let files: [(&str, &[u8]); 5] = [
         ("config.json", b"{\"model_type\": \"gpt2\"}"),
         ("tokenizer.json", b"{}"),
@@ -255,7 +255,7 @@ fn private_gated_renamed_and_absent() {
 
 #[test]
 fn a_pickle_is_refused_with_the_reason() {
-    let world = World::new();
+    let world = World::start();
     world.hub.put("a/pickle", &[("config.json", b"{}"), ("pytorch_model.bin", b"\x80\x02}q\x00.")]);
     world.hub.put("a/nothing", &[("README.md", b"x")]);
     let told = |id: &str| pull(&world.client(), &model(id), Want::Model, &()).unwrap_err().to_string();
@@ -270,7 +270,7 @@ fn a_pickle_is_refused_with_the_reason() {
 
 #[test]
 fn shards_come_by_their_index() {
-    let world = World::new();
+    let world = World::start();
     let index = br#"{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
     let (one, two) = (bytes(5000, 1), bytes(6000, 2));
     let mut files: Vec<(&str, &[u8])> = vec![
@@ -317,10 +317,10 @@ fn without_a_connection_the_cache_serves_if_it_is_whole() {
 
 #[test]
 fn a_server_that_names_bad_paths_or_commits_writes_nothing() {
-    let world = World::new();
+    let world = World::start();
     world.hub.put(ID, &[("config.json", b"{}"), ("model.safetensors", b"x"), ("../../../evil", b"x")]);
     assert!(!pulled(&world).unwrap().files.iter().any(|file| file.contains("evil")));
-    let world = World::new();
+    let world = World::start();
     world.hub.put(ID, &[("config.json", b"{}"), ("model.safetensors", b"x")]);
     world.hub.fault("GET", "/revision/", Wrong::Status(200, &[], r#"{"sha": "../../x", "siblings": []}"#));
     pulled(&world).unwrap_err();

@@ -37,7 +37,7 @@ fn commit_posts(hub: &TestHub) -> usize {
 
 #[test]
 fn a_folder_goes_in_one_commit_and_a_second_time_not_at_all() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     let done = send(&world, &folder).unwrap();
     assert_eq!(done.url, format!("{}/me/model", world.hub.url));
@@ -72,7 +72,7 @@ fn a_folder_goes_in_one_commit_and_a_second_time_not_at_all() {
 
 #[test]
 fn the_state_goes_only_when_asked_for() {
-    let world = World::new();
+    let world = World::start();
     let with = PushOptions { with_state: true, ..options() };
     push(&world.client(), &checkpoint(&world), &model(ID), &with, &()).unwrap();
     assert!(world.hub.files(ID, "main").contains_key("training/arena.safetensors"));
@@ -80,7 +80,7 @@ fn the_state_goes_only_when_asked_for() {
 
 #[test]
 fn private_repositories_and_those_that_are_there() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     let private = PushOptions { private: true, ..options() };
     push(&world.client(), &folder, &model(ID), &private, &()).unwrap();
@@ -103,7 +103,7 @@ fn private_repositories_and_those_that_are_there() {
 
 #[test]
 fn without_a_token_or_a_card_that_is_sound_nothing_is_sent() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     let error = push(&world.anonymous(), &folder, &model(ID), &options(), &()).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("HF_TOKEN"), "{error}");
@@ -121,7 +121,7 @@ fn without_a_token_or_a_card_that_is_sound_nothing_is_sent() {
 /// hf-hub 1.0 ignores `shouldIgnore`.
 #[test]
 fn the_gitignore_is_honoured() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     std::fs::write(folder.join(".gitignore"), "tokenizer.json\n").unwrap();
     let done = send(&world, &folder).unwrap();
@@ -132,7 +132,7 @@ fn the_gitignore_is_honoured() {
 /// hf-hub 1.0 asks about all files at once; the Hub takes 256.
 #[test]
 fn questions_go_in_batches() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     for i in 0..600 {
         std::fs::write(folder.join(format!("many-{i:03}.bin")), format!("object {i}")).unwrap();
@@ -148,7 +148,7 @@ fn questions_go_in_batches() {
 
 #[test]
 fn a_dry_run_changes_nothing_and_says_what_would_be() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     let plan = plan_push(&world.client(), &folder, &model(ID), &options(), &()).unwrap();
     assert!(!plan.exists);
@@ -166,7 +166,7 @@ fn a_dry_run_changes_nothing_and_says_what_would_be() {
 
 #[test]
 fn weights_that_would_be_loaded_in_place_of_ours_go() {
-    let world = World::new();
+    let world = World::start();
     let old: [(&str, &[u8]); 4] = [
         ("model.safetensors.index.json", b"{}"),
         ("model-00001-of-00002.safetensors", b"1"),
@@ -183,7 +183,7 @@ fn weights_that_would_be_loaded_in_place_of_ours_go() {
 
 #[test]
 fn a_pull_request_leaves_the_branch_alone() {
-    let world = World::new();
+    let world = World::start();
     world.hub.put(ID, &[("config.json", b"old")]);
     let pr = PushOptions { pr: true, ..options() };
     let done = push(&world.client(), &checkpoint(&world), &model(ID), &pr, &()).unwrap();
@@ -201,7 +201,7 @@ fn a_pull_request_leaves_the_branch_alone() {
 
 #[test]
 fn a_lost_answer_to_the_commit_is_looked_up_not_repeated() {
-    let world = World::new();
+    let world = World::start();
     let folder = checkpoint(&world);
     world.hub.fault("POST", "/commit/", Wrong::LoseAnswer);
     let done = send(&world, &folder).unwrap();
@@ -222,7 +222,7 @@ fn a_lost_answer_to_the_commit_is_looked_up_not_repeated() {
 fn a_commit_in_between_is_built_upon_or_refused() {
     // Someone else commits while our weights are on their way.
     let meanwhile = |path: &'static str| {
-        let world = World::new();
+        let world = World::start();
         let folder = checkpoint(&world);
         world.hub.put(ID, &[("config.json", b"old")]);
         world.hub.fault("PUT", "/basic/", Wrong::Slow(300));
@@ -255,7 +255,7 @@ fn a_commit_in_between_is_built_upon_or_refused() {
 
 #[test]
 fn a_push_to_a_renamed_repository_arrives() {
-    let world = World::new();
+    let world = World::start();
     world.hub.put("new/name", &[("a.txt", b"")]);
     world.hub.state().moved.insert("me/model".into(), "new/name".into());
     world.hub.state().repos.insert("models/me/model".into(), Default::default());

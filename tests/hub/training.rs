@@ -21,7 +21,7 @@ fn checkpoint(world: &World, step: u32) -> PathBuf {
 
 #[test]
 fn the_newest_checkpoint_arrives_even_if_the_run_removes_it() {
-    let world = World::new();
+    let world = World::start();
     let run = world.home.path().join("run");
     world.hub.faults(Fault { method: "PUT", path: "/basic/", after: 0, times: 1, wrong: Wrong::Slow(300) });
     let pusher = Background::start(world.settings(), model("me/model"), PushOptions::default()).unwrap();
@@ -41,7 +41,7 @@ fn the_newest_checkpoint_arrives_even_if_the_run_removes_it() {
 
 #[test]
 fn what_fails_is_told_at_the_end_and_made_good_by_the_next() {
-    let world = World::new();
+    let world = World::start();
     let run = world.home.path().join("run");
     let refuse = Wrong::Status(403, &[], "{\"error\": \"storage is full\"}");
     world.hub.faults(Fault { method: "POST", path: "/commit/", after: 0, times: 1, wrong: refuse });
@@ -59,7 +59,7 @@ fn what_fails_is_told_at_the_end_and_made_good_by_the_next() {
 
 #[test]
 fn a_stopped_run_does_not_wait() {
-    let world = World::new();
+    let world = World::start();
     let run = world.home.path().join("run");
     world.hub.faults(Fault {
         method: "POST",
@@ -81,7 +81,7 @@ const CONFIG: &str = "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\ncontext_len
 
 #[test]
 fn a_run_pushes_its_checkpoints() {
-    let world = World::new();
+    let world = World::start();
     let home = world.home.path();
     std::fs::write(home.join("c.toml"), CONFIG).unwrap();
     std::fs::write(home.join("text.txt"), "All that is gold does not glitter. ".repeat(30)).unwrap();

@@ -37,7 +37,7 @@ fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
 
 #[test]
 fn parts_arrive_in_order_and_are_put_together() {
-    let world = World::new();
+    let world = World::start();
     let folder = in_parts(&world);
     world.hub.state().storage.verify = true;
     assert_eq!(send(&world, &folder).unwrap().stored, 1);
@@ -49,7 +49,7 @@ fn parts_arrive_in_order_and_are_put_together() {
 #[test]
 fn parts_that_arrived_are_not_sent_again() {
     for keep_sessions in [true, false] {
-        let world = World::new();
+        let world = World::start();
         let folder = in_parts(&world);
         world.hub.state().storage.keep_sessions = keep_sessions;
         // Part 6 fails so often that the push gives up.
@@ -75,7 +75,7 @@ fn parts_that_arrived_are_not_sent_again() {
 
 #[test]
 fn a_session_that_ran_out_is_begun_anew() {
-    let world = World::new();
+    let world = World::start();
     let folder = in_parts(&world);
     world.hub.faults(Fault { method: "PUT", path: "/part/", after: 5, times: 6, wrong: Wrong::Drop });
     send(&world, &folder).unwrap_err();
@@ -97,7 +97,7 @@ fn a_session_that_ran_out_is_begun_anew() {
 #[test]
 fn an_object_whose_answer_got_lost_is_not_sent_again() {
     for (method, path) in [("PUT", "/basic/"), ("POST", "/complete_multipart")] {
-        let world = World::new();
+        let world = World::start();
         let folder = match method {
             "POST" => in_parts(&world),
             _ => world.folder("step-00000020", &[("config.json", b"{}"), ("model.safetensors", &bytes(50_000, 9))]),
@@ -117,7 +117,7 @@ fn an_upload_that_was_refused_for_a_while_arrives() {
     for wrong in
         [Wrong::Status(403, &[], "<Error>Request has expired</Error>"), Wrong::Status(503, &[], ""), Wrong::Drop]
     {
-        let world = World::new();
+        let world = World::start();
         let folder = world.folder("step-00000020", &[("config.json", b"{}"), ("model.safetensors", &bytes(50_000, 9))]);
         world.hub.faults(Fault { method: "PUT", path: "/basic/", after: 0, times: 2, wrong });
         send(&world, &folder).unwrap();
@@ -127,7 +127,7 @@ fn an_upload_that_was_refused_for_a_while_arrives() {
 
 #[test]
 fn what_the_hub_does_not_take_is_told() {
-    let world = World::new();
+    let world = World::start();
     let folder = world.folder("step-00000020", &[("config.json", b"{}"), ("model.safetensors", &bytes(500, 9))]);
     let oid = taper_sha256(&bytes(500, 9));
     let answer = format!(
@@ -147,7 +147,7 @@ fn taper_sha256(bytes: &[u8]) -> String {
 
 #[test]
 fn two_files_of_the_same_bytes_are_one_object() {
-    let world = World::new();
+    let world = World::start();
     let same = bytes(9000, 5);
     let folder =
         world.folder("step-1", &[("config.json", b"{}"), ("model.safetensors", &same), ("copy.safetensors", &same)]);

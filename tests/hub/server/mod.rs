@@ -197,6 +197,11 @@ impl TestHub {
 
     /// Fills a repository with one commit of these files, large ones by the usual rule; gives the commit.
     pub fn put(&self, id: &str, files: &[(&str, &[u8])]) -> String {
+        self.put_as("models", id, files)
+    }
+
+    /// [`TestHub::put`] for `models` or `datasets`.
+    pub fn put_as(&self, kind: &str, id: &str, files: &[(&str, &[u8])]) -> String {
         let mut state = self.state();
         let mut all = BTreeMap::new();
         for (path, bytes) in files {
@@ -210,7 +215,7 @@ impl TestHub {
             };
             all.insert(path.to_string(), entry);
         }
-        state.repos.entry(format!("models/{id}")).or_default().add("main", all, "put")
+        state.repos.entry(format!("{kind}/{id}")).or_default().add("main", all, "put")
     }
 
     /// The files at the head of a repository's branch.
