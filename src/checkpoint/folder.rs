@@ -1,65 +1,19 @@
-//! Writing and reading model folders.
+//! Reading model folders: ours, and those that `save_pretrained` writes for GPT-2 and Llama.
 //!
-//! Writing gives `config.json`, `generation_config.json` and `model.safetensors`; the tokenizer's files and the atomic
-//! rename are the caller's. Reading takes our folders and those that `save_pretrained` writes for GPT-2 and Llama.
 //! Everything is checked before anything large is allocated, and every complaint names the tensor or the key.
 
 use super::hf_config::HfConfig;
 use super::llama::Biases;
-use super::safetensors_io::{Entry, Weights, Writer};
+use super::safetensors_io::{Entry, Weights};
+use super::weight_type::WeightType;
+use super::write::{config_json, transpose};
 use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
 use crate::error::{Error, Result, ResultExt};
 use crate::model::config::ModelConfig;
 use crate::model::layout::{NamedParam, parameter_shapes};
-use serde_json::{Value, json};
-use std::borrow::Cow;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
-
-/// Where the parameters of a model are when it is saved. One parameter is asked for at a time (GPT-2: twice at most), so
-/// that weights on a device need not all be on the host together.
-pub trait ParamSource {
-    /// The values of the parameter called `name` (arena name), row-major.
-    ///
-    /// # Errors
-    /// If there is no such parameter or it cannot be fetched.
-    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>>;
-}
-
-impl ParamSource for [NamedParam] {
-    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
-        match self.iter().find(|(own, _, _)| own == name) {
-            Some((_, _, values)) => Ok(Cow::Borrowed(values)),
-            None => Err(Error::Training(format!("the model has no parameter {name}"))),
-        }
-    }
-}
-
-impl ParamSource for Vec<NamedParam> {
-    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
-        self.as_slice().values(name)
-    }
-}
-
-impl ParamSource for crate::tape::Params {
-    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>> {
-        match self.layout().find(name) {
-            Some(id) => Ok(Cow::Borrowed(&self.flat().f32()[self.layout().info(id).range()])),
-            None => Err(Error::Training(format!("the model has no parameter {name}"))),
-        }
-    }
-}
-
-/// What was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// SHA-256 of model.safetensors, in hexadecimal.
-    pub sha256: String,
-    /// Length of model.safetensors.
-    pub bytes: u64,
-}
 
 /// A model as a folder holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,61 +26,6 @@ pub struct ModelFolder {
     pub eos: Option<u32>,
     /// What a user should know: what was ignored or taken differently than it was written.
     pub notes: Vec<String>,
-}
-
-/// Writes a model into `folder` (made if absent): config.json, generation_config.json and model.safetensors in float32,
-/// each made durable. Existing files of these names are overwritten: write into a temporary folder and rename it.
-///
-/// # Errors
-/// `Io`; `Training` when `params` does not have what `config` asks for.
-pub fn write_model_folder(
-    folder: &Path,
-    config: &ModelConfig,
-    params: &dyn ParamSource,
-    eos: Option<u32>,
-) -> Result<Written> {
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let layout = Layout::of(config);
-    write_json(&folder.join("config.json"), &config_json(config, &layout, eos)?)?;
-    let mut generation = json!({"_from_model_config": true});
-    if let Some(eos) = eos {
-        generation["bos_token_id"] = json!(eos);
-        generation["eos_token_id"] = json!(eos);
-    }
-    write_json(&folder.join("generation_config.json"), &generation)?;
-
-    let table = match layout {
-        Layout::Gpt2 => gpt2::table(config),
-        Layout::Llama => llama::table(config, Biases::of(config)),
-        Layout::Own { .. } => own_table(config),
-    };
-    let shapes: BTreeMap<String, Vec<usize>> = parameter_shapes(config).into_iter().collect();
-    let names = table.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
-    let mut writer = Writer::create(&folder.join("model.safetensors"), names)?;
-    for tensor in &table {
-        match &tensor.source {
-            Source::Zeros => writer.values(&vec![0.0; tensor.shape.iter().product()])?,
-            Source::Rows { parameter, start, transposed } => {
-                let values = params.values(parameter)?;
-                let expected: usize = shapes.get(parameter).map_or(0, |shape| shape.iter().product());
-                if values.len() != expected {
-                    return Err(Error::Training(format!(
-                        "parameter {parameter} has {} values, and the model's shape asks for {expected}",
-                        values.len()
-                    )));
-                }
-                if *transposed {
-                    writer.values(&transpose(&values, tensor.shape[1], tensor.shape[0]))?;
-                } else {
-                    let columns: usize = tensor.shape[1..].iter().product();
-                    writer.values(&values[start * columns..][..tensor.shape[0] * columns])?;
-                }
-            }
-        }
-    }
-    let (sha256, bytes) = writer.finish()?;
-    sync_folder(folder)?;
-    Ok(Written { sha256, bytes })
 }
 
 /// Reads a model folder: one of ours, or one of GPT-2 or Llama type saved by transformers.
@@ -191,26 +90,6 @@ pub fn read_model_folder(folder: &Path) -> Result<ModelFolder> {
     Ok(ModelFolder { config, params, eos, notes })
 }
 
-/// config.json of a model: the keys of its architecture, and our exact shape under "taper".
-fn config_json(config: &ModelConfig, layout: &Layout, eos: Option<u32>) -> Result<Value> {
-    let mut keys = match layout {
-        Layout::Gpt2 => gpt2::keys(config, eos),
-        Layout::Llama => llama::keys(config, eos),
-        Layout::Own { .. } => json!({
-            "architectures": [layout.architecture()],
-            "model_type": "taper",
-            "vocab_size": config.vocab_size,
-            "bos_token_id": eos,
-            "eos_token_id": eos,
-            "tie_word_embeddings": config.tie_embeddings,
-            "dtype": "float32",
-        }),
-    };
-    keys["taper"] = serde_json::to_value(config)
-        .map_err(|error| Error::Training(format!("the model's shape cannot be written as JSON: {error}")))?;
-    Ok(keys)
-}
-
 fn own_config(hf: &HfConfig) -> Result<Option<ModelConfig>> {
     let Some(value) = hf.get("taper") else { return Ok(None) };
     match serde_json::from_value(value.clone()) {
@@ -224,7 +103,7 @@ fn refine(hf: &HfConfig, said: &ModelConfig, own: ModelConfig, notes: &mut Vec<S
     let own = ModelConfig { dropout: said.dropout, ..own };
     let layout = Layout::of(&own);
     let same = own.validate().is_ok() && {
-        let Value::Object(keys) = config_json(&own, &layout, None)? else { return Ok(own) };
+        let Value::Object(keys) = config_json(&own, &layout, None, WeightType::F32)? else { return Ok(own) };
         let written = HfConfig::new(Path::new("config.json"), keys);
         match layout {
             Layout::Gpt2 => gpt2::parse(&written)? == *said,
@@ -367,33 +246,4 @@ fn gather(
         }
     }
     Ok(params)
-}
-
-/// `[rows, columns]` to `[columns, rows]`, in tiles, or every read would miss the cache.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut out = vec![0.0; values.len()];
-    for row_0 in (0..rows).step_by(TILE) {
-        for column_0 in (0..columns).step_by(TILE) {
-            for row in row_0..rows.min(row_0 + TILE) {
-                for column in column_0..columns.min(column_0 + TILE) {
-                    out[column * rows + row] = values[row * columns + column];
-                }
-            }
-        }
-    }
-    out
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(format!("{value:#}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
-}
-
-/// Makes the names in a folder durable, where the system can do that.
-fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|handle| handle.sync_all()).map_err(Error::io("write", folder))?;
-    }
-    Ok(())
 }

@@ -45,7 +45,7 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
     found
 }
 
-/// The keys of config.json for a shape without [`obstacles`].
+/// The keys of config.json for a shape without [`obstacles`], but for "dtype".
 pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let activation = match config.mlp {
         Mlp::GeluErf => "gelu",
@@ -74,7 +74,6 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
         "eos_token_id": eos,
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": true,
-        "dtype": "float32",
     })
 }
 

@@ -55,7 +55,7 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
     found
 }
 
-/// The keys of config.json for a shape without [`obstacles`].
+/// The keys of config.json for a shape without [`obstacles`], but for "dtype".
 pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let biases = Biases::of(config);
     json!({
@@ -82,7 +82,6 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
         "eos_token_id": eos,
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": true,
-        "dtype": "float32",
     })
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The one idea: a folder's tensors are described by a table ([`HfTensor`]), one row for each tensor of the file, saying
 //! which rows of which of our parameters it holds and whether it is transposed. Writing walks the table one way, reading
-//! the other, so the two cannot drift apart. `gpt2` and `llama` state the tables and the keys of config.json; `folder`
-//! does the work; `safetensors_io` is the file format.
+//! the other, so the two cannot drift apart. `gpt2` and `llama` state the tables and the keys of config.json; `write` and
+//! `folder` do the work; `safetensors_io` is the file format. `convert` changes a model that was read; `gguf` and `llmc`
+//! are the formats of llama.cpp and llm.c.
 //!
 //! What is unusual: every config.json we write also holds our exact [`ModelConfig`] under the key `taper`, which
 //! transformers ignores and keeps. It brings back what the Hugging Face keys cannot say (that a bias is absent, where the
@@ -11,15 +12,22 @@
 //! loaded, changed and saved again by transformers.
 
 pub mod config;
+pub mod convert;
 mod folder;
+pub mod gguf;
 mod gpt2;
 mod hf_config;
 mod llama;
+pub mod llmc;
 pub mod safetensors_io;
 pub mod state;
 pub mod store;
+mod weight_type;
+mod write;
 
-pub use folder::{ModelFolder, ParamSource, Written, read_model_folder, write_model_folder};
+pub use folder::{ModelFolder, read_model_folder};
+pub use weight_type::WeightType;
+pub use write::{Packing, ParamSource, Written, write_model_folder, write_model_folder_as};
 
 use crate::model::config::ModelConfig;
 use crate::model::layout::parameter_shapes;

@@ -5,6 +5,7 @@
 //! Nothing in a header is believed before it is checked: the ranges must tile the data exactly, each range must be as long
 //! as its shape says, and nothing is allocated that the file's own length does not bear.
 
+use super::weight_type::WeightType;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -16,9 +17,10 @@ use std::path::{Path, PathBuf};
 /// The longest header that is read, as in the safetensors project.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// A float32 safetensors file being written: all names and shapes first, then the values in that order.
+/// A safetensors file being written, all tensors in one dtype: names and shapes first, then the values in that order.
 pub struct Writer {
     path: PathBuf,
+    weights: WeightType,
     file: BufWriter<File>,
     hash: Sha256,
     written: u64,
@@ -31,14 +33,19 @@ impl Writer {
     ///
     /// # Errors
     /// `Io`.
-    pub fn create<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Result<Writer> {
+    pub fn create<'a>(
+        path: &Path,
+        weights: WeightType,
+        tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    ) -> Result<Writer> {
         let mut header = Map::new();
         header.insert("__metadata__".into(), json!({"format": "pt"}));
         let mut end = 0u64;
         for (name, shape) in tensors {
             let start = end;
-            end += 4 * shape.iter().product::<usize>() as u64;
-            header.insert(name.into(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+            end += (weights.size() * shape.iter().product::<usize>()) as u64;
+            let entry = json!({"dtype": weights.safetensors_name(), "shape": shape, "data_offsets": [start, end]});
+            header.insert(name.into(), entry);
         }
         let mut header = Value::Object(header).to_string().into_bytes();
         // The data begin at a multiple of 8 bytes.
@@ -46,6 +53,7 @@ impl Writer {
         let file = File::create(path).map_err(Error::io("create", path))?;
         let mut writer = Writer {
             path: path.to_path_buf(),
+            weights,
             file: BufWriter::with_capacity(1 << 20, file),
             hash: Sha256::new(),
             written: 0,
@@ -60,14 +68,13 @@ impl Writer {
     /// Appends values of the tensors, in the order of the header.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`; `Usage` for a value that the dtype cannot hold.
     pub fn values(&mut self, values: &[f32]) -> Result<()> {
         // In pieces, so that the copy in bytes stays in cache.
         for piece in values.chunks(1 << 14) {
             let mut bytes = std::mem::take(&mut self.bytes);
-            bytes.resize(4 * piece.len(), 0);
-            let (slots, _) = bytes.as_chunks_mut::<4>();
-            slots.iter_mut().zip(piece).for_each(|(slot, value)| *slot = value.to_le_bytes());
+            bytes.clear();
+            self.weights.encode(piece, "the model", &mut bytes)?;
             let done = self.put(&bytes);
             self.bytes = bytes;
             done?;

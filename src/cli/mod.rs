@@ -7,6 +7,7 @@
 pub mod bench;
 mod bench_ops;
 mod card_facts;
+mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
@@ -58,7 +59,7 @@ enum Command {
     /// Train tokenizers; encode and decode text.
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
-    /// Inspect and initialise model folders.
+    /// Inspect, initialise, convert and export models.
     #[command(subcommand)]
     Model(model::Command),
     /// Put a checkpoint on the Hugging Face Hub.

@@ -1,9 +1,10 @@
-//! `taper model`: what a model is, and how a new one begins.
+//! `taper model`: what a model is, how a new one begins, and (in `convert`) how it goes elsewhere.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::convert::{self, appear};
 use super::models::locate;
 use super::{print_json, print_line};
 use crate::checkpoint::{Layout, read_model_folder, write_model_folder};
@@ -32,6 +33,21 @@ Examples:
 The weights are those that training the config starts from: a function of run.seed_init and of
 the parameters' names.")]
     Init(InitArgs),
+    /// Write a model for other programs: a GGUF file for llama.cpp, or a folder for transformers.
+    #[command(after_help = "\
+Examples:
+  taper model export runs/quickstart --format gguf --out quickstart.gguf --dtype f16
+  taper model export runs/quickstart --format hf --out models/quickstart --dtype bf16
+
+GGUF takes models of GPT-2's and Llama's shape (`taper model info` says which a model has) with a byte-level BPE tokenizer \
+that splits as GPT-2's does, or as SmolLM's, and the tokenizer of bytes. For others: --no-tokenizer.")]
+    Export(convert::ExportArgs),
+    /// Write a model folder anew: another dtype, shards, a smaller vocabulary, other biases; or from an llm.c file.
+    #[command(after_help = "\
+Examples:
+  taper model convert runs/quickstart --out models/small --dtype bf16
+  taper model convert gpt2_124M.bin --out models/gpt2 --shard-size 200MB")]
+    Convert(convert::ConvertArgs),
 }
 
 /// Arguments of `taper model info`.
@@ -69,6 +85,8 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Info(args) => info(&args),
         Command::Init(args) => init(&args),
+        Command::Export(args) => convert::export(&args),
+        Command::Convert(args) => convert::convert(&args),
     }
 }
 
@@ -205,15 +223,10 @@ fn init(args: &InitArgs) -> Result<()> {
             Some((_, values)) => model.with_values(values.iter().map(|(name, _, v)| (name.as_str(), v.as_slice())))?,
             None => model.initialise(config.run.seed_init())?,
         };
-        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        // Written beside its place and renamed: the folder appears whole or not at all.
-        let beside =
-            tempfile::Builder::new().prefix(".taper-init-").tempdir_in(parent).map_err(Error::io("create", out))?;
-        let folder = beside.path().join("model");
-        write_model_folder(&folder, model.config(), &params, tokenizer.eot())?;
-        tokenizer.save(&folder, model.config().context_length)?;
-        std::fs::rename(&folder, out).map_err(Error::io("create", out))?;
+        appear(out, |folder| {
+            write_model_folder(folder, model.config(), &params, tokenizer.eot())?;
+            tokenizer.save(folder, model.config().context_length)
+        })?;
         let layout = Layout::of(model.config());
         for reason in obstacles(&layout) {
             eprintln!("note: this model will not load in transformers: {reason}");

@@ -288,6 +288,11 @@ impl Tokenizer {
         &self.canonical().hash
     }
 
+    /// The canonical tokenizer.json: what [`Tokenizer::save`] writes.
+    pub fn json(&self) -> &str {
+        &self.canonical().json
+    }
+
     /// The bytes of one token; `None` if the vocabulary lacks `id`.
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         match &self.inner.engine {
