@@ -72,7 +72,9 @@ pub(super) fn readme(ready: &Ready, state: &TrainingState, val_loss: Option<f64>
         precision: Some("fp32".into()),
         evaluation: val_loss.map(|loss| CardEvaluation {
             data: "the validation split of the training data".into(),
+            dataset: None,
             loss,
+            standard_error: None,
             predictions,
             bits_per_byte: None,
         }),
@@ -81,6 +83,7 @@ pub(super) fn readme(ready: &Ready, state: &TrainingState, val_loss: Option<f64>
         command: Some("taper train config.toml".into()),
         config_toml: Some(config.to_toml()),
         taper_version: env!("CARGO_PKG_VERSION").into(),
+        ..CardFacts::default()
     })
 }
 
