@@ -13,6 +13,7 @@ pub mod models;
 mod progress;
 pub mod report;
 pub mod sample;
+pub mod sweep;
 pub mod tokenizer;
 pub mod train;
 
@@ -48,6 +49,8 @@ enum Command {
     Model(model::Command),
     /// Draw the charts of a run.
     Report(report::Args),
+    /// Train many runs and say which differences are real.
+    Sweep(sweep::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Print the shell completions for SHELL.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Model(command) => model::run(command),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
