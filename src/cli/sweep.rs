@@ -86,7 +86,11 @@ pub fn run(args: Args) -> Result<()> {
                 done += 1;
                 let message = entry.message.as_ref().map_or(String::new(), |message| format!(": {message}"));
                 let left = begun.elapsed().as_secs_f64() / done as f64 * (due - done) as f64;
-                let rest = if due > done { format!("; about {} left", duration(left)) } else { String::new() };
+                let rest = if due > done && entry.ended != "stopped" {
+                    format!("; about {} left", duration(left))
+                } else {
+                    String::new()
+                };
                 say(&format!("  {} after {}{message}{rest}", entry.ended, duration(entry.seconds)));
             }
         };

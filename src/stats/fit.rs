@@ -90,13 +90,10 @@ fn linear(columns: &[Vec<f64>], y: &[f64]) -> Option<Vec<f64>> {
         if m[i][i].abs() < 1e-13 * dot(&columns[i], &columns[i]).max(1e-300) {
             return None;
         }
-        for row in 0..k {
-            if row != i {
-                let factor = m[row][i] / m[i][i];
-                for column in i..=k {
-                    m[row][column] -= factor * m[i][column];
-                }
-            }
+        let pivot_row = m[i].clone();
+        for (_, row) in m.iter_mut().enumerate().filter(|(row, _)| *row != i) {
+            let factor = row[i] / pivot_row[i];
+            row.iter_mut().zip(&pivot_row).skip(i).for_each(|(value, pivot)| *value -= factor * pivot);
         }
     }
     Some((0..k).map(|i| m[i][k] / m[i][i]).collect())

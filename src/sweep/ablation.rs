@@ -151,6 +151,9 @@ const OTHER_LOSS: &[&str] = &[
     "model.context_length",
 ];
 
+/// Seeds with the differences of their pairs.
+type Pairs = Vec<(u64, f64)>;
+
 /// Compares the arms of a sweep.
 pub fn ablation(sweep: &Sweep, outcomes: &[Outcome]) -> Ablation {
     let of = |arm: usize| outcomes.iter().filter(move |o| o.job.arm == arm && o.job.training.is_none());
@@ -159,7 +162,7 @@ pub fn ablation(sweep: &Sweep, outcomes: &[Outcome]) -> Ablation {
         .collect();
     let diverged = |arm: usize| of(arm).filter(|o| o.diverged()).count();
     let base = sweep.baseline;
-    let found: Vec<Option<(Difference, Vec<(u64, f64)>)>> = (0..sweep.arms.len())
+    let found: Vec<Option<(Difference, Pairs)>> = (0..sweep.arms.len())
         .map(|arm| match arm == base || diverged(arm) > 0 || diverged(base) > 0 {
             true => None,
             false => compare(&losses[base], &losses[arm]),
@@ -228,7 +231,7 @@ pub fn ablation(sweep: &Sweep, outcomes: &[Outcome]) -> Ablation {
 }
 
 /// Pairs where the two share at least two seeds, else two groups.
-fn compare(baseline: &[(u64, f64)], treated: &[(u64, f64)]) -> Option<(Difference, Vec<(u64, f64)>)> {
+fn compare(baseline: &[(u64, f64)], treated: &[(u64, f64)]) -> Option<(Difference, Pairs)> {
     let partner = |seed: u64| baseline.iter().find(|(other, _)| *other == seed).map(|(_, loss)| *loss);
     let pairs: Vec<(u64, f64, f64)> =
         treated.iter().filter_map(|&(seed, loss)| Some((seed, partner(seed)?, loss))).collect();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::ablation::{Ablation, NoiseSplit, Row, ablation};
+use super::ablation::{Ablation, NoiseSplit, Row, Verdict, ablation};
 use super::config::Sweep;
 use super::results::Outcome;
 use super::scaling::{Interval, Scaling, scaling};
@@ -22,6 +22,7 @@ pub struct Report {
     /// The charts.
     pub views: Vec<View>,
     title: String,
+    min_effect: f64,
     lines: Vec<String>,
     noise: Vec<String>,
     sizes: Vec<String>,
@@ -31,7 +32,7 @@ pub struct Report {
 const COLUMNS: [&str; 10] =
     ["arm", "n", "loss", "difference", "std. error", "interval", "p", "corrected p", "detectable", "verdict"];
 
-fn cells(row: &Row) -> [String; 10] {
+fn cells(row: &Row, min_effect: f64) -> [String; 10] {
     let six = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.6}"));
     let signed = |value: f64| format!("{value:+.6}");
     let c = row.comparison.as_ref();
@@ -45,8 +46,17 @@ fn cells(row: &Row) -> [String; 10] {
         c.map_or(String::new(), |c| probability(c.p)),
         c.map_or(String::new(), |c| probability(c.p_corrected)),
         c.map_or(String::new(), |c| format!("{:.6}", c.smallest_effect)),
-        row.verdict.words(),
+        row.verdict.words() + small(row, min_effect),
     ]
+}
+
+/// A difference may be certain and still not worth the trouble.
+fn small(row: &Row, min_effect: f64) -> &'static str {
+    let called = matches!(row.verdict, Verdict::Better | Verdict::Worse);
+    match row.comparison.as_ref().filter(|c| called && c.difference.abs() < min_effect) {
+        Some(_) => ", by less than min_effect",
+        None => "",
+    }
 }
 
 fn probability(p: f64) -> String {
@@ -63,7 +73,7 @@ pub fn report(sweep: &Sweep, outcomes: &[Outcome]) -> Report {
     let lines = explain(sweep, &ablation);
     let noise = ablation.noise.iter().flat_map(noise_lines).collect();
     let sizes = scaling.iter().flat_map(size_lines).collect();
-    Report { ablation, scaling, views, title, lines, noise, sizes }
+    Report { ablation, scaling, views, title, min_effect: sweep.min_effect, lines, noise, sizes }
 }
 
 /// What the columns mean, in this sweep's own numbers.
@@ -195,7 +205,7 @@ fn size_lines(scaling: &Scaling) -> Vec<String> {
 impl Report {
     /// For a terminal.
     pub fn text(&self) -> String {
-        let rows: Vec<[String; 10]> = self.ablation.rows.iter().map(cells).collect();
+        let rows: Vec<[String; 10]> = self.ablation.rows.iter().map(|row| cells(row, self.min_effect)).collect();
         let width =
             |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([COLUMNS[i].len()]).max().unwrap_or(0);
         let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
@@ -220,7 +230,7 @@ impl Report {
         let mut text =
             format!("# {}\n\n| {} |\n| - |{}\n", escape(&self.title), COLUMNS.join(" | "), " -: |".repeat(8) + " - |");
         for row in &self.ablation.rows {
-            text += &format!("| {} |\n", cells(row).map(|cell| escape(&cell)).join(" | "));
+            text += &format!("| {} |\n", cells(row, self.min_effect).map(|cell| escape(&cell)).join(" | "));
         }
         for line in self.lines.iter().chain(&self.noise).chain(&self.sizes) {
             text += &format!("\n{}\n", escape(line));
@@ -264,7 +274,7 @@ impl Report {
         body += "</tr></thead>\n<tbody>\n";
         for row in &self.ablation.rows {
             body += "<tr>";
-            for (i, cell) in cells(row).iter().enumerate() {
+            for (i, cell) in cells(row, self.min_effect).iter().enumerate() {
                 let _ = match i {
                     0 => write!(
                         body,

@@ -52,7 +52,7 @@ pub struct Outcome {
     pub flops_per_token: Option<f64>,
     /// Trained tokens.
     pub tokens: f64,
-    /// Wall time of the run in seconds, over all its processes that ended by themselves.
+    /// Wall time of the run in seconds, over all its processes; `None` where one was killed and could not say.
     pub seconds: Option<f64>,
 }
 
@@ -159,7 +159,8 @@ fn outcome(job: Job, entries: &[Entry], planned: Option<u64>) -> Result<Outcome>
         parameters: start.map(|start| start.parameters as f64).filter(|n| *n > 0.0),
         flops_per_token: start.and_then(|start| start.flops_per_token),
         tokens: log.steps().last().map_or(0.0, |step| step.tokens as f64),
-        seconds: (!entries.is_empty()).then(|| entries.iter().map(|entry| entry.seconds).sum()),
+        // A process that was killed wrote no entry: then the time is not known.
+        seconds: (log.resumes().count() < entries.len()).then(|| entries.iter().map(|entry| entry.seconds).sum()),
         split,
         job,
     })

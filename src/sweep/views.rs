@@ -79,7 +79,7 @@ fn effects(sweep: &Sweep, ablation: &Ablation) -> Option<Plot> {
     plot.groups = groups.into_iter().filter(|group| !group.spots.is_empty()).collect();
     let edge = format!("smallest effect of interest, ±{}", sweep.min_effect);
     plot.verticals =
-        vec![(0.0, format!("{baseline}"), 2), (-sweep.min_effect, edge, 1), (sweep.min_effect, String::new(), 1)];
+        vec![(0.0, baseline.clone(), 2), (-sweep.min_effect, edge, 1), (sweep.min_effect, String::new(), 1)];
     Some(plot)
 }
 
