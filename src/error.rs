@@ -49,6 +49,9 @@ pub enum Error {
         /// The last finished optimizer step.
         step: u64,
     },
+    /// A signal asked several runs to stop, and what was at hand saved its state first (exit code 3).
+    #[error("{0}")]
+    Interrupted(String),
     /// An error with the circumstance in which it happened.
     #[error("{context}: {source}")]
     Context {
@@ -91,7 +94,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Stopped { .. } => 3,
+            Error::Stopped { .. } | Error::Interrupted(_) => 3,
             Error::Context { source, .. } => source.exit_code(),
             _ => 1,
         }

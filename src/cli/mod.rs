@@ -20,6 +20,7 @@ pub mod push;
 pub mod report;
 pub mod sample;
 mod summary;
+pub mod sweep;
 pub mod tokenizer;
 pub mod train;
 
@@ -68,6 +69,8 @@ enum Command {
     Pull(pull::Args),
     /// Draw the charts of a run.
     Report(report::Args),
+    /// Train many runs and say which differences are real.
+    Sweep(sweep::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Time training steps and operators.
@@ -114,6 +117,7 @@ fn run(command: Command) -> Result<()> {
         Command::Push(args) => push::run(args),
         Command::Pull(args) => pull::run(args),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {
