@@ -9,11 +9,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use taper::events::{End, Eval, Event, EventWriter, Reason, Start, Step};
+use taper::random::{Purpose, fill_normal};
 use taper::sweep::Sweep;
-use taper::sweep::ablation::Verdict;
+use taper::sweep::ablation::{Verdict, ablation};
 use taper::sweep::plan::{estimate, jobs};
 use taper::sweep::report::report;
-use taper::sweep::results::{Entry, outcomes, record};
+use taper::sweep::results::{Entry, Outcome, State, outcomes, record};
 
 /// A base config of a model that trains in a blink.
 fn base(text: &Path, steps: u64) -> String {
@@ -179,17 +180,53 @@ fn verdicts_follow_from_the_losses() {
     let files = report.write(&sweep, &out.join("report")).unwrap();
     assert!(files.iter().any(|file| file.ends_with("effects.png")) && files.iter().all(|file| file.is_file()));
     let page = std::fs::read_to_string(out.join("report/index.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("within noise") && page.contains("no disk | left"));
     assert!(
-        page.contains("<svg")
-            && !page.contains("<script")
-            && !page.contains("http://")
-            && page.contains("within noise")
+        !page.contains("<script") && !page.contains("src=\"http") && !page.contains("href=\"http"),
+        "nothing is fetched"
     );
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("report/report.json")).unwrap()).unwrap();
     let first = &json["ablation"]["rows"][0];
     assert_eq!((first["arm"].as_str(), first["verdict"].as_str()), (Some("better"), Some("better")));
     assert_eq!(json["ablation"]["rows"][0]["comparison"]["pairs"].as_array().unwrap().len(), 4);
+}
+
+/// A/A sweeps through the whole report: three copies of the baseline, three seeds, normal noise of seed and run.
+#[test]
+fn a_report_of_copies_calls_no_difference_in_nineteen_of_twenty_sweeps() {
+    const SIMULATIONS: u64 = 600;
+    let arms: String = (1..=3)
+        .map(|i| format!("[[arm]]\nname = \"a{i}\"\nset = {{ \"optimizer.lr\" = {} }}\n", 1e-4 * f64::from(i)))
+        .collect();
+    let sweep = made_up(Path::new("unused"), "seeds = 3", &arms);
+    let blank = |job| Outcome {
+        job,
+        state: State::Done,
+        message: None,
+        progress: 1.0,
+        loss: None,
+        initial: Some(8.0),
+        split: Some("val".into()),
+        parameters: Some(1000.0),
+        flops_per_token: Some(6000.0),
+        tokens: 100.0,
+        seconds: None,
+    };
+    let blanks: Vec<Outcome> = jobs(&sweep).into_iter().map(blank).collect();
+    let wrong = (0..SIMULATIONS).filter(|&simulation| {
+        let mut noise = [0.0f32; 16];
+        fill_normal(3, Purpose::Test, "copies", 16 * simulation, &mut noise);
+        let mut runs = blanks.clone();
+        for (i, run) in runs.iter_mut().enumerate() {
+            run.loss = Some(3.0 + 0.02 * f64::from(noise[12 + run.job.seed as usize]) + 0.01 * f64::from(noise[i]));
+        }
+        let rows = ablation(&sweep, &runs).rows;
+        rows.iter().any(|row| matches!(row.verdict, Verdict::Better | Verdict::Worse))
+    });
+    let rate = wrong.count() as f64 / SIMULATIONS as f64;
+    // 5% and 3.1 standard errors of a count out of 600; and not zero, or it would never call anything.
+    assert!(rate <= 0.05 + 3.1 * (0.05f64 * 0.95 / SIMULATIONS as f64).sqrt() && rate > 0.01, "{rate}");
 }
 
 #[test]
