@@ -2,8 +2,8 @@
 //!
 //! Variants are grouped by *cause*, because the cause decides the exit code and the remedy: a user's mistake in the
 //! command or the config (`Usage`), a file that cannot be read or written (`Io`), a file whose content is wrong (`Data`),
-//! a device that is not there or refuses (`Device`), training that cannot go on (`Training`), a clean stop by a signal
-//! (`Stopped`). Every message is one sentence for a person: what was wrong, where, and what to do about it.
+//! a device that is not there or refuses (`Device`), training that cannot go on (`Training`), the Hub (`Hub`), a clean stop
+//! by a signal (`Stopped`). Every message is one sentence for a person: what was wrong, where, and what to do about it.
 
 use std::path::{Path, PathBuf};
 
@@ -40,12 +40,18 @@ pub enum Error {
     /// Training or another computation cannot go on (non-finite values, shapes that do not fit).
     #[error("{0}")]
     Training(String),
+    /// The Hub cannot be reached, refuses, or answers what it should not.
+    #[error("{0}")]
+    Hub(String),
     /// A signal asked the run to stop, and its state was saved first (exit code 3).
     #[error("stopped by a signal after step {step}; the state is saved, go on with --resume")]
     Stopped {
         /// The last finished optimizer step.
         step: u64,
     },
+    /// A signal asked several runs to stop, and what was at hand saved its state first (exit code 3).
+    #[error("{0}")]
+    Interrupted(String),
     /// An error with the circumstance in which it happened.
     #[error("{context}: {source}")]
     Context {
@@ -88,7 +94,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Stopped { .. } => 3,
+            Error::Stopped { .. } | Error::Interrupted(_) => 3,
             Error::Context { source, .. } => source.exit_code(),
             _ => 1,
         }

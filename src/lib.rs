@@ -10,6 +10,7 @@
 //! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
 //! - [`config`], [`events`], [`report`], [`card`]: what is asked for, what happened, and how it is told.
+//! - [`stats`], [`sweep`]: small-sample statistics, and many runs compared by them.
 //! - [`mod@reference`]: the same GPT written by the book on candle, the oracle of the tests.
 //! - [`cli`]: one file per subcommand.
 
@@ -33,6 +34,8 @@ pub mod reference;
 pub mod report;
 pub mod sample;
 pub mod setting;
+pub mod stats;
+pub mod sweep;
 pub mod tape;
 pub mod tensor;
 pub mod train;

@@ -40,6 +40,8 @@ pub enum Purpose {
     Sample = 4,
     /// Numbers for tests and benchmarks.
     Test = 5,
+    /// Resampling in statistics (the bootstrap).
+    Resample = 6,
 }
 
 /// The Philox key of a seed and a purpose: one Philox block of the seed under the purpose.

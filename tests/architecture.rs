@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("math", &[]),
     ("setting", &["error"]),
     ("random", &["math"]),
+    ("stats", &["math", "random"]),
     ("device", &["error"]),
     ("tensor", &["error", "device"]),
     ("events", &["error"]),
@@ -70,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "hub::config",
         ],
     ),
+    ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "train::run"]),
 ];
 
 /// Rooms above the table, which may import everything below them; nobody imports them but `main.rs`.

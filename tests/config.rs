@@ -97,7 +97,7 @@ fn every_name_of_the_contract_exists() {
         ("checkpoint", "every keep_last keep_every"),
         ("dist", "lanes reduction shard_optimizer"),
         ("sample", "every prompt"),
-        ("push", "every"),
+        ("push", "every repo private"),
     ];
     let order: Vec<&str> = schema::sections().iter().map(|section| &section.name[..]).collect();
     assert_eq!(order, contract.map(|(name, _)| name));
@@ -260,13 +260,11 @@ fn what_this_version_cannot_do_is_refused_not_ignored() {
         ("dist.lanes=8", "dist.lanes = 8"),
         ("dist.shard_optimizer=true", "dist.shard_optimizer = true"),
         ("eval.tasks=hellaswag", "eval.tasks = [\"hellaswag\"]"),
-        ("push.every=10", "push.every = 10"),
     ] {
         bad(MINIMAL, &[line], &format!("--set {line}: {value} is not available in this version"));
     }
     // The defaults of the same keys are fine when written out.
-    let defaults =
-        ["precision.compute=fp32", "data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]", "push.every=off"];
+    let defaults = ["precision.compute=fp32", "data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]"];
     good(MINIMAL, &defaults);
 }
 

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::pull::Transfer;
 use super::{print_json, print_line};
 use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
     Inspection, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
 };
 use crate::error::{Error, Result};
+use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
 
 /// Subcommands of `taper data`.
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,13 @@ pub enum Command {
         taper data prepare 'books/**/*.txt.gz' web.parquet --val held-out.txt --tokenizer tokenizer.json --out data/mix\n\n\
         Train on the shards with --set data.shards='\"data/readme\"'. If this is stopped, run it again: it goes on where it was.")]
     Prepare(Prepare),
+    /// Fetch a data set from the Hugging Face Hub, and tokenize it if asked to.
+    #[command(after_help = "Examples:\n  \
+        taper data pull roneneldan/TinyStories --tokenizer gpt2 --out data/stories --val-split validation\n  \
+        taper data pull HuggingFaceFW/fineweb --folder sample/10BT --limit 2 --tokenizer gpt2 --val-fraction 0.01 --out data/web\n  \
+        taper data pull kjj0/fineweb10B-gpt2 --files 'fineweb_*_00000[01].bin'\n\n\
+        Without --out the files stay in the cache, and their folder is printed; ready .bin shards are trained on from there.")]
+    Pull(Pull),
     /// Say what shards hold, check them, and show the text at a position.
     #[command(after_help = "Examples:\n  \
         taper data inspect data/readme --verify\n  \
@@ -60,12 +69,56 @@ pub struct Prepare {
     #[arg(long)]
     parse_special: bool,
     /// Tokens of a full shard.
-    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    #[arg(long, value_name = "N", default_value_t = SHARD_TOKENS)]
     shard_tokens: u64,
     /// Replace a folder that holds other shards.
     #[arg(long)]
     overwrite: bool,
     /// Print the manifest as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `taper data pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The data set on the Hub.
+    #[arg(value_name = "OWNER/NAME")]
+    dataset: String,
+    /// A branch, tag or commit [default: main].
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// The split, found by its name in the paths of the files.
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    split: String,
+    /// Only files in this folder of the repository.
+    #[arg(long, value_name = "PATH")]
+    folder: Option<String>,
+    /// Only files whose paths match this pattern; nothing is guessed then.
+    #[arg(long, value_name = "PATTERN")]
+    files: Option<String>,
+    /// At most so many files of a split.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Tokenize with this: gpt2, bytes, a tokenizer.json, a folder, or OWNER/NAME.
+    #[arg(long, value_name = "NAME|FILE", requires = "out")]
+    tokenizer: Option<String>,
+    /// The folder to fill with shards.
+    #[arg(long, value_name = "DIR", requires = "tokenizer")]
+    out: Option<PathBuf>,
+    /// The split for validation.
+    #[arg(long, value_name = "NAME", requires = "out", conflicts_with_all = ["val_fraction", "files"])]
+    val_split: Option<String>,
+    /// Hold out this fraction of the tokens, from the end, for validation.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    val_fraction: f64,
+    /// The field or column that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_column: String,
+    /// Replace a folder that holds other shards.
+    #[arg(long)]
+    overwrite: bool,
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -123,12 +176,13 @@ enum FormatName {
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Prepare(args) => run_prepare(args),
+        Command::Pull(args) => run_pull(args),
         Command::Inspect(args) => run_inspect(&args),
     }
 }
 
 fn run_prepare(args: Prepare) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let options = PrepareOptions {
         val_inputs: (!args.val.is_empty()).then_some(args.val),
         val_fraction: args.val_fraction,
@@ -161,13 +215,63 @@ fn run_prepare(args: Prepare) -> Result<()> {
     ))
 }
 
+fn run_pull(args: Pull) -> Result<()> {
+    let mut repo = Repo::dataset(&args.dataset)?;
+    if let Some(revision) = &args.revision {
+        repo = repo.at(revision)?;
+    }
+    let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
+    let pull = |split: &str| {
+        let (folder, files) = (args.folder.clone(), args.files.clone());
+        hub::pull_dataset(&client, &repo, &Selection { split: split.into(), folder, files, limit: args.limit }, &bar)
+    };
+    let train = pull(&args.split)?;
+    let val = args.val_split.as_deref().map(pull).transpose()?;
+    let paths = |pulled: &Pulled| -> Vec<String> {
+        pulled.files.iter().map(|file| pulled.folder.join(file).to_string_lossy().into_owned()).collect()
+    };
+    if let (Some(tokenizer), Some(out)) = (args.tokenizer, args.out) {
+        if train.files.iter().any(|file| file.ends_with(".bin")) {
+            return Err(Error::usage(format!("{repo} holds tokens already: leave --tokenizer and --out out")));
+        }
+        return run_prepare(Prepare {
+            inputs: paths(&train),
+            tokenizer,
+            out,
+            val_fraction: args.val_fraction,
+            val: val.as_ref().map(paths).unwrap_or_default(),
+            threads: 0,
+            text_column: args.text_column,
+            parse_special: false,
+            shard_tokens: SHARD_TOKENS,
+            overwrite: args.overwrite,
+            json: args.json,
+        });
+    }
+    if args.json {
+        return print_json(&serde_json::json!({
+            "dataset": repo.id(),
+            "folder": train.folder.to_string_lossy(),
+            "commit": train.commit,
+            "files": train.files,
+            "fetched": train.fetched,
+        }));
+    }
+    let commit = &train.commit[..7];
+    eprintln!("{repo} at commit {commit}: {} files, {} of them fetched now", train.files.len(), train.fetched);
+    print_line(&train.folder.to_string_lossy())
+}
+
+/// Tokens of a full shard, unless told otherwise.
+const SHARD_TOKENS: u64 = 100_000_000;
+
 /// The tokenizer beside the shards it made.
 const TOKENIZER: &str = "tokenizer.json";
 
 fn run_inspect(args: &Inspect) -> Result<()> {
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
-        Some(name) => Some(Tokenizer::from_name_or_path(name)?),
+        Some(name) => Some(super::models::tokenizer(name)?),
         None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
         None => None,
     };

@@ -15,8 +15,12 @@ pub mod model;
 pub mod models;
 mod numerics;
 mod progress;
+pub mod pull;
+pub mod push;
 pub mod report;
 pub mod sample;
+mod summary;
+pub mod sweep;
 pub mod tokenizer;
 pub mod train;
 
@@ -59,8 +63,14 @@ enum Command {
     /// Inspect, initialise, convert and export models.
     #[command(subcommand)]
     Model(model::Command),
+    /// Put a checkpoint on the Hugging Face Hub.
+    Push(push::Args),
+    /// Fetch a model from the Hugging Face Hub.
+    Pull(pull::Args),
     /// Draw the charts of a run.
     Report(report::Args),
+    /// Train many runs and say which differences are real.
+    Sweep(sweep::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Time training steps and operators.
@@ -104,7 +114,10 @@ fn run(command: Command) -> Result<()> {
         Command::Data(command) => data::run(command),
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Model(command) => model::run(command),
+        Command::Push(args) => push::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {

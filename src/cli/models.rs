@@ -1,16 +1,18 @@
 //! From what a user calls a model to the model itself: `MODEL`, `--tokenizer` and `--device` mean the same everywhere.
 //!
 //! `MODEL` is a model folder (a checkpoint, or one that transformers saved), or a run folder, which stands for its best
-//! checkpoint, else its newest. A name of the Hub is recognised, so that the answer says what to do instead of "no such
-//! folder".
+//! checkpoint, else its newest; or `OWNER/NAME`, a model on the Hub, which is fetched into the cache.
 
 use std::path::{Path, PathBuf};
 
+use super::pull::Transfer;
 use crate::checkpoint::store::{CHECKPOINTS, Store};
 use crate::checkpoint::{ModelFolder, read_model_folder};
 use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::config::TokenizerConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::model::{Gpt, ModelConfig};
 use crate::reference::{Precision, Reference};
 use crate::tape::Params;
@@ -18,7 +20,7 @@ use crate::tape::Params;
 /// Which model, with which tokenizer, on which device: the arguments that sample and eval share.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A model folder, or a run folder (its best checkpoint, else its newest).
+    /// A model folder, a run folder (its best checkpoint, else its newest), or OWNER/NAME on the Hub.
     pub model: String,
     /// The tokenizer: gpt2, bytes, a tokenizer.json, or a folder that holds one [default: the model folder's].
     #[arg(long, value_name = "NAME|FILE")]
@@ -78,7 +80,7 @@ pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
     let folder = locate(model)?;
     // The tokenizer first: what is missing should show before gigabytes are read.
     let own = match tokenizer {
-        Some(name) => Tokenizer::from_name_or_path(name)?,
+        Some(name) => self::tokenizer(name)?,
         None => folder_tokenizer(&folder)?,
     };
     let ModelFolder { config, params, mut notes, .. } = read_model_folder(&folder)?;
@@ -95,11 +97,39 @@ pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
     Ok(Opened { model, params, tokenizer: own, folder, notes })
 }
 
-/// The model folder that `model` stands for.
+/// The model folder that `model` stands for; a model on the Hub is fetched first.
 ///
 /// # Errors
-/// `Usage` if it is no model folder, no run with a checkpoint, or a name of the Hub.
+/// `Usage` if it is no model folder, no run with a checkpoint; as [`hub::pull`] if it is `OWNER/NAME`.
 pub fn locate(model: &str) -> Result<PathBuf> {
+    let found = hub::resolve(model, &Transfer::default())?;
+    locate_here(found.to_str().unwrap_or(model))
+}
+
+/// The tokenizer that a name stands for: gpt2, bytes, a file, a folder, or `OWNER/NAME` on the Hub.
+///
+/// # Errors
+/// As [`Tokenizer::from_name_or_path`], and as [`hub::pull`].
+pub fn tokenizer(name: &str) -> Result<Tokenizer> {
+    let found = hub::resolve_tokenizer(name, &Transfer::default())?;
+    Tokenizer::from_name_or_path(found.to_str().unwrap_or(name))
+}
+
+/// The `[tokenizer]` section with a path on this machine in place of `OWNER/NAME`.
+pub(super) fn tokenizer_section(section: &TokenizerConfig) -> Result<TokenizerConfig> {
+    let mut section = section.clone();
+    if let Some(path) = &section.path {
+        let found = hub::resolve_tokenizer(path, &Transfer::default())?;
+        section.path = Some(found.to_str().unwrap_or(path).to_string());
+    }
+    Ok(section)
+}
+
+/// [`locate`] without the Hub.
+///
+/// # Errors
+/// `Usage` if it is no model folder and no run with a checkpoint.
+pub fn locate_here(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.join("config.json").is_file() {
         return Ok(path.to_path_buf());
@@ -119,10 +149,6 @@ pub fn locate(model: &str) -> Result<PathBuf> {
             "{model} is not a model: it has neither a config.json (a model folder) nor checkpoints/ (a run folder)"
         ),
         None if path.is_file() => format!("{model} is a file; name the model folder that holds it"),
-        None if is_hub_name(model) => format!(
-            "there is no folder {model}; if it is a model on the Hugging Face Hub: this version of taper cannot fetch \
-             from there yet, so download it (`hf download {model} --local-dir DIR`) and name that folder"
-        ),
         None => format!("there is no folder {model}; give a model folder or a run folder such as runs/quickstart"),
     }))
 }
@@ -151,16 +177,6 @@ fn folder_tokenizer(folder: &Path) -> Result<Tokenizer> {
     )))
 }
 
-/// `OWNER/NAME`, as the Hub writes it.
-fn is_hub_name(text: &str) -> bool {
-    let good = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    matches!(text.split('/').collect::<Vec<_>>()[..], [owner, name] if good(owner) && good(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,8 +188,7 @@ mod tests {
         assert!(told(folder.path()).contains("neither a config.json"));
         std::fs::create_dir(folder.path().join(CHECKPOINTS)).unwrap();
         assert!(told(folder.path()).contains("no checkpoint yet"));
-        assert!(locate("openai-community/gpt2").unwrap_err().to_string().contains("Hub"));
-        assert!(!locate("runs/x/y").unwrap_err().to_string().contains("Hub"));
+        assert!(locate("runs/x/y").unwrap_err().to_string().contains("no folder"));
         assert!(told(Path::new("Cargo.toml")).contains("is a file"));
     }
 

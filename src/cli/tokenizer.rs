@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{print_bytes, print_line};
 use crate::data::text::{Documents, TextOptions};
-use crate::data::tokenizer::{Tokenizer, train_bpe};
+use crate::data::tokenizer::train_bpe;
 use crate::error::{Error, Result};
 
 /// Subcommands of `taper tokenizer`.
@@ -125,7 +125,7 @@ fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
 }
 
 fn encode(args: &Encode) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = tokenizer.encode_parallel(&text, args.special).map_err(|e| in_file(e, &name))?;
     let numbers: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -133,7 +133,7 @@ fn encode(args: &Encode) -> Result<()> {
 }
 
 fn decode(args: &Decode) -> Result<()> {
-    let tokenizer = Tokenizer::from_name_or_path(&args.tokenizer)?;
+    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = parse_ids(&text).map_err(|message| Error::data(&name, message))?;
     print_bytes(&tokenizer.decode_bytes(&ids).map_err(|e| in_file(e, &name))?)

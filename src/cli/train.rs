@@ -6,16 +6,18 @@ use std::sync::atomic::AtomicBool;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::checkpoint::{Layout, ModelFolder, read_model_folder};
-use crate::cli::card_facts;
+use crate::checkpoint::{ModelFolder, read_model_folder};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
+use crate::cli::push::Pusher;
+use crate::cli::summary::{next_commands, summary};
+use crate::cli::{card_facts, models};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::error::{Error, Result, ResultExt};
-use crate::events::{Event, EventLog, EventWriter, Start};
+use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
 use crate::tape::Params;
@@ -89,12 +91,13 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
 
-    let init = config.model.init_from.as_ref().map(|from| read_model_folder(Path::new(from))).transpose()?;
+    let init = config.model.init_from.as_ref().map(|from| read_model_folder(&models::locate(from)?)).transpose()?;
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
-    let tokenizer = source::tokenizer(&run, &config.tokenizer, &config.data, &|note| say(note))
-        .context(|| "preparing the tokenizer".into())?;
+    let tokenizer =
+        source::tokenizer(&run, &models::tokenizer_section(&config.tokenizer)?, &config.data, &|note| say(note))
+            .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
@@ -258,14 +261,21 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
 
 fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>) -> Result<()> {
     let max_steps = ready.max_steps()?;
-    if let Some((state, _)) = &found
+    let log_path = ready.run.join(EVENTS);
+    let logged = match &found {
+        Some(_) => Some(EventLog::read(&log_path)?),
+        None => None,
+    };
+    // A process that was killed at the very end has saved its last step and not said so: then the rest of this function
+    // says it, with no step left to do.
+    if let (Some((state, _)), Some(logged)) = (&found, &logged)
         && state.step >= max_steps
+        && logged.end().is_some_and(|end| end.reason == Reason::Done)
     {
         say(&format!("the run is finished: {} of {max_steps} steps are done", state.step));
         return Ok(());
     }
     let config = &ready.config;
-    let log_path = ready.run.join(EVENTS);
     let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
     let card = |state: &TrainingState, loss: Option<f64>, samples: &[crate::events::Sample]| {
         card_facts::readme(&ready, state, loss, samples)
@@ -295,15 +305,15 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let stop = stop_flag()?;
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
+    let mut pusher = Pusher::new(&config.push, &ready.run);
     let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
-    let mut logged = None;
     if let Some((state, arena)) = found {
         trainer.restore(state, &arena)?;
-        logged = Some(EventLog::read(&log_path)?);
     }
     say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
     trainer.observe(&mut console);
     trainer.observe(&mut charts);
+    trainer.observe(&mut pusher);
     match logged {
         Some(logged) => trainer.record_resume(&logged, now())?,
         None => trainer.record(ready.start_event(max_steps))?,
@@ -312,6 +322,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     drop(trainer);
     console.finish();
     charts.finish(&ready.run);
+    pusher.finish(&stop);
     result?;
     say(&next_commands(&ready));
     Ok(())
@@ -346,125 +357,4 @@ pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
             .map_err(|error| Error::Device(format!("cannot listen for signals: {error}")))?;
     }
     Ok(stop)
-}
-
-/// What was resolved, before the first step.
-pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u64) -> String {
-    let (config, model) = (&ready.config, ready.model.config());
-    let infos = ready.model.layout().infos();
-    let group = |decays: bool| {
-        let of: Vec<_> = infos.iter().filter(|info| info.decays() == decays).collect();
-        format!("{} in {} tensors", count(of.iter().map(|info| info.len()).sum::<usize>() as f64), of.len())
-    };
-    let (global, micro) = (config.train.global_batch(), ready.micro_batch());
-    let tokens_per_step = (global * model.context_length) as u64;
-    let train_tokens = ready.streams.train.len();
-    let epochs = (max_steps * tokens_per_step) as f64 / train_tokens.max(1) as f64;
-    let seconds = probe_seconds * (global / micro) as f64 * (max_steps - done) as f64;
-    let predicted = batch::predicted_bytes(
-        model,
-        ready.model.layout().parameters(),
-        micro,
-        config.train.recompute,
-        lanes::buffers(ready.lanes()),
-    );
-    let schedule = &config.schedule;
-    let mut lines = vec![
-        format!("run         {}", ready.run.display()),
-        format!(
-            "model       {} parameters: {} layers, {} heads ({} key-value), width {}, context {}, vocabulary {}",
-            count(ready.model.layout().parameters() as f64),
-            model.n_layer,
-            model.n_head,
-            model.n_kv_head,
-            model.n_embd,
-            model.context_length,
-            model.vocab_size
-        ),
-        format!("decay       {} on {}; none on {}", config.optimizer.weight_decay, group(true), group(false)),
-        format!(
-            "data        {} training tokens, {} validation tokens ({})",
-            count(train_tokens as f64),
-            count(ready.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
-            ready.streams.description.join("; ")
-        ),
-        format!(
-            "batch       {tokens_per_step} tokens a step: {global} sequences in {} micro-batch(es) of {micro}",
-            global / micro
-        ),
-        format!(
-            "steps       {max_steps}: {} tokens, {epochs:.2} epochs, {} FLOPs a token",
-            count((max_steps * tokens_per_step) as f64),
-            count(model.flops_per_token() as f64)
-        ),
-        format!(
-            "schedule    {}, {} warmup steps, lr {} down to {}",
-            serde_json::to_value(schedule.kind)
-                .ok()
-                .and_then(|kind| kind.as_str().map(String::from))
-                .unwrap_or_default(),
-            schedule.warmup_steps,
-            config.optimizer.lr,
-            // As f32, which prints 0.0003 and not the last bits of a product.
-            (config.optimizer.lr * schedule.min_lr_ratio) as f32
-        ),
-        format!("device      {} ({}), fp32, about {} MiB", ready.device, device_words(ready.device), predicted >> 20),
-        format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
-    ];
-    if let Layout::Own { reasons } = Layout::of(model) {
-        lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
-    }
-    if ready.streams.val.is_none() {
-        lines.push("NOTE        there is no validation data, so no validation loss".into());
-    }
-    lines.join("\n")
-}
-
-fn next_commands(ready: &Ready) -> String {
-    let run = ready.run.display();
-    let evaluate = match ready.config.data.shards.is_none() && ready.streams.val.is_some() {
-        true => format!("\n  taper eval {run} --data {run}/data/tokens"),
-        false => String::new(),
-    };
-    format!(
-        "\ndone. {run} holds the loss curve (report/index.html, report/loss.png) and the model (checkpoints/). Try next:\n  \
-         taper sample {run}\n  taper sample {run} --prompt \"Once\" --temperature 0.7 --num-samples 3{evaluate}\n  \
-         taper model info {run}\n  taper report {run}"
-    )
-}
-
-/// A large number in words, four digits of it: 3.712M.
-pub(super) fn count(value: f64) -> String {
-    for (unit, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)] {
-        if value >= size {
-            let scaled = value / size;
-            let decimals = if scaled >= 100.0 { 1 } else { 2 + usize::from(scaled < 10.0) };
-            return format!("{scaled:.decimals$}{unit}");
-        }
-    }
-    format!("{value}")
-}
-
-/// Seconds in words: 2 min 5 s.
-pub(super) fn duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_in_words() {
-        assert_eq!(
-            [999.0, 1_000.0, 3_712_345.0, 124_439_808.0, 1e9].map(count),
-            ["999", "1.000K", "3.712M", "124.4M", "1.000G"]
-        );
-        assert_eq!([5.2, 125.0, 3_725.0].map(duration), ["5 s", "2 min 5 s", "1 h 2 min"]);
-    }
 }

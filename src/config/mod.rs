@@ -33,6 +33,7 @@ use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::sample::config::SampleConfig;
 use crate::train::config::{DistConfig, PrecisionConfig, RunConfig, StabilityConfig, TrainConfig};
 
+pub use names::nearest;
 pub use write::Difference;
 
 /// Everything a run is asked to be.

@@ -191,7 +191,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// The word nearest to `name`, if it is near enough to be a slip: at most a third of its letters differ.
-pub(super) fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = shown(&normal(name));
     let allowed = (name.chars().count() / 3).max(1);
     let near = words.map(|word| (strsim::osa_distance(&name, word), word)).min_by_key(|(distance, _)| *distance);

@@ -27,6 +27,7 @@ pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
     config.eval.validate()?;
     config.checkpoint.validate()?;
     config.sample.validate()?;
+    config.push.validate()?;
     available(config)?;
     fill_model(config)?;
     fill_rest(config);
@@ -101,11 +102,6 @@ fn available(config: &Config) -> Result<(), Problem> {
             "eval.tasks",
             (!config.eval.tasks.is_empty()).then(|| shown(&config.eval.tasks)),
             "which measures the validation loss",
-        ),
-        (
-            "push.every",
-            (config.push.every != Interval::Off).then(|| shown(&config.push.every)),
-            "which keeps runs on this machine",
         ),
     ];
     for (key, value, instead) in table {

@@ -1,3 +1,67 @@
-//! The `hub` room.
+//! The Hugging Face Hub: models come from there and go there.
+//!
+//! The one idea: nothing that came over the wire is believed until it was checked. A file gets its name in the cache only
+//! after its status, its size and its hash are right; a push counts only when the Hub's head says so. Everything else is
+//! about going on: a download goes on at the byte where it broke off, an upload at the part, a commit whose answer was
+//! lost is looked up rather than sent twice.
+//!
+//! From below: [`Settings`] (who, where, with which token), `http` (one request, its redirects and its repetitions), then
+//! `remote` (what a repository holds), `cache` and `download` (the way in: [`pull`]), `lfs`, `plan` and `commit` (the way
+//! out: [`push`]), and [`Background`] (pushes beside a training run).
+//!
+//! The layout of the cache is that of the Python client, so the two share what either has fetched; `hf_hub` names its
+//! folders. The rest of that crate is not used: it stores the body of an error as a file, checks no byte, and cannot
+//! upload without Xet.
 
+mod answer;
+mod background;
+mod cache;
+mod commit;
 pub mod config;
+mod create;
+mod dataset;
+mod download;
+mod http;
+mod journal;
+mod lfs;
+mod plan;
+mod pull;
+mod push;
+mod remote;
+mod repo;
+mod settings;
+mod token;
+
+pub use background::{Background, Pushed};
+pub use dataset::{Selection, pull_dataset};
+pub use http::Client;
+pub use plan::{Plan, PlannedFile, Upload};
+pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};
+pub use push::{PushOptions, PushResult, plan_push, push};
+pub use repo::{Repo, is_hub_name};
+pub use settings::Settings;
+pub use token::Token;
+
+/// Someone who watches bytes go by, and is told what a person should know.
+pub trait Progress: Sync {
+    /// A transfer of `total` bytes begins at byte `done`; without a name, the one that is under way begins again there.
+    fn begin(&self, what: &str, done: u64, total: Option<u64>) {
+        let _ = (what, done, total);
+    }
+
+    /// So many more bytes went by.
+    fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// The transfer is over, well or not.
+    fn end(&self) {}
+
+    /// A sentence for the person at the terminal.
+    fn note(&self, message: &str) {
+        let _ = message;
+    }
+}
+
+/// Nobody watches.
+impl Progress for () {}

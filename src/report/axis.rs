@@ -68,6 +68,16 @@ impl Axis {
         Self { lo, hi, log: false, ticks: linear_ticks(lo, hi, step) }
     }
 
+    /// The logarithmic axis of positive values; of others there is nothing to lay out.
+    pub fn log_values(values: impl Iterator<Item = f64>, max_ticks: usize) -> Self {
+        let (mut lo, mut hi) = (f64::INFINITY, 0.0f64);
+        values.filter(|v| v.is_finite() && *v > 0.0).for_each(|v| (lo, hi) = (lo.min(v), hi.max(v)));
+        let (lo, hi) = if lo > hi { (1.0, 10.0) } else { (lo, hi) };
+        // A single value stands in the middle of a decade.
+        let room = if hi / lo < 1.5 { 10f64.sqrt() } else { 1.0 };
+        Self::logarithmic(lo / room, hi * room, max_ticks)
+    }
+
     fn logarithmic(lo: f64, hi: f64, max_ticks: usize) -> Self {
         let (lo, hi) = (lo.log10(), hi.log10());
         let span = hi - lo;

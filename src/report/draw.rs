@@ -148,7 +148,7 @@ fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, sheet: &Sheet)
 }
 
 /// Shortens a text to a width, with an ellipsis.
-fn fit(text: &str, em: f64, width: f64) -> String {
+pub(super) fn fit(text: &str, em: f64, width: f64) -> String {
     // Control characters would make the SVG unreadable.
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text_width(&text, em) <= width {
@@ -337,7 +337,13 @@ fn mark<DB: DrawingBackend>(canvas: &Canvas<DB>, marks: &Marks, plot: &Plot, row
     Ok(())
 }
 
-fn symbol<DB: DrawingBackend>(canvas: &Canvas<DB>, glyph: Glyph, (x, y): (f64, f64), paint: Paint) -> Result<()> {
+/// Draws a mark.
+pub(super) fn symbol<DB: DrawingBackend>(
+    canvas: &Canvas<DB>,
+    glyph: Glyph,
+    (x, y): (f64, f64),
+    paint: Paint,
+) -> Result<()> {
     let r = 4.0;
     match glyph {
         Glyph::Triangle => canvas.polygon(&[(x - r, y + r), (x, y - r), (x + r, y + r)], paint),

@@ -14,7 +14,9 @@ mod draw;
 pub mod figure;
 mod page;
 mod paint;
+pub mod plot;
 mod png;
+pub mod shell;
 mod summary;
 
 pub use summary::{ClassCounts, LossAt, State, Summary, summary};

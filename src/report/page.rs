@@ -115,7 +115,7 @@ fn samples(html: &mut String, run: &Run) {
     }
 }
 
-fn style() -> String {
+pub(super) fn style() -> String {
     let variables = |dark: bool| {
         let pick = |paint: Paint| hex(if dark { paint.versions().1 } else { paint.versions().0 });
         format!(

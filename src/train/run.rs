@@ -79,7 +79,9 @@ impl RunFolder {
         let cpu = CpuInfo::of_this_machine();
         let environment = json!({
             "taper": env!("CARGO_PKG_VERSION"),
+            // Set by whoever builds a release. A development build is told apart by the hash of the program itself.
             "commit": option_env!("TAPER_COMMIT"),
+            "binary_xxh3": binary_hash(),
             "os": std::env::consts::OS,
             "arch": std::env::consts::ARCH,
             "device": device,
@@ -92,6 +94,12 @@ impl RunFolder {
         });
         self.write("environment.json", &format!("{environment:#}\n"))
     }
+}
+
+/// The XXH3 of the running program: "the same binary" is part of what makes two runs equal.
+fn binary_hash() -> Option<String> {
+    let bytes = std::fs::read(std::env::current_exe().ok()?).ok()?;
+    Some(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)))
 }
 
 #[cfg(test)]

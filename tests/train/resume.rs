@@ -37,7 +37,11 @@ fn killed_at_twenty_random_moments() {
     let output = shop.trained("runs/killed", &[&more[..], &["--resume"]].concat());
     assert!(kills == 20 || stderr(&output).contains("finished"), "{kills} kills");
     assert_eq!(shop.checkpoint("runs/unbroken", 400), shop.checkpoint("runs/killed", 400));
-    assert_eq!(timeless(&shop.log("runs/unbroken")), timeless(&shop.log("runs/killed")));
+    let (unbroken, broken) = (timeless(&shop.log("runs/unbroken")), timeless(&shop.log("runs/killed")));
+    for (a, b) in unbroken.iter().zip(&broken) {
+        assert_eq!(a, b, "the first event that differs");
+    }
+    assert_eq!(unbroken.len(), broken.len());
     // A finished run is finished.
     let again = shop.trained("runs/killed", &[&more[..], &["--resume"]].concat());
     assert!(stderr(&again).contains("finished"), "{}", stderr(&again));
@@ -134,4 +138,20 @@ fn a_resumed_run_needs_no_text_and_refuses_other_data() {
     let output = shop.trained("runs/half", &["--resume", "--set", "train.max_steps=50"]);
     assert!(stderr(&output).contains("train.max_steps 40 -> 50"), "{}", stderr(&output));
     assert_eq!(shop.log("runs/half").steps().last().unwrap().step, 50);
+}
+
+#[test]
+fn a_process_killed_at_the_very_end_is_made_up_for() {
+    let shop = Shop::new();
+    shop.trained("runs/a", &[]);
+    let path = shop.path("runs/a/events.jsonl");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let before = timeless(&shop.log("runs/a"));
+    // As if killed after the last checkpoint was renamed, and before anything was said about it.
+    let cut: Vec<&str> = whole.lines().collect();
+    assert!(cut[cut.len() - 1].contains("\"end\"") && cut[cut.len() - 2].contains("\"checkpoint\""));
+    std::fs::write(&path, cut[..cut.len() - 2].join("\n") + "\n").unwrap();
+    shop.trained("runs/a", &["--resume"]);
+    assert_eq!(timeless(&shop.log("runs/a")), before);
+    assert_eq!(shop.log("runs/a").end().map(|end| (end.step, end.reason)), Some((40, Reason::Done)));
 }
