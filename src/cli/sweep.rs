@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::progress::say;
-use super::train::{count, duration, stop_flag};
+use super::summary::{count, duration};
+use super::train::stop_flag;
 use super::{print_json, print_line};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
