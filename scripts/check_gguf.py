@@ -45,7 +45,7 @@ def loss_by(llama, ids, context, vocabulary):
             x = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), shape=(vocabulary,)).astype(np.float64)
             total += np.log(np.exp(x - x.max()).sum()) + x.max() - x[target]
             count += 1
-    return total / count
+    return float(total / count)
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--prompt", action="append")
     parser.add_argument("--tie", type=float, default=0.0, help="a lead up to this in logits is a tie, not an error")
     parser.add_argument("--text", default=__file__, help="the text of the loss [default: this script]")
-    parser.add_argument("--loss-tolerance", type=float, default=1e-3)
+    parser.add_argument("--loss-tolerance", type=float, default=1e-4)
     args = parser.parse_args()
 
     llama = llama_cpp.Llama(
@@ -104,7 +104,7 @@ def main():
         ids = taper(args.taper, "tokenizer", "encode", file.name, "--tokenizer", args.model, "--json")["ids"]
         loss = taper(args.taper, "eval", args.model, "--data", file.name, "--device", "cpu", "--json")["loss"]
     theirs = loss_by(llama, ids, context, vocabulary)
-    failures += abs(loss - theirs) > args.loss_tolerance
+    failures += int(abs(loss - theirs) > args.loss_tolerance)
     info = {key: llama.metadata.get(key) for key in ("general.architecture", "general.file_type", "tokenizer.ggml.pre")}
     print(json.dumps({
         "llama_cpp_python": llama_cpp.__version__, **info, "prompts": len(rows), "failures": failures,

@@ -306,3 +306,24 @@ fn facts_come_back_from_json() {
     let error = CardFacts::from_json("{\"step\": \"x\"}", "card.json".as_ref()).unwrap_err().to_string();
     assert!(error.starts_with("card.json: are no facts"), "{error}");
 }
+
+/// The Hub's own library reads the front matter. Runs where the environment names a Python with huggingface_hub:
+/// `TAPER_PYTHON=python3 cargo test --test card`.
+#[test]
+fn the_hubs_library_reads_the_card() {
+    let Ok(python) = std::env::var("TAPER_PYTHON") else {
+        println!("skipped: TAPER_PYTHON names no Python with huggingface_hub");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = CardFacts { name: "a: \"b\" #c\u{2028}é".into(), license: Some("other".into()), ..full() };
+    for (facts, results) in [(full(), 4), (facts(), 2), (hostile, 4), (CardFacts { evaluation: None, ..facts() }, 0)] {
+        let path = folder.path().join("README.md");
+        std::fs::write(&path, render(&facts)).unwrap();
+        let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_card.py");
+        let run = std::process::Command::new(&python).arg(script).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
+        assert_eq!(said.matches("\"text-generation\",\n").count(), results + 1, "{said}");
+    }
+}
