@@ -56,6 +56,7 @@ fn eventful(dir: &Path) {
                 class: Class::Nonfinite,
                 parameter,
                 action: Action::Skip,
+                data: None,
             }));
         }
         if s % 100 == 0 {

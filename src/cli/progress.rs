@@ -121,6 +121,10 @@ impl Observer for Console {
                 self.say(&message);
             }
             Event::Checkpoint(checkpoint) => self.say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
+            Event::Rollback(rollback) => self.say(&format!(
+                "step {}: back to the state of step {}; {} sequences are left out",
+                rollback.from, rollback.step, rollback.data.sequences
+            )),
             Event::Start(_) | Event::Resume(_) => self.bar.reset_eta(),
             Event::End(_) => {}
         }

@@ -162,6 +162,17 @@ impl Ready {
         self.config.dist.lanes.unwrap_or_else(|| lanes::default_lanes(micro_batches))
     }
 
+    /// The memory of a training step, as predicted.
+    pub fn predicted_bytes(&self) -> u64 {
+        batch::predicted_bytes(
+            self.model.config(),
+            self.model.layout().parameters(),
+            self.micro_batch(),
+            self.config.train.recompute,
+            lanes::buffers(self.lanes()),
+        )
+    }
+
     /// The number of steps, with a word on what the last step and the end of the data leave out.
     pub fn max_steps(&self) -> Result<u64> {
         let context = self.model.config().context_length;
@@ -184,6 +195,7 @@ impl Ready {
             tokens_per_step: (self.config.train.global_batch() * self.model.config().context_length) as u64,
             max_steps: Some(max_steps),
             clip_norm: self.config.stability.clip_norm.value(),
+            memory_bytes: Some(self.predicted_bytes()),
             flops_per_token: Some(self.model.config().flops_per_token() as f64),
             device: Some(device_words(self.device)),
             time: now(),
@@ -365,13 +377,7 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
     let train_tokens = ready.streams.train.len();
     let epochs = (max_steps * tokens_per_step) as f64 / train_tokens.max(1) as f64;
     let seconds = probe_seconds * (global / micro) as f64 * (max_steps - done) as f64;
-    let predicted = batch::predicted_bytes(
-        model,
-        ready.model.layout().parameters(),
-        micro,
-        config.train.recompute,
-        lanes::buffers(ready.lanes()),
-    );
+    let predicted = ready.predicted_bytes();
     let schedule = &config.schedule;
     let mut lines = vec![
         format!("run         {}", ready.run.display()),

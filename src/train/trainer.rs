@@ -14,7 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::events::{self, Event, EventWriter};
+use crate::events::{self, DataRange, Event, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
@@ -250,9 +250,10 @@ impl<'a> Trainer<'a> {
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
         let batch = self.batch();
         let tokens = batch.tokens() as u64;
+        let data = data_range(&batch);
         let (loss, outcome) = self.engine.step(&batch, lr)?;
         if !outcome.class.is_applied() && self.job.stability.nonfinite == Nonfinite::Error {
-            return self.stop_at_nonfinite(step + 1, outcome);
+            return self.stop_at_nonfinite(step + 1, outcome, data);
         }
         self.state.step += 1;
         self.state.tokens += tokens;
@@ -271,13 +272,13 @@ impl<'a> Trainer<'a> {
             tokens_per_s: tokens as f64 / seconds,
             mfu: None,
         }))?;
-        self.watch_stability(loss, outcome)
+        self.watch_stability(loss, outcome, data)
     }
 
     /// Events and counters after a step: skipped steps, spikes.
-    fn watch_stability(&mut self, loss: f64, outcome: Outcome) -> Result<()> {
+    fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
         if let Some(z_score) = self.spikes.take(loss) {
-            self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score }))?;
+            self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score, data: Some(data.clone()) }))?;
         }
         self.state.recent_losses = self.spikes.recent();
         if outcome.class.is_applied() {
@@ -285,7 +286,7 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         self.state.consecutive_skips += 1;
-        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip);
+        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip, data);
         self.record(event)?;
         let most = self.job.stability.max_consecutive_skips;
         if self.state.consecutive_skips >= most {
@@ -299,17 +300,17 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action) -> Event {
+    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action, data: DataRange) -> Event {
         let parameter = match outcome.class {
             Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
             _ => None,
         };
-        Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action })
+        Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action, data: Some(data) })
     }
 
     /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
-    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome) -> Result<()> {
-        let event = self.nonfinite(step, outcome, events::Action::Error);
+    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome, data: DataRange) -> Result<()> {
+        let event = self.nonfinite(step, outcome, events::Action::Error, data);
         let Event::Nonfinite(what) = &event else { unreachable!("made above") };
         let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
         let message = format!(
@@ -397,6 +398,18 @@ impl<'a> Trainer<'a> {
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
         Ok(())
+    }
+}
+
+/// Where a step's data lies.
+fn data_range(batch: &StepBatch) -> DataRange {
+    let (first_sequence, sequences) = (batch.first_sequence, (batch.micro_batch * batch.micro_batches) as u64);
+    let listed = first_sequence..first_sequence + sequences.min(DataRange::LISTED as u64);
+    DataRange {
+        first_sequence,
+        sequences,
+        context_length: batch.loader.context_length() as u64,
+        positions: listed.map(|sequence| batch.loader.start_of(sequence)).collect(),
     }
 }
 
