@@ -80,7 +80,13 @@ fn lines_are_as_the_contract_spells_them() {
             class: Class::LossNonfinite,
             ..step(2)
         }),
-        Event::Nonfinite(Nonfinite { step: 2, class: Class::LossNonfinite, parameter: None, action: Action::Skip, data: None }),
+        Event::Nonfinite(Nonfinite {
+            step: 2,
+            class: Class::LossNonfinite,
+            parameter: None,
+            action: Action::Skip,
+            data: None,
+        }),
         eval(2, 9.25),
         Event::Sample(Sample { step: 2, prompt: "a\"".into(), text: "\n".into() }),
         Event::Spike(Spike { step: 2, loss: 11.0, z_score: 6.5, data: None }),

@@ -15,6 +15,7 @@ pub mod report;
 pub mod sample;
 pub mod tokenizer;
 pub mod train;
+pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -46,8 +47,10 @@ enum Command {
     /// Inspect and initialise model folders.
     #[command(subcommand)]
     Model(model::Command),
-    /// Draw the charts of a run.
+    /// Draw the charts of a run, or of several overlaid; hand their numbers to other programs.
     Report(report::Args),
+    /// Watch a run on the terminal.
+    Watch(watch::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Print the shell completions for SHELL.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Model(command) => model::run(command),
         Command::Report(args) => report::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

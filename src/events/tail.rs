@@ -4,8 +4,8 @@
 //! read when it is whole. A log that begins otherwise than before, or has become shorter, is another one (a run that
 //! started from the beginning) and is read anew.
 
-use super::log::{Damage, drop_superseded};
 use super::EventLog;
+use super::log::{Damage, drop_superseded};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

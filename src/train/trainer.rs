@@ -278,7 +278,12 @@ impl<'a> Trainer<'a> {
     /// Events and counters after a step: skipped steps, spikes.
     fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
         if let Some(z_score) = self.spikes.take(loss) {
-            self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score, data: Some(data.clone()) }))?;
+            self.record(Event::Spike(events::Spike {
+                step: self.state.step,
+                loss,
+                z_score,
+                data: Some(data.clone()),
+            }))?;
         }
         self.state.recent_losses = self.spikes.recent();
         if outcome.class.is_applied() {
@@ -305,7 +310,13 @@ impl<'a> Trainer<'a> {
             Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
             _ => None,
         };
-        Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action, data: Some(data) })
+        Event::Nonfinite(events::Nonfinite {
+            step,
+            class: logged_class(outcome.class),
+            parameter,
+            action,
+            data: Some(data),
+        })
     }
 
     /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
