@@ -85,7 +85,7 @@ pub fn erf(x: f32) -> f32 {
     p = p * z + -2.683_462_6e-2;
     p = p * z + 1.128_337_7e-1;
     p = p * z + -3.761_262e-1;
-    p = p * z + 1.128_379_1;
+    p = p * z + std::f32::consts::FRAC_2_SQRT_PI;
     let far = (1.0 - exp(-z) * erfcx(x.abs())).copysign(x);
     if x.abs() < 0.75 { p * x } else { far }
 }

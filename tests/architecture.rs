@@ -42,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tape",
             "nn",
             "model",
+            "reference",
             "optim",
             "data",
             "eval",

@@ -257,6 +257,12 @@ fn a_rollback_that_is_repeated_after_a_resume_counts_once() {
     let found = EventLog::read(&killed).unwrap();
     assert_eq!(found.rollbacks().count(), 2);
     assert_eq!(found.events, [&expected[..4], &resume, &expected[4..]].concat());
+    // Stopped between the two, its state saved: the first rollback is part of that state and is not repeated.
+    let stopped = dir.path().join("stopped.jsonl");
+    let again = [steps(5..=7), vec![rollback(4, 7)], steps(5..=9)].concat();
+    write_all(&stopped, &[steps(1..=6), vec![rollback(4, 6)], resume.clone(), again].concat());
+    let found = EventLog::read(&stopped).unwrap();
+    assert_eq!(found.events, [&expected[..5], &resume, &expected[5..]].concat());
 }
 
 #[test]

@@ -169,7 +169,11 @@ fn ten_steps_lose_what_they_always_lost() {
             let off = apart(losses, &expected);
             assert!(off < ELSEWHERE, "{name} is {off:e} from the losses of \"{other}\":\n{losses:?}\n{expected:?}");
             if **other == kind {
-                assert_eq!(losses, &expected, "{name}: other bits than recorded on this kind of hardware, {kind}");
+                assert_eq!(
+                    losses, &expected,
+                    "{name}: other bits than recorded on {kind}; if a change of the engine meant that, record them again \
+                     (see the top of tests/golden.rs)"
+                );
             }
         }
     }

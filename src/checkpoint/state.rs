@@ -38,8 +38,13 @@ pub struct TrainingState {
     pub consecutive_skips: u64,
     /// Losses of the last steps, which the detection of spikes looks at.
     pub recent_losses: Vec<f64>,
+    /// The validation loss of this very step, where it was measured.
+    pub val_loss: Option<f64>,
     /// The lowest validation loss so far and its step.
     pub best: Option<(u64, f64)>,
+    /// The checkpoint that was last gone back to after a spike, and how often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollbacks: Option<(u64, u64)>,
     /// Seeds of initial weights, data order and dropout.
     pub seeds: [u64; 3],
     /// The resolved micro-batch: part of the run, because it is part of the order of sums.
@@ -226,7 +231,9 @@ mod tests {
             updates: 6,
             consecutive_skips: 1,
             recent_losses: vec![3.25, 1.0 / 3.0],
+            val_loss: Some(3.2),
             best: Some((5, 3.1)),
+            rollbacks: Some((4, 2)),
             seeds: [1, 2, 3],
             micro_batch: 4,
             config_hash: "c".into(),
@@ -250,16 +257,18 @@ mod tests {
         for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
             let path = folder.path().join(name);
             let whole = std::fs::read(&path).unwrap();
+            let unnoticed_only_if_the_same = |bytes: &[u8], what: String| {
+                std::fs::write(&path, bytes).unwrap();
+                // Blanks and line breaks of state.json carry nothing; everything else must be noticed.
+                if let Ok((found, _)) = read(folder.path()) {
+                    assert_eq!((name, found), ("training/state.json", state()), "{what}");
+                }
+            };
             for at in (0..whole.len()).step_by(7) {
                 let mut torn = whole.clone();
                 torn[at] ^= 1;
-                std::fs::write(&path, &torn).unwrap();
-                // Blanks and the like in state.json carry nothing; everything else must be noticed.
-                if let Ok((found, _)) = read(folder.path()) {
-                    assert_eq!((name, found), ("training/state.json", state()), "byte {at}");
-                }
-                std::fs::write(&path, &whole[..at]).unwrap();
-                assert!(read(folder.path()).is_err(), "{name} cut at {at}");
+                unnoticed_only_if_the_same(&torn, format!("byte {at}"));
+                unnoticed_only_if_the_same(&whole[..at], format!("{name} cut at {at}"));
             }
             std::fs::write(&path, &whole).unwrap();
         }

@@ -1,10 +1,208 @@
-//! `taper doctor`.
+//! `taper doctor`: what this machine can do, measured and looked up, and whether its numbers are right.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::numerics::{self, Check};
+use super::{print_json, print_line};
+use crate::data::corpus;
+use crate::device::cuda;
+use crate::device::info::{CpuInfo, available_memory};
+use crate::error::{Error, Result};
+use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
 /// Arguments of `taper doctor`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  taper doctor
+  taper doctor --numerics      the engine against the reference engine; exit code 1 if it is off")]
+pub struct Args {
+    /// Compare the engine with the reference engine, operator by operator and as a whole.
+    #[arg(long)]
+    numerics: bool,
+    /// Print one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long each measurement takes.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Runs `taper doctor`.
-pub fn run(_args: Args) -> crate::Result<()> {
-    Err(crate::Error::usage("not built yet"))
+///
+/// # Errors
+/// With `--numerics`, if the engine is further from the truth than it may be.
+pub fn run(args: Args) -> Result<()> {
+    if args.numerics { check_numerics(args.json) } else { describe(args.json) }
+}
+
+fn describe(as_json: bool) -> Result<()> {
+    let cpu = CpuInfo::of_this_machine();
+    let threads = rayon::current_num_threads();
+    let (gflops, gbs) = (gemm_gflops(), copy_gbs());
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let free = free_disk(&here);
+    let home = cache_home();
+    let corpus = corpus::cargo_sources();
+    let libraries = cuda::libraries();
+    if as_json {
+        let libraries: Vec<Value> = libraries
+            .iter()
+            .map(|library| json!({"name": library.name, "purpose": library.purpose, "path": library.path}))
+            .collect();
+        return print_json(&json!({
+            "taper": env!("CARGO_PKG_VERSION"),
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "cpu": cpu,
+            "threads": threads,
+            "hardware_kind": cpu.kind(),
+            "memory_available_bytes": available_memory(),
+            "gemm_gflops": gflops,
+            "copy_gb_per_s": gbs,
+            "cuda": {"usable": false, "libraries": libraries},
+            "cache_home": home,
+            "quickstart_corpus": corpus.is_ok(),
+            "disk_free_bytes": free,
+        }));
+    }
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30));
+    let [l1, l2, l3] = cpu.cache_kib;
+    let unknown = || "unknown".to_string();
+    let mut rows = vec![
+        ("taper", format!("{} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH)),
+        ("CPU", cpu.model.clone()),
+        ("cores", format!("{} ({threads} threads in use; RAYON_NUM_THREADS changes that)", cpu.cores)),
+        ("vectors", cpu.features.join(" ")),
+        ("caches", format!("{l1} / {l2} / {l3} KiB (level 1, 2, 3)")),
+        ("memory", format!("{}, {} available", gib(cpu.memory_bytes), gib(available_memory()))),
+        ("matrix products", format!("{gflops:.0} GFLOP/s in float32, all threads, measured just now")),
+        ("memory copy", format!("{gbs:.1} GB/s, read and write counted, all threads")),
+        ("disk here", free.map_or_else(unknown, |bytes| format!("{} free in {}", gib(bytes), here.display()))),
+        ("Hugging Face home", home.as_ref().map_or_else(unknown, |home| home.display().to_string())),
+        (
+            "quickstart text",
+            match &corpus {
+                Ok(corpus) => format!("there: {} files, {:.1} MB", corpus.files.len(), corpus.bytes as f64 / 1e6),
+                Err(error) => error.to_string(),
+            },
+        ),
+        ("GPU", "not used by this version: training and sampling run on the CPU".to_string()),
+    ];
+    for library in &libraries {
+        rows.push((
+            library.name,
+            match &library.path {
+                Some(path) => format!("{} ({})", path.display(), library.purpose),
+                None => format!("not found ({}); {}", library.purpose, library.remedy),
+            },
+        ));
+    }
+    for (name, value) in rows {
+        print_line(&format!("{name:<18} {value}"))?;
+    }
+    Ok(())
+}
+
+fn check_numerics(as_json: bool) -> Result<()> {
+    let checks = numerics::compare()?;
+    let failed = checks.iter().filter(|check| !check.ok).count();
+    if as_json {
+        print_json(&json!({"ok": failed == 0, "checks": checks}))?;
+    } else {
+        print_line(&format!("{:<14} {:<10} {:>10} {:>10} {:>10}", "", "", "engine", "plain", "allowed"))?;
+        for Check { what, part, error, plain_error, allowed, ok } in &checks {
+            let verdict = if *ok { "ok" } else { "FAIL" };
+            print_line(&format!(
+                "{what:<14} {part:<10} {error:>10.2e} {plain_error:>10.2e} {allowed:>10.2e}  {verdict}"
+            ))?;
+        }
+        print_line(
+            "\nLargest distance from candle in float64: of taper's engine, and of candle in float32. Allowed is twice \
+             candle's,\nand four units in the last place of the largest value.",
+        )?;
+    }
+    if failed > 0 {
+        return Err(Error::Training(format!(
+            "{failed} of {} comparisons are further off than rounding explains; please report this with the table and \
+             the output of `taper doctor`",
+            checks.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Runs `work`, which does `amount` of something, for a while; gives the best rate per nanosecond. The best, because what
+/// else the machine does can only make it slower.
+pub(super) fn best_rate(amount: f64, patience: Duration, mut work: impl FnMut()) -> f64 {
+    work();
+    let (began, mut best) = (Instant::now(), f64::INFINITY);
+    let mut rounds = 0;
+    while rounds < 3 || began.elapsed() < patience {
+        let start = Instant::now();
+        work();
+        best = best.min(start.elapsed().as_nanos() as f64);
+        rounds += 1;
+    }
+    amount / best.max(1.0)
+}
+
+/// float32 matrix products of all threads, in GFLOP/s.
+pub(super) fn gemm_gflops() -> f64 {
+    let n = 768;
+    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
+    best_rate(2.0 * (n * n * n) as f64, PATIENCE, || {
+        gemm(
+            MatMut::new(black_box(&mut c), n, n),
+            Into::Set,
+            1.0,
+            Mat::new(&a, n, n),
+            Mat::new(&b, n, n),
+            Threads::All,
+        );
+    })
+}
+
+/// Copying between buffers that no cache holds, by all threads, bytes read and written together, in GB/s.
+pub(super) fn copy_gbs() -> f64 {
+    use rayon::prelude::*;
+    let len = 16 << 20;
+    let (from, mut to) = (vec![1.0f32; len], vec![0.0f32; len]);
+    let share = len.div_ceil(rayon::current_num_threads());
+    best_rate(8.0 * len as f64, PATIENCE, || {
+        let pairs = black_box(&mut to).par_chunks_mut(share).zip(from.par_chunks(share));
+        pairs.for_each(|(to, from)| to.copy_from_slice(from));
+    })
+}
+
+/// Where models of the Hub are kept: `$HF_HOME`, else `~/.cache/huggingface`.
+fn cache_home() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("HF_HOME")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache").join("huggingface")))
+}
+
+/// Bytes that this user may still write to the file system of `path`.
+#[cfg(unix)]
+fn free_disk(path: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` ends in a zero byte and `stat` is writable and large enough.
+    let done = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+    // SAFETY: all-zero bytes are a valid `statvfs`, and the call filled it.
+    let stat = unsafe { stat.assume_init() };
+    #[allow(clippy::unnecessary_cast)] // the fields' types differ between systems
+    (done == 0).then(|| stat.f_bavail as u64 * stat.f_frsize as u64)
+}
+
+/// Unknown where the system has no `statvfs`.
+#[cfg(not(unix))]
+fn free_disk(_path: &Path) -> Option<u64> {
+    None
 }

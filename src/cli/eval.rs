@@ -26,8 +26,8 @@ Examples:
   taper eval runs/quickstart --data 'src/**/*.rs' --json
   taper eval runs/quickstart --data data/fineweb10B --split val --max-tokens 1000000
 
-Text is tokenized with the model's tokenizer; end-of-text stands between documents. The bytes of bits_per_byte are those of
-the predicted tokens: all of the text but its first token.")]
+Text is tokenized with the model's tokenizer; end-of-text stands between documents.
+bits_per_byte divides by all bytes of the text, its first token included.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
         )));
     }
     let found = measure(&args, &opened, &stream)?;
-    let bits = predicted_bytes(&stream, tokens, &opened.tokenizer)?.map(|bytes| found.bits_per_byte(bytes));
+    let bits = text_bytes(&stream, tokens, &opened.tokenizer)?.map(|bytes| found.bits_per_byte(bytes));
     let (loss, perplexity) = (found.loss(), found.perplexity());
     if args.json {
         return print_json(&json!({
@@ -217,11 +217,12 @@ fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
     Ok(TokenStream::from_tokens(tokens, vocab_size))
 }
 
-/// The bytes that the tokens after the first stand for; `None` if one has no text, or there are no bytes at all.
-fn predicted_bytes(stream: &TokenStream, tokens: u64, tokenizer: &Tokenizer) -> Result<Option<u64>> {
+/// The bytes of the text that the tokens stand for, the first one included: bits per byte are those of the text as a file.
+/// `None` if a token has no text, or there are no bytes at all.
+fn text_bytes(stream: &TokenStream, tokens: u64, tokenizer: &Tokenizer) -> Result<Option<u64>> {
     // Tokenizers of other makers decode by context, so their ids are decoded in long runs; bytes of ours are exact.
     const RUN: u64 = 1 << 20;
-    let (mut at, mut bytes) = (1, 0u64);
+    let (mut at, mut bytes) = (0, 0u64);
     while at < tokens {
         let mut ids = vec![0; RUN.min(tokens - at) as usize];
         stream.read(at, &mut ids)?;

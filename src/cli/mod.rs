@@ -4,12 +4,15 @@
 //! standard error; progress bars appear only on a terminal. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped
 //! by a signal after a clean save. A closed pipe (`taper sample ... | head`) is not a failure.
 
+pub mod bench;
+mod bench_ops;
 mod card_facts;
 pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod model;
 pub mod models;
+mod numerics;
 mod progress;
 pub mod report;
 pub mod sample;
@@ -25,6 +28,15 @@ use crate::error::{Error, Result};
 /// Train GPT-2-class language models from scratch, understand the runs, publish and sample the models.
 #[derive(Debug, Parser)]
 #[command(name = "taper", version, about, arg_required_else_help = true, max_term_width = 110)]
+#[command(after_help = "\
+Examples:
+  taper train configs/quickstart.toml                 a small GPT on real text, in minutes
+  taper sample runs/quickstart --prompt \"pub fn \"
+  taper eval runs/quickstart --data README.md
+  taper train configs/quickstart.toml --set data.text=my.txt --run runs/mine
+
+`taper COMMAND --help` explains a command, with examples.
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 stopped by a signal after a clean save.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -53,6 +65,9 @@ enum Command {
     Watch(watch::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
+    /// Time training steps and operators.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print the shell completions for SHELL.
     #[command(after_help = "Example:\n  taper completions bash > ~/.local/share/bash-completion/completions/taper")]
     Completions {
@@ -94,6 +109,7 @@ fn run(command: Command) -> Result<()> {
         Command::Report(args) => report::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "taper", &mut script);

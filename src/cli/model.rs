@@ -29,7 +29,8 @@ Examples:
   taper model init configs/shakespeare_char.toml --out models/start
   taper model init configs/quickstart.toml --set tokenizer.kind=bytes --out models/start
 
-The weights are those that training the config starts from: a function of run.seed_init and the parameters' names.")]
+The weights are those that training the config starts from: a function of run.seed_init and of
+the parameters' names.")]
     Init(InitArgs),
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -131,22 +132,36 @@ impl Observer for Console {
     }
 }
 
-/// Draws the charts at every checkpoint. A chart that cannot be drawn is mentioned once and does not disturb the run.
+/// Draws the charts at every checkpoint, on a thread of their own: training does not wait for them. A chart that cannot be
+/// drawn is mentioned once and does not disturb the run.
 #[derive(Default)]
 pub(super) struct Charts {
+    drawing: Option<JoinHandle<crate::Result<()>>>,
     complained: bool,
 }
 
 impl Charts {
+    /// Draws once more, when all is written.
     pub fn finish(&mut self, run: &Path) {
+        self.join();
         self.draw(run);
+        self.join();
     }
 
     fn draw(&mut self, run: &Path) {
-        if let Err(error) = report::draw(run)
-            && !std::mem::replace(&mut self.complained, true)
-        {
-            say(&format!("note: the charts could not be drawn: {error}"));
+        let run = run.to_path_buf();
+        self.drawing = Some(std::thread::spawn(move || report::draw(&run).map(|_| ())));
+    }
+
+    fn join(&mut self) {
+        let Some(drawing) = self.drawing.take() else { return };
+        let problem = match drawing.join() {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the drawing thread panicked".into(),
+        };
+        if !std::mem::replace(&mut self.complained, true) {
+            say(&format!("note: the charts could not be drawn: {problem}"));
         }
     }
 }
@@ -155,6 +170,10 @@ impl Observer for Charts {
     fn event(&mut self, _: &Event) {}
 
     fn checkpoint(&mut self, run: &Path, _: &Path) {
-        self.draw(run);
+        // A checkpoint that comes while the last one's charts are still being drawn does without.
+        if self.drawing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.join();
+            self.draw(run);
+        }
     }
 }

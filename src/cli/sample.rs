@@ -22,7 +22,8 @@ Examples:
   taper sample runs/quickstart --temperature 0 --max-new-tokens 50     always the most likely token
   taper sample runs/quickstart --top-k 50 --num-samples 3 --seed 7 --json
 
-The same seed gives the same text. The order of the rules: repetition penalty, temperature, top-k, top-p, min-p.")]
+The same seed gives the same text.
+The order of the rules: repetition penalty, temperature, top-k, top-p, min-p.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

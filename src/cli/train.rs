@@ -15,7 +15,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::error::{Error, Result, ResultExt};
-use crate::events::{Event, EventWriter, Resume, Start};
+use crate::events::{Event, EventLog, EventWriter, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
 use crate::tape::Params;
@@ -100,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
     let streams = {
         let bar = PrepareBar::new();
-        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, &bar)?
+        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, found.is_some(), &bar)?
     };
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
@@ -308,22 +308,18 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
     let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
-    let resumed = match &found {
-        Some((state, arena)) => {
-            trainer.restore(state.clone(), arena)?;
-            true
-        }
-        None => false,
-    };
-    drop(found);
+    let mut logged = None;
+    if let Some((state, arena)) = found {
+        trainer.restore(state, &arena)?;
+        logged = Some(EventLog::read(&log_path)?);
+    }
     say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
     trainer.observe(&mut console);
     trainer.observe(&mut charts);
-    let event = match resumed {
-        true => Event::Resume(Resume { step: trainer.step(), time: now() }),
-        false => ready.start_event(max_steps),
-    };
-    trainer.record(event)?;
+    match logged {
+        Some(logged) => trainer.record_resume(&logged, now())?,
+        None => trainer.record(ready.start_event(max_steps))?,
+    }
     let result = trainer.run(&stop);
     drop(trainer);
     console.finish();
@@ -415,7 +411,8 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
                 .unwrap_or_default(),
             schedule.warmup_steps,
             config.optimizer.lr,
-            config.optimizer.lr * schedule.min_lr_ratio
+            // As f32, which prints 0.0003 and not the last bits of a product.
+            (config.optimizer.lr * schedule.min_lr_ratio) as f32
         ),
         format!("device      {} ({}), fp32, about {} MiB", ready.device, device_words(ready.device), predicted >> 20),
         format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
@@ -442,17 +439,13 @@ fn next_commands(ready: &Ready) -> String {
     )
 }
 
-/// A large number in words: 3.7M.
+/// A large number in words, four digits of it: 3.712M.
 pub(super) fn count(value: f64) -> String {
     for (unit, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)] {
         if value >= size {
-            return format!("{:.4}", value / size)
-                .chars()
-                .take(5)
-                .collect::<String>()
-                .trim_end_matches('.')
-                .to_string()
-                + unit;
+            let scaled = value / size;
+            let decimals = if scaled >= 100.0 { 1 } else { 2 + usize::from(scaled < 10.0) };
+            return format!("{scaled:.decimals$}{unit}");
         }
     }
     format!("{value}")

@@ -82,6 +82,12 @@ pub fn live_bytes() -> usize {
     LIVE.load(Ordering::Relaxed)
 }
 
+/// Bytes that the pool holds from the system now: live buffers, and those that wait to be handed out again.
+pub fn held_bytes() -> usize {
+    let free = FREE.lock().unwrap_or_else(|poison| poison.into_inner());
+    live_bytes() + free.iter().map(|(bytes, buffers)| bytes * buffers.len()).sum::<usize>()
+}
+
 /// The most bytes that were live at once since the last [`reset_peak`].
 pub fn peak_bytes() -> usize {
     PEAK.load(Ordering::Relaxed)

@@ -217,8 +217,8 @@ pub(super) fn is_whole(tail: &[u8]) -> bool {
 
 /// Applies the `resume` events: a record beyond the step of a later `resume` goes, and so does a record *at* that step
 /// which the resumed process wrote once more (as it does at step 0, when it had to start from the beginning). A
-/// `rollback` takes back what lies beyond its step just so; it is a record at that step itself, which a process that was
-/// resumed from before it writes once more.
+/// `rollback` takes back what lies beyond its step just so; a process that was resumed from before it writes it once more, and the
+/// last one counts.
 pub(super) fn drop_superseded(events: &mut Vec<Event>) {
     if !events.iter().any(|event| matches!(event, Event::Resume(_) | Event::Rollback(_))) {
         return;
@@ -226,6 +226,7 @@ pub(super) fn drop_superseded(events: &mut Vec<Event>) {
     let mut limit = u64::MAX; // the smallest step among the resumes and rollbacks that follow
     let mut latest = (u64::MAX, 0); // the smallest step met going backwards, and the kinds of records met at it
     let mut repeated = (u64::MAX, 0); // the step of the next resume, and the kinds that were written again at it
+    let mut rollbacks = Vec::new(); // those met
     let mut keep = vec![true; events.len()];
     for (event, keep) in events.iter().zip(&mut keep).rev() {
         let Some(step) = event.step() else { continue };
@@ -239,8 +240,13 @@ pub(super) fn drop_superseded(events: &mut Vec<Event>) {
             repeated = (step, if latest.0 == step { latest.1 } else { 0 });
             continue;
         }
-        if let Event::Rollback(_) = event {
+        if let Event::Rollback(rollback) = event {
             limit = step;
+            // Positions in the data only grow within a run: the same one again is the same rollback again.
+            let this = (rollback.from, rollback.data.first_sequence);
+            *keep = !rollbacks.contains(&this);
+            rollbacks.push(this);
+            continue;
         }
         if step == latest.0 {
             latest.1 |= kind;
@@ -261,7 +267,6 @@ fn kind_bit(event: &Event) -> u8 {
         Event::Nonfinite(_) => 8,
         Event::Spike(_) => 16,
         Event::Checkpoint(_) => 32,
-        Event::Rollback(_) => 64,
-        Event::Start(_) | Event::Resume(_) | Event::End(_) => 0,
+        Event::Start(_) | Event::Resume(_) | Event::Rollback(_) | Event::End(_) => 0,
     }
 }

@@ -15,30 +15,27 @@ impl ModelConfig {
         6 * weights + 12 * l * self.attn_dim() as u64 * self.context_length as u64
     }
 
-    /// Bytes that a training step needs at its peak on the CPU engine, estimated: parameters, gradients and two moments (16
-    /// bytes a parameter), and what the tape holds at its fullest moment. That is either inside the classifier, when all
-    /// activations stand that the way back needs, or at the start of the way back, in the last block.
+    /// Bytes that training needs on the CPU engine, estimated: parameters, gradients and two moments (16 bytes a parameter),
+    /// and the buffers that a step leaves in the pool. A buffer of one size does not serve another, so the buffers of both
+    /// full moments count, those of the classifier and those of the way back.
     ///
     /// `tests/memory.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool) -> u64 {
         let tokens = micro_batch * self.context_length;
-        let (c, inner) = (self.n_embd, self.mlp_dim);
-        let up = if self.mlp == Mlp::Swiglu { 2 * inner } else { inner };
+        let (c, inner, attn) = (self.n_embd, self.mlp_dim, self.attn_dim());
+        let gated = self.mlp == Mlp::Swiglu;
+        let up = if gated { 2 * inner } else { inner };
         // Kept by a block for each token: both norms' inputs and outputs (or outputs and inputs, in post-norm) and their
         // statistics, packed queries, keys and values, attention's output and log-sum-exp, both widths of the mlp.
-        let block = 4 * c + 4 + self.qkv_dim() + self.attn_dim() + self.n_head + up + inner;
-        // The embeddings' sum, then the blocks: with recomputation only their results.
-        let kept = c + self.n_layer * if recompute { c } else { block };
-        // Backward in the last block, run again before if it was not kept. Its output's gradient takes the place of its
-        // output. In the mlp: the gradient of the activation (which gelu and relu2 turn in place, and swiglu does not), and
-        // dropout's copy. In attention, where the mlp is spent already: the gradients of its output and of the packed rows.
-        let copy = if self.dropout > 0.0 { c } else { 0 };
-        let in_mlp = if self.mlp == Mlp::Swiglu { up } else { inner + copy };
-        let in_attention = (self.qkv_dim() + self.attn_dim()).saturating_sub(c + up + inner);
-        let backward = if recompute { block } else { 0 } + in_mlp.max(in_attention);
+        let block = 4 * c + 4 + self.qkv_dim() + attn + self.n_head + up + inner;
+        // The embeddings' sum, then the blocks: with recomputation their results, and one block at a time.
+        let kept = c + if recompute { self.n_layer * c + block } else { self.n_layer * block };
         // In the classifier: the last norm's output, the gradient there, the losses, and one chunk of logits.
-        let normed = if self.norm_position == NormPosition::Pre { c } else { 0 };
-        let classifier = tokens * (normed + c + 1) + ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
-        16 * parameters as u64 + 4 * (tokens * kept + classifier.max(tokens * backward)) as u64
+        let last = if self.norm_position == NormPosition::Pre { 2 * c } else { c } + 1;
+        let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
+        // On the way back: a gradient of each width. Those of width C find spent buffers; gelu's and relu2's is made in
+        // place of their output's, swiglu's is not.
+        let gradients = self.qkv_dim() + inner + if gated { up } else { 0 } + if attn == c { 0 } else { attn };
+        16 * parameters as u64 + 4 * (tokens * (kept + last + gradients) + logits) as u64
     }
 }

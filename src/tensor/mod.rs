@@ -249,10 +249,10 @@ mod tests {
 
     #[test]
     fn casts_round_to_nearest_even() {
-        let tensor = Tensor::from_f32(&[1.0, 1.003_906_25, 1.011_718_75, f32::INFINITY], &[4]).unwrap();
+        let tensor = Tensor::from_f32(&[1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY], &[4]).unwrap();
         let back = tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         // bf16 has 8 bits of precision: 1 + 1/256 lies half way and goes to the even 1.0, 1 + 3/256 to 1 + 4/256.
-        assert_eq!(back.f32(), [1.0, 1.0, 1.015_625, f32::INFINITY]);
+        assert_eq!(back.f32(), [1.0, 1.0, 1.0 + 4.0 / 256.0, f32::INFINITY]);
         assert!(tensor.to_dtype(DType::U32).is_err());
     }
 }

@@ -13,7 +13,7 @@ use crate::data::config::DataConfig;
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::config::{TokenizerConfig, TokenizerKind};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
-use crate::data::{PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, TokenStream, prepare};
+use crate::data::{Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, TokenStream, prepare};
 use crate::error::{Error, Result};
 
 /// The folder of prepared data within a run folder.
@@ -99,7 +99,8 @@ pub struct Streams {
     pub description: Vec<String>,
 }
 
-/// Opens the data of a run, tokenizing text first; `vocab_size` is the model's.
+/// Opens the data of a run, tokenizing text first; `vocab_size` is the model's. A run that `goes_on` has its tokens: the
+/// text need not be there any more.
 ///
 /// # Errors
 /// Whatever is wrong with the inputs: missing, empty, damaged, or made with another tokenizer.
@@ -108,12 +109,16 @@ pub fn streams(
     data: &DataConfig,
     tokenizer: &Tokenizer,
     vocab_size: usize,
+    goes_on: bool,
     progress: &dyn Progress,
 ) -> Result<Streams> {
     if let Some(shards) = &data.shards {
         return from_shards(shards, data, tokenizer, vocab_size);
     }
     let out: PathBuf = run.join(DATA).join("tokens");
+    if goes_on && let Some(manifest) = Manifest::load(&out)? {
+        return from_text(&out, &manifest, data, tokenizer, vocab_size);
+    }
     let mut options = PrepareOptions::new(data.text.clone(), &out, tokenizer.kind());
     options.val_inputs = (!data.val.is_empty()).then(|| data.val.clone());
     options.val_fraction = data.val_fraction();
@@ -122,7 +127,18 @@ pub fn streams(
     // The folder belongs to this run, which has not begun or has the same config: nothing of worth is replaced.
     options.overwrite = true;
     let manifest = prepare(&options, tokenizer, progress)?;
-    let shards = Shards::open(&out.to_string_lossy(), &ShardOptions::default())?;
+    from_text(&out, &manifest, data, tokenizer, vocab_size)
+}
+
+/// Opens the tokens of a run's own text.
+fn from_text(
+    out: &Path,
+    manifest: &Manifest,
+    data: &DataConfig,
+    tokenizer: &Tokenizer,
+    vocab_size: usize,
+) -> Result<Streams> {
+    let shards = Shards::open(&out.to_string_lossy(), &checked(tokenizer))?;
     shards.verify()?;
     let bytes: u64 = manifest.sources.iter().map(|source| source.bytes).sum();
     let description = vec![format!(
@@ -134,8 +150,13 @@ pub fn streams(
     finish(shards, vocab_size, description)
 }
 
+/// Shards must have been made by this tokenizer.
+fn checked(tokenizer: &Tokenizer) -> ShardOptions {
+    ShardOptions { format: ShardFormat::default(), tokenizer_hash: Some(tokenizer.hash().to_string()) }
+}
+
 fn from_shards(shards: &str, data: &DataConfig, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Streams> {
-    let options = ShardOptions { format: ShardFormat::default(), tokenizer_hash: Some(tokenizer.hash().to_string()) };
+    let options = checked(tokenizer);
     let mut open = Shards::open(shards, &options)?;
     open.verify()?;
     if !data.val.is_empty() {

@@ -3,6 +3,8 @@
 //! Everything that decides a result is a function of (config, step): the sequences of a step, dropout masks, the learning
 //! rate. So a checkpoint needs only the numbers and the counters, and a resumed run cannot be told from an unbroken one.
 
+mod rollback;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,16 +16,19 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::events::{self, DataRange, Event, EventWriter};
+use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
 use crate::optim::{Class, Outcome};
 use crate::sample::{Request, SamplerConfig, generate};
-use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
+use crate::train::config::{Nonfinite, RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Snapshot, save};
 use crate::train::spike::SpikeWatch;
+
+/// Writes README.md from the state, the validation loss of that step, and the samples of that step.
+pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String + 'a;
 
 /// Everything a run is made of, resolved.
 pub struct Job<'a> {
@@ -64,7 +69,7 @@ pub struct Job<'a> {
     /// The hardware kind.
     pub hardware: String,
     /// README.md of a checkpoint, from the state at that time and the last validation loss.
-    pub card: &'a dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String,
+    pub card: &'a CardWriter<'a>,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
@@ -109,7 +114,9 @@ impl<'a> Trainer<'a> {
             updates: 0,
             consecutive_skips: 0,
             recent_losses: Vec::new(),
+            val_loss: None,
             best: None,
+            rollbacks: None,
             seeds: [job.run.seed_init(), job.run.seed_data(), job.run.seed_dropout()],
             micro_batch: job.micro_batch,
             config_hash: job.config_hash.clone(),
@@ -218,14 +225,23 @@ impl<'a> Trainer<'a> {
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
         if self.state.step == 0 {
             self.evaluate()?;
+            if self.job.stability.spike == Spike::Rollback {
+                // Somewhere to go back to before the first checkpoint.
+                self.save()?;
+            }
         }
         while self.state.step < self.job.max_steps {
             if stop.load(Ordering::Relaxed) {
                 self.save()?;
                 return Err(Error::Stopped { step: self.state.step });
             }
+            let before = self.state.step;
             self.one_step()?;
             let step = self.state.step;
+            if step <= before {
+                // Gone back to a checkpoint: what is due at its step was done when it was written.
+                continue;
+            }
             let last = step == self.job.max_steps;
             if last || self.job.eval.every.is_due(step) {
                 self.evaluate()?;
@@ -278,6 +294,9 @@ impl<'a> Trainer<'a> {
     /// Events and counters after a step: skipped steps, spikes.
     fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
         if let Some(z_score) = self.spikes.take(loss) {
+            if self.job.stability.spike == Spike::Rollback {
+                return self.roll_back(loss, z_score);
+            }
             self.record(Event::Spike(events::Spike {
                 step: self.state.step,
                 loss,
@@ -378,6 +397,26 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The event of the checkpoint of the state as it is.
+    fn saved(&self) -> Event {
+        let step = self.state.step;
+        let path = Store::of_run(Path::new("")).path(step).to_string_lossy().into_owned();
+        Event::Checkpoint(events::Checkpoint { step, path, val_loss: self.state.val_loss })
+    }
+
+    /// Records that the run goes on from its checkpoint; `logged` is the log so far. A process that was killed after it
+    /// had saved a checkpoint, and before it had said so, is made up for.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub fn record_resume(&mut self, logged: &EventLog, time: Option<u64>) -> Result<()> {
+        let step = self.state.step;
+        if !logged.checkpoints().any(|checkpoint| checkpoint.step == step) {
+            self.record(self.saved())?;
+        }
+        self.record(Event::Resume(events::Resume { step, time }))
+    }
+
     /// Writes a checkpoint of the state as it is.
     fn save(&mut self) -> Result<()> {
         let step = self.state.step;
@@ -386,13 +425,15 @@ impl<'a> Trainer<'a> {
         let store = Store::of_run(self.job.folder);
         // Only what was measured at this very step counts, so that a resumed run decides alike.
         let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        self.state.val_loss = val_loss;
         self.last_samples.retain(|sample| sample.step == step);
         if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
             && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
         {
             self.state.best = Some((step, loss));
         }
-        let keep = Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every };
+        let keep =
+            Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every, pinned: self.pinned() };
         let (m, v, _) = self.engine.moments()?;
         let snapshot = Snapshot {
             model: self.model,
@@ -403,8 +444,7 @@ impl<'a> Trainer<'a> {
             card: (self.job.card)(&self.state, val_loss, &self.last_samples),
         };
         let path = save(&store, &snapshot, keep)?;
-        let relative = path.strip_prefix(self.job.folder).unwrap_or(&path).to_string_lossy().into_owned();
-        self.record(Event::Checkpoint(events::Checkpoint { step, path: relative, val_loss }))?;
+        self.record(self.saved())?;
         self.log.sync()?;
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));

@@ -16,7 +16,7 @@ use crate::ops::simd;
 const CHUNK: usize = 1 << 14;
 
 /// `2 sqrt(2/pi)`.
-const SLOPE: f32 = 1.595_769_1;
+const SLOPE: f32 = 1.595_769;
 /// The weight of the cube, from the paper.
 const CUBE: f32 = 0.044_715;
 /// `1 / sqrt(2 pi)`.

@@ -1,0 +1,196 @@
+//! `taper bench ops`: operators at the sizes of GPT-2 small, beside what the machine can do at most.
+//!
+//! Rates count what has to be done at least: the bytes of every tensor read or written once, or the floating-point
+//! operations where those are the limit. `share` is the rate over the ceiling measured in the same process. The full set,
+//! with statistics, is `cargo bench --bench ops`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::bench::Ops;
+use super::doctor::{best_rate, copy_gbs, gemm_gflops};
+use super::{print_json, print_line};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::ops::adamw::{AdamW, adamw};
+use crate::ops::attention::{Heads, attention};
+use crate::ops::classifier::classifier;
+use crate::ops::{embedding, gelu, gradnorm, layernorm, linear, residual};
+use crate::random::{Purpose, fill_normal};
+use crate::tape::{Gradients, Layout, ParamId, Params, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// Sequences, tokens, channels, feed-forward width, vocabulary.
+const B: usize = 2;
+const T: usize = 512;
+const C: usize = 768;
+const M: usize = 3072;
+const V: usize = 8192;
+const N: usize = B * T;
+
+/// How long each measurement takes.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What limits an operator.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Bytes,
+    Flops,
+}
+
+struct Row {
+    op: &'static str,
+    pass: &'static str,
+    limit: Limit,
+    /// Bytes or operations.
+    amount: f64,
+    /// GB/s or GFLOP/s.
+    rate: f64,
+}
+
+pub(super) fn run(args: &Ops) -> Result<()> {
+    let rows = measure()?;
+    let (gflops, gbs) = (gemm_gflops(), copy_gbs());
+    let ceiling = |limit| if limit == Limit::Bytes { gbs } else { gflops };
+    if args.json {
+        let list: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let unit = if row.limit == Limit::Bytes { "gb_per_s" } else { "gflop_per_s" };
+                json!({
+                    "op": row.op,
+                    "pass": row.pass,
+                    "ms": row.amount / row.rate / 1e6,
+                    unit: row.rate,
+                    "share": row.rate / ceiling(row.limit),
+                })
+            })
+            .collect();
+        let ceilings = json!({"gflop_per_s": gflops, "gb_per_s": gbs});
+        return print_json(&json!({"threads": rayon::current_num_threads(), "ceilings": ceilings, "ops": list}));
+    }
+    print_line(&format!("B={B} T={T} C={C} M={M} V={V}; ceilings: {gflops:.0} GFLOP/s, {gbs:.1} GB/s (copy)"))?;
+    for row in &rows {
+        let unit = if row.limit == Limit::Bytes { "GB/s" } else { "GFLOP/s" };
+        print_line(&format!(
+            "{:<10} {:<18} {:>9.3} ms {:>8.1} {unit:<7} {:>4.0}%",
+            row.op,
+            row.pass,
+            row.amount / row.rate / 1e6,
+            row.rate,
+            100.0 * row.rate / ceiling(row.limit)
+        ))?;
+    }
+    Ok(())
+}
+
+fn measure() -> Result<Vec<Row>> {
+    let heads = Heads { n_head: 12, n_kv_head: 12, head_dim: 64 };
+    let ids: Vec<u32> = (0..N).map(|i| (i * 7919 % V) as u32).collect();
+    let tokens = Tensor::from_u32(&ids, &[B, T])?;
+    let mut rows = Vec::new();
+    // Bytes of float32 that move at least: forward, then forward and backward.
+    let bytes = |forward: usize, both: usize| (Limit::Bytes, 4.0 * forward as f64, 4.0 * both as f64);
+    let flops = |forward: usize, both: usize| (Limit::Flops, forward as f64, both as f64);
+    let x: &[usize] = &[B, T, C];
+    let pairs = B * 12 * (T * (T + 1) / 2) * 64;
+    op(&mut rows, "embedding", &[], &[&[V, C]], bytes(2 * N * C, 5 * N * C), &|tape, _, p| {
+        embedding::embedding(tape, &tokens, p[0], None, 0)
+    })?;
+    op(&mut rows, "layernorm", &[x], &[&[C], &[C]], bytes(2 * N * C, 5 * N * C), &|tape, v, p| {
+        layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
+    })?;
+    op(&mut rows, "linear", &[x], &[&[M, C], &[M]], flops(2 * N * C * M, 6 * N * C * M), &|tape, v, p| {
+        linear::linear(tape, &v[0], p[0], Some(p[1]))
+    })?;
+    op(&mut rows, "gelu", &[&[B, T, M]], &[], bytes(2 * N * M, 5 * N * M), &|tape, v, _| {
+        gelu::gelu(tape, &v[0], gelu::Kind::Tanh)
+    })?;
+    op(&mut rows, "residual", &[x, x], &[], bytes(3 * N * C, 3 * N * C), &|tape, v, _| {
+        residual::residual(tape, &v[0], v[1].clone())
+    })?;
+    op(&mut rows, "attention", &[&[B, T, 3 * C]], &[], flops(4 * pairs, 14 * pairs), &|tape, v, _| {
+        attention(tape, &v[0], heads, None)
+    })?;
+    op(&mut rows, "classifier", &[x], &[&[V, C]], flops(2 * N * C * V, 6 * N * C * V), &|tape, v, p| {
+        Ok(classifier(tape, &v[0], p[0], &ids, 1.0)?.root)
+    })?;
+    optimizer(&mut rows)?;
+    Ok(rows)
+}
+
+type Operator<'f> = dyn Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> Result<Var> + 'f;
+
+/// Times an operator without a tape, and with one that runs backwards.
+fn op(
+    rows: &mut Vec<Row>,
+    name: &'static str,
+    inputs: &[&[usize]],
+    params: &[&[usize]],
+    (limit, forward, both): (Limit, f64, f64),
+    run: &Operator<'_>,
+) -> Result<()> {
+    let (weights, ids) = parameters(params)?;
+    let mut grads = Gradients::zeros_like(&weights)?;
+    let mut unused = Gradients::zeros_like(&weights)?;
+    let inputs: Vec<Tensor> = inputs.iter().map(|shape| normal(shape)).collect::<Result<_>>()?;
+    let constants: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
+    let shape = run(&mut Tape::inference(&weights), &constants, &ids)?.value().shape().to_vec();
+    let dout = normal(&shape)?;
+    let mut failed: Option<Error> = None;
+    let rate = best_rate(forward, PATIENCE, || {
+        failed = run(&mut Tape::inference(&weights), &constants, &ids).err();
+    });
+    rows.push(Row { op: name, pass: "forward", limit, amount: forward, rate });
+    let rate = best_rate(both, PATIENCE, || {
+        let mut once = || {
+            let mut tape = Tape::training(&weights, &mut unused);
+            let vars: Vec<Var> = inputs.iter().map(|input| tape.input(input.clone())).collect();
+            let out = run(&mut tape, &vars, &ids)?;
+            let references: Vec<&Var> = vars.iter().collect();
+            tape.backward_from(&out, dout.clone(), &mut grads, &references, None).map(|_| ())
+        };
+        failed = once().err();
+    });
+    rows.push(Row { op: name, pass: "forward, backward", limit, amount: both, rate });
+    failed.map_or(Ok(()), Err)
+}
+
+/// The passes over the whole arena: gradient norm and update.
+fn optimizer(rows: &mut Vec<Row>) -> Result<()> {
+    let (mut weights, _) = parameters(&[&[V, C], &[4 * C, C], &[C]])?;
+    let len = weights.layout().len();
+    let mut grads = Gradients::zeros_like(&weights)?;
+    fill_normal(1, Purpose::Test, "gradients", 0, grads.flat_mut().f32_mut());
+    let moment = || Tensor::zeros(Device::Cpu, DType::F32, &[len]);
+    let (mut m, mut v) = (moment()?, moment()?);
+    let mut failed: Option<Error> = None;
+    let amount = 4.0 * len as f64;
+    let rate = best_rate(amount, PATIENCE, || failed = gradnorm::gradnorm(&grads, 1.0).err());
+    rows.push(Row { op: "gradnorm", pass: "one pass", limit: Limit::Bytes, amount, rate });
+    // Weights and moments are read and written, gradients read.
+    let amount = 28.0 * len as f64;
+    let with = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t: 10, grad_scale: 1.0 };
+    let rate = best_rate(amount, PATIENCE, || failed = adamw(&mut weights, &grads, &mut m, &mut v, &with).err());
+    rows.push(Row { op: "adamw", pass: "one pass", limit: Limit::Bytes, amount, rate });
+    failed.map_or(Ok(()), Err)
+}
+
+fn parameters(shapes: &[&[usize]]) -> Result<(Params, Vec<ParamId>)> {
+    let mut layout = Layout::default();
+    let ids: Vec<ParamId> = shapes.iter().enumerate().map(|(i, shape)| layout.push(format!("p{i}"), shape)).collect();
+    let mut params = Params::zeros(layout, Device::Cpu)?;
+    for (id, shape) in ids.iter().zip(shapes) {
+        params.set(*id, normal(shape)?.f32())?;
+    }
+    Ok((params, ids))
+}
+
+/// Normal numbers of the size of weights.
+fn normal(shape: &[usize]) -> Result<Tensor> {
+    let mut values = vec![0.0; shape.iter().product()];
+    fill_normal(1, Purpose::Test, "benchmark", 0, &mut values);
+    values.iter_mut().for_each(|value| *value *= 0.1);
+    Tensor::from_f32(&values, shape)
+}

@@ -1,0 +1,8 @@
+//! The main job, through the binary: runs, resumes, stops, bad input. Models are tiny; what is tested is what happens.
+
+mod bad_input;
+mod common;
+mod resume;
+mod rollback;
+mod runs;
+mod stability;
