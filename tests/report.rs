@@ -13,7 +13,7 @@ use taper::report::csv::csv;
 use taper::report::differences::differences;
 use taper::report::figure::{Average, envelope, median, smooth, smoothing_window};
 use taper::report::incidents::incidents;
-use taper::report::{LossAt, Run, State, draw, draw_runs, figures_of, summary, tensorboard};
+use taper::report::{LossAt, Run, State, draw, draw_often, draw_runs, figures_of, summary, tensorboard};
 
 /// A step with a smooth loss, never clipped.
 fn step(step: u64) -> Step {
@@ -260,6 +260,17 @@ fn the_page_stands_alone_and_nothing_breaks_out_of_it() {
         let opened = html.matches(&format!("<{element}>")).count() + html.matches(&format!("<{element} ")).count();
         assert_eq!(opened, html.matches(&format!("</{element}>")).count(), "{element}");
     }
+}
+
+#[test]
+fn a_run_that_goes_on_gets_the_whole_page_and_fewer_files() {
+    let dir = tempfile::tempdir().unwrap();
+    eventful(dir.path());
+    let files = draw_often(dir.path()).unwrap();
+    assert_eq!(files.iter().filter(|file| file.extension().is_some_and(|e| e == "png")).count(), 4);
+    let page = std::fs::read(dir.path().join("report/index.html")).unwrap();
+    draw(dir.path()).unwrap();
+    assert!(page == std::fs::read(dir.path().join("report/index.html")).unwrap());
 }
 
 #[test]
@@ -530,7 +541,8 @@ fn the_command_prints_paths_or_one_json_object() {
     assert_eq!(json["files"][0], "out/val_loss.png");
     let summary = &json["runs"][0]["summary"];
     assert_eq!((&summary["best_val_loss"]["loss"], &summary["classes"]["clipped"]), (&3.25.into(), &10.into()));
-    assert_eq!(json["runs"][0]["evals"][4]["time_s"], 4.0);
+    let seconds = json["runs"][0]["evals"][4]["time_s"].as_f64().unwrap();
+    assert!((seconds - 4.0).abs() < 1e-9, "400 steps of 10 ms: {seconds}");
     assert_eq!(json["runs"][0]["incidents"][0]["parameter"], "h.0.attn.qkv.weight");
     assert_eq!(json["charts"][0]["series"][1]["points"][0], serde_json::json!([0.0, 9.5]));
     assert!(dir.path().join("out/index.html").is_file() && dir.path().join("tb/b").is_dir());

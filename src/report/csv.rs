@@ -34,10 +34,9 @@ pub fn csv(runs: &[Run]) -> String {
             rows.entry(eval.step).or_default().1.push(eval);
         }
         let name = field(&run.name);
-        let flops = run.log.start().and_then(|start| start.flops_per_token);
         for (at, (step, evals)) in rows {
             let tokens = step.map(|e| e.tokens).or_else(|| evals.first().map(|e| e.tokens)).unwrap_or(0);
-            let flops = cell(flops.map(|flops| flops * tokens as f64));
+            let flops = cell(run.flops_at(tokens));
             // Writing to a String cannot fail.
             let _ = write!(out, "{name},{at},{tokens},{flops},{}", cell(run.seconds_at(at)));
             let _ = write!(out, ",{}", cell(step.map(|e| e.loss)));

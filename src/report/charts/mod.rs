@@ -82,7 +82,7 @@ impl Unit {
             Unit::Steps => Some(step as f64),
             Unit::Tokens => Some(tokens as f64),
             Unit::Time => run.seconds_at(step),
-            Unit::Flops => run.log.start()?.flops_per_token.map(|flops| flops * tokens as f64),
+            Unit::Flops => run.flops_at(tokens),
         }
     }
 }
