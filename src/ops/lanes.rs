@@ -3,6 +3,8 @@
 //! A lane is an accumulator; element `i` goes to lane `i % 16`. That is one AVX-512 register, two of AVX2, four of SSE,
 //! and the same result on each. Everything is `inline(always)` so that it is compiled for the caller's instruction set.
 
+use super::simd;
+
 /// Number of lanes.
 pub const LANES: usize = 16;
 
@@ -89,6 +91,15 @@ pub fn max(x: &[f32]) -> f32 {
         pick(&mut best, lane);
     }
     best
+}
+
+simd! {
+    /// Adds `term` to `sum`, element by element.
+    pub fn add(sum: &mut [f32], term: &[f32]) {
+        for (sum, &term) in sum.iter_mut().zip(term) {
+            *sum += term;
+        }
+    }
 }
 
 #[cfg(test)]

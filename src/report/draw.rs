@@ -22,11 +22,11 @@ pub const WIDE: Shape = Shape { width: 960, plot_height: 400 };
 pub const NARROW: Shape = Shape { width: 420, plot_height: 220 };
 
 const TITLE_EM: f64 = 16.0;
-const LABEL_EM: f64 = 12.5;
+pub(super) const LABEL_EM: f64 = 12.5;
 /// Space from the edges of the picture.
-const PAD: f64 = 14.0;
+pub(super) const PAD: f64 = 14.0;
 /// Height of a row of the legend, and of a row of marks at the top edge.
-const ROW: f64 = 19.0;
+pub(super) const ROW: f64 = 19.0;
 
 /// Draws the figure as a PNG file, with two pixels for each logical one.
 pub fn png(figure: &Figure) -> Result<Vec<u8>> {
@@ -79,24 +79,34 @@ impl Sheet {
         });
         let levels = figure.levels.iter().map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
         let marks = figure.marks.iter().map(|m| (Swatch::Mark(m.glyph, Paint::Ink(m.ink)), &m.label));
-        let (mut x, mut y) = (PAD, 28.0 + ROW + 3.0);
-        let mut legend = Vec::new();
-        for (swatch, label) in series.chain(levels).chain(marks).filter(|(_, label)| !label.is_empty()) {
-            let label = fit(label, LABEL_EM, width - 2.0 * PAD - 26.0);
-            // The reader's own font may be a sixth wider than ours.
-            let wide = 24.0 + text_width(&label, LABEL_EM) * 1.16;
-            if x > PAD && x + wide > width - PAD {
-                (x, y) = (PAD, y + ROW);
-            }
-            legend.push((swatch, label, x, y));
-            x += wide + 18.0;
-        }
+        let (legend, y) = legend_rows(series.chain(levels).chain(marks), width);
         let rows = figure.marks.iter().filter(|m| m.glyph != Glyph::Tick).count() as f64;
         let top = y + 14.0;
         let ceiling = top + rows * ROW;
         let bottom = ceiling + f64::from(shape.plot_height);
         Self { size: (shape.width, (bottom + 48.0).round() as u32), legend, top, ceiling, bottom }
     }
+}
+
+/// Breaks a legend into rows: each entry with its left end and its baseline, and the baseline of the last row. Entries
+/// without a label are left out.
+pub(super) fn legend_rows<'l, S>(
+    entries: impl Iterator<Item = (S, &'l String)>,
+    width: f64,
+) -> (Vec<(S, String, f64, f64)>, f64) {
+    let (mut x, mut y) = (PAD, 28.0 + ROW + 3.0);
+    let mut legend = Vec::new();
+    for (swatch, label) in entries.filter(|(_, label)| !label.is_empty()) {
+        let label = fit(label, LABEL_EM, width - 2.0 * PAD - 26.0);
+        // The reader's own font may be a sixth wider than ours.
+        let wide = 24.0 + text_width(&label, LABEL_EM) * 1.16;
+        if x > PAD && x + wide > width - PAD {
+            (x, y) = (PAD, y + ROW);
+        }
+        legend.push((swatch, label, x, y));
+        x += wide + 18.0;
+    }
+    (legend, y)
 }
 
 /// The plot's own area, and the axes that lie along it.

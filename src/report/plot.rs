@@ -6,7 +6,7 @@
 
 use super::axis::{Axis, Scale};
 use super::canvas::{self, Align, Canvas, Size, text_width};
-use super::draw::{Shape, fit, symbol};
+use super::draw::{LABEL_EM, PAD, ROW, Shape, fit, legend_rows, symbol};
 use super::figure::{Glyph, Ink};
 use super::paint::Paint;
 use crate::error::Result;
@@ -75,9 +75,6 @@ pub struct Plot {
 }
 
 const TITLE_EM: f64 = 16.0;
-const LABEL_EM: f64 = 12.5;
-const PAD: f64 = 14.0;
-const ROW: f64 = 19.0;
 /// Height of a named row.
 const NAMED_ROW: f64 = 30.0;
 
@@ -149,17 +146,7 @@ impl Layout {
         let dashed =
             plot.verticals.iter().chain(&plot.levels).map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
         let beyond = plot.beyond.iter().map(|(label, _)| (Swatch::Cross(Paint::Ink(4)), label));
-        let (mut x, mut y) = (PAD, 28.0 + ROW + 3.0);
-        let mut legend = Vec::new();
-        for (swatch, label) in groups.chain(dashed).chain(beyond).filter(|(_, label)| !label.is_empty()) {
-            let label = fit(label, LABEL_EM, width - 2.0 * PAD - 26.0);
-            let wide = 24.0 + text_width(&label, LABEL_EM) * 1.16;
-            if x > PAD && x + wide > width - PAD {
-                (x, y) = (PAD, y + ROW);
-            }
-            legend.push((swatch, label, x, y));
-            x += wide + 18.0;
-        }
+        let (legend, y) = legend_rows(groups.chain(dashed).chain(beyond), width);
         let top = y + 14.0;
         let ceiling = top + if plot.beyond.is_some() { ROW } else { 0.0 };
         let named = plot.names.len() as f64 * NAMED_ROW + 12.0;

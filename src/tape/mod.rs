@@ -87,22 +87,12 @@ impl Context<'_> {
             None => grad,
             Some(sum) => {
                 let mut sum = sum.into_sole()?;
-                add_in_place(sum.f32_mut(), grad.f32());
+                sum.add_assign(&grad);
                 sum
             }
         });
         Ok(())
     }
-}
-
-fn add_in_place(sum: &mut [f32], term: &[f32]) {
-    use rayon::prelude::*;
-    const CHUNK: usize = 1 << 14;
-    sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
-        for (sum, term) in sum.iter_mut().zip(term) {
-            *sum += term;
-        }
-    });
 }
 
 struct Node<'a> {

@@ -10,6 +10,8 @@ pub use dtype::DType;
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::device::Device;
 use crate::device::pool::HostBuffer;
 use crate::error::{Error, Result};
@@ -192,6 +194,18 @@ impl Tensor {
         let (from, to) = (self.byte_range(), out.byte_range());
         dtype::convert(&self.storage.bytes()[from], self.dtype, &mut out.sole().bytes_mut()[to], dtype)?;
         Ok(out)
+    }
+
+    /// Adds `term`, element by element.
+    ///
+    /// # Panics
+    /// If the lengths differ, on another dtype than f32, or while another tensor shares this one's memory.
+    pub fn add_assign(&mut self, term: &Tensor) {
+        const CHUNK: usize = 1 << 14;
+        assert_eq!(self.len(), term.len(), "lengths of a sum");
+        self.f32_mut().par_chunks_mut(CHUNK).zip(term.f32().par_chunks(CHUNK)).for_each(|(sum, term)| {
+            sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+        });
     }
 
     fn byte_range(&self) -> std::ops::Range<usize> {

@@ -5,8 +5,6 @@
 //! of devices gives the same bits. Walking the lanes in order with a stack (a binary counter) needs log2(lanes) + 1
 //! buffers.
 
-use rayon::prelude::*;
-
 use crate::error::{Error, Result};
 use crate::tape::{Gradients, Params};
 
@@ -83,7 +81,7 @@ impl LaneTree {
     fn push(&mut self, mut right: Sum) {
         while let Some(left) = self.stack.pop_if(|left| left.level == right.level) {
             let Sum { mut grads, loss, level } = left;
-            add(grads.flat_mut().f32_mut(), right.grads.flat().f32());
+            grads.flat_mut().add_assign(right.grads.flat());
             self.free.push(right.grads);
             right = Sum { grads, loss: loss + right.loss, level: level + 1 };
         }
@@ -101,13 +99,6 @@ impl StepGradients<'_> {
     pub fn get(&self) -> &Gradients {
         &self.tree.stack[0].grads
     }
-}
-
-fn add(sum: &mut [f32], term: &[f32]) {
-    const CHUNK: usize = 1 << 14;
-    sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
-        sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
-    });
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::ops::simd;
+use crate::ops::lanes;
 
 /// Rows of one task.
 const ROWS: usize = 16;
@@ -14,7 +14,7 @@ pub fn forward(y: &mut [f32], tokens: &[u32], wte: &[f32], wpe: Option<&[f32]>, 
         for (i, (y, &token)) in y.chunks_exact_mut(c).zip(tokens).enumerate() {
             y.copy_from_slice(row(wte, token as usize, c));
             if let Some(wpe) = wpe {
-                add(y, row(wpe, (block * ROWS + i) % time, c));
+                lanes::add(y, row(wpe, (block * ROWS + i) % time, c));
             }
         }
     });
@@ -35,7 +35,7 @@ pub fn backward_tokens(dwte: &mut [f32], dy: &[f32], tokens: &[u32], c: usize) {
         (rest, first) = (after, id + 1);
     }
     tasks.into_par_iter().for_each(|(sum, run)| {
-        run.iter().for_each(|&place| add(sum, row(dy, (place & u64::from(u32::MAX)) as usize, c)));
+        run.iter().for_each(|&place| lanes::add(sum, row(dy, (place & u64::from(u32::MAX)) as usize, c)));
     });
 }
 
@@ -44,18 +44,10 @@ pub fn backward_positions(dwpe: &mut [f32], dy: &[f32], c: usize) {
     let len = dwpe.len();
     dwpe.par_chunks_mut(ROWS * c).enumerate().for_each(|(block, sum)| {
         let first = block * ROWS * c;
-        dy.chunks_exact(len).for_each(|sequence| add(sum, &sequence[first..first + sum.len()]));
+        dy.chunks_exact(len).for_each(|sequence| lanes::add(sum, &sequence[first..first + sum.len()]));
     });
 }
 
 fn row(matrix: &[f32], i: usize, c: usize) -> &[f32] {
     &matrix[i * c..(i + 1) * c]
-}
-
-simd! {
-    fn add(sum: &mut [f32], term: &[f32]) {
-        for (sum, &term) in sum.iter_mut().zip(term) {
-            *sum += term;
-        }
-    }
 }

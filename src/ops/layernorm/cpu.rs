@@ -16,7 +16,7 @@ pub fn forward(y: &mut [f32], stats: (&mut [f32], &mut [f32]), x: &[f32], w: &[f
         for (i, (y, x)) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).enumerate() {
             (mean[i], rstd[i]) = forward_row(y, x, w, eps);
             if let Some(b) = b {
-                shift(y, b);
+                lanes::add(y, b);
             }
         }
     });
@@ -43,7 +43,7 @@ pub fn backward(d: &mut [f32], stats: (&[f32], &[f32]), x: &[f32], w: &[f32]) ->
 /// Adds the `part`-th piece of every block to `sum`, blocks in order.
 pub fn add_partial(sum: &mut [f32], partial: &[Vec<f32>], part: usize) {
     let c = sum.len();
-    partial.iter().for_each(|block| shift(sum, &block[part * c..(part + 1) * c]));
+    partial.iter().for_each(|block| lanes::add(sum, &block[part * c..(part + 1) * c]));
 }
 
 simd! {
@@ -56,13 +56,6 @@ simd! {
             *y = (x - mean) * rstd * w;
         }
         (mean, rstd)
-    }
-
-    /// `y += b`.
-    fn shift(y: &mut [f32], b: &[f32]) {
-        for (y, &b) in y.iter_mut().zip(b) {
-            *y += b;
-        }
     }
 
     /// With `n = (x - mean) rstd` and `g = d w`: `dx = rstd (g - mean(g) - n mean(g n))`.

@@ -2,20 +2,12 @@
 
 use rayon::prelude::*;
 
-use crate::ops::simd;
+use crate::ops::lanes;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 14;
 
 /// `y += x`.
 pub fn forward(y: &mut [f32], x: &[f32]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| add(y, x));
-}
-
-simd! {
-    fn add(y: &mut [f32], x: &[f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
-        }
-    }
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| lanes::add(y, x));
 }

@@ -31,7 +31,7 @@ pub fn backward(d: &mut [f32], dw: &mut [f32], rstd: &[f32], x: &[f32], w: &[f32
             sum
         })
         .collect();
-    partial.iter().for_each(|block| add(dw, block));
+    partial.iter().for_each(|block| lanes::add(dw, block));
 }
 
 simd! {
@@ -50,12 +50,6 @@ simd! {
             let n = x * rstd;
             *dw += *d * n;
             *d = rstd * (*d * w - n * mean_gn);
-        }
-    }
-
-    fn add(sum: &mut [f32], term: &[f32]) {
-        for (sum, &term) in sum.iter_mut().zip(term) {
-            *sum += term;
         }
     }
 }
