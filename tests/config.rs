@@ -255,7 +255,6 @@ fn contradictions_are_refused() {
 #[test]
 fn what_this_version_cannot_do_is_refused_not_ignored() {
     for (line, value) in [
-        ("precision.compute=bf16", "precision.compute = \"bf16\""),
         ("data.format=chat", "data.format = \"chat\""),
         ("dist.lanes=8", "dist.lanes = 8"),
         ("dist.shard_optimizer=true", "dist.shard_optimizer = true"),
@@ -264,7 +263,7 @@ fn what_this_version_cannot_do_is_refused_not_ignored() {
         bad(MINIMAL, &[line], &format!("--set {line}: {value} is not available in this version"));
     }
     // The defaults of the same keys are fine when written out.
-    let defaults = ["precision.compute=fp32", "data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]"];
+    let defaults = ["data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]"];
     good(MINIMAL, &defaults);
 }
 

@@ -34,6 +34,9 @@ pub struct TrainingState {
     pub next_sequence: u64,
     /// Updates applied (steps that were not skipped): Adam's t.
     pub updates: u64,
+    /// With fp16: what the loss is multiplied with, and the updates applied since that last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<(f32, u32)>,
     /// Skipped steps in a row, just now.
     pub consecutive_skips: u64,
     /// Losses of the last steps, which the detection of spikes looks at.
@@ -226,6 +229,7 @@ mod tests {
             tokens: 7168,
             next_sequence: 28,
             updates: 6,
+            loss_scale: Some((0.3, 5)),
             consecutive_skips: 1,
             recent_losses: vec![3.25, 1.0 / 3.0],
             val_loss: Some(3.2),

@@ -69,7 +69,7 @@ pub(super) fn readme(ready: &Ready, state: &TrainingState, val_loss: Option<f64>
         flops: Some(state.tokens as f64 * model.flops_per_token() as f64),
         hyperparameters,
         hardware: Some(device_words(ready.device)),
-        precision: Some("fp32".into()),
+        precision: Some(ready.precision().name().into()),
         evaluation: val_loss.map(|loss| CardEvaluation {
             data: "the validation split of the training data".into(),
             dataset: None,

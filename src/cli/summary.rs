@@ -64,7 +64,13 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
             // As f32, which prints 0.0003 and not the last bits of a product.
             (config.optimizer.lr * schedule.min_lr_ratio) as f32
         ),
-        format!("device      {} ({}), fp32, about {} MiB", ready.device, device_words(ready.device), predicted >> 20),
+        format!(
+            "device      {} ({}), {}, about {} MiB",
+            ready.device,
+            device_words(ready.device),
+            ready.precision().name(),
+            predicted >> 20
+        ),
         format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
     ];
     if let Layout::Own { reasons } = Layout::of(model) {

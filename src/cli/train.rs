@@ -21,8 +21,8 @@ use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
 use crate::tape::Params;
-use crate::train::config::MicroBatch;
-use crate::train::engine::{Native, OnCandle};
+use crate::train::config::{MicroBatch, Nonfinite, Precision};
+use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
 use crate::train::run::{EVENTS, RunFolder};
 use crate::train::source::{self, Streams};
 use crate::train::{self, Job, Trainer, batch, lanes, save};
@@ -74,6 +74,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut config = Config::load(&args.config, &args.set)?;
     let device = Device::parse(&args.device.clone().unwrap_or_else(|| config.run.device.to_string()))?;
+    let precision = config.precision.resolve(device != Device::Cpu)?;
+    config.precision.compute = Some(precision);
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
     let folder = RunFolder::open(&run, args.resume)?;
     for note in config.notes() {
@@ -109,8 +111,7 @@ pub fn run(args: Args) -> Result<()> {
         check_same_run(&run, &config, state)?;
     }
     folder.write("config.toml", &config.to_toml())?;
-    let precision = "fp32";
-    folder.write_environment(&device.to_string(), precision, rayon::current_num_threads())?;
+    folder.write_environment(&device.to_string(), precision.name(), rayon::current_num_threads())?;
     let ready = Ready { run, config, model, tokenizer, streams, init, device };
     train(ready, args.engine, found)
 }
@@ -149,11 +150,23 @@ impl Ready {
         };
         Ok(match which {
             Engine::Native => {
-                let (seed, recompute) = (config.run.seed_dropout(), config.train.recompute);
-                Box::new(Native::new(&self.model, params, hyper, self.lanes(), seed, recompute)?)
+                let (seed_dropout, recompute) = (config.run.seed_dropout(), config.train.recompute);
+                let setup = Setup { seed_dropout, recompute, lanes: self.lanes() };
+                match self.device.gpu()? {
+                    None => Box::new(Native::new(&self.model, params, hyper, setup)?),
+                    Some(gpu) => {
+                        let stop = config.stability.nonfinite == Nonfinite::Error;
+                        Box::new(OnGpu::new(gpu, &self.model, &params, hyper, setup, self.precision(), stop)?)
+                    }
+                }
             }
             Engine::Reference => Box::new(OnCandle::new(&self.model, params, hyper)?),
         })
+    }
+
+    /// The number format of matrix products and activations.
+    pub fn precision(&self) -> Precision {
+        self.config.precision.compute.unwrap_or(Precision::Fp32)
     }
 
     pub fn micro_batch(&self) -> usize {

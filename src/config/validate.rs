@@ -8,7 +8,6 @@ use crate::data::config::DataFormat;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::optim::config::{ScheduleConfig, ScheduleKind};
 use crate::setting::{Interval, Problem};
-use crate::train::config::Precision;
 
 /// Checks the config and fills in the defaults that depend on other keys; a second time changes nothing.
 ///
@@ -83,14 +82,9 @@ fn fill_rest(config: &mut Config) {
 
 /// Refuses what this version cannot do. A feature that arrives removes its line.
 fn available(config: &Config) -> Result<(), Problem> {
-    let (precision, dist) = (&config.precision, &config.dist);
+    let dist = &config.dist;
     // The key, its value where that is asked for in vain, and what this version does.
     let table = [
-        (
-            "precision.compute",
-            (precision.compute != Precision::Fp32).then(|| shown(&precision.compute)),
-            "which computes in \"fp32\"",
-        ),
         (
             "data.format",
             (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),

@@ -1,39 +1,56 @@
 //! Where numbers live and where work runs.
 //!
-//! The CPU engine is complete. The CUDA side is laid out (the device, the launcher interface, the search for libraries)
-//! and says plainly that its kernels are not in this version; it never stops a machine without a GPU from starting,
-//! because everything CUDA is loaded at run time.
+//! Everything CUDA is loaded at run time: the same binary starts on a machine without a GPU. A GPU is reached through one
+//! interface ([`launch::Driver`]) that the CUDA driver and, in tests, an emulator stand behind.
 
 pub mod cuda;
+mod dtype;
+pub mod gpu;
 pub mod info;
+pub mod kernels;
 pub mod launch;
 pub mod pool;
+
+pub use dtype::DType;
+pub(crate) use dtype::convert;
+pub use gpu::Gpu;
 
 use crate::error::{Error, Result};
 
 /// A device that holds tensors and runs operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
     /// Host memory, all cores (rayon).
     Cpu,
-    /// The CUDA GPU of this ordinal.
+    /// The CUDA GPU of this ordinal, which has been opened.
     Cuda(usize),
 }
 
 impl Device {
-    /// Reads `cpu`, `cuda`, `cuda:N` or `auto` (the first usable GPU, else the CPU).
+    /// Reads `cpu`, `cuda`, `cuda:N` or `auto` (the first usable GPU, else the CPU), and opens the GPU.
     ///
     /// # Errors
     /// A `Usage` error for any other word; a `Device` error where CUDA is asked for and cannot be had.
     pub fn parse(text: &str) -> Result<Device> {
         match text {
-            // No kernels, no choice: `auto` takes the GPU once the CUDA engine can train there.
-            "cpu" | "auto" => Ok(Device::Cpu),
-            "cuda" => cuda::open(0),
+            "cpu" => Ok(Device::Cpu),
+            "auto" => Ok(gpu::open(0).map_or(Device::Cpu, Gpu::device)),
+            "cuda" => gpu::open(0).map(Gpu::device),
             _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-                Some(ordinal) => cuda::open(ordinal),
+                Some(ordinal) => gpu::open(ordinal).map(Gpu::device),
                 None => Err(Error::usage(format!("unknown device \"{text}\"; choose cpu, cuda, cuda:N or auto"))),
             },
+        }
+    }
+
+    /// The GPU of a CUDA device; None for the CPU.
+    ///
+    /// # Errors
+    /// A `Device` error if it cannot be opened.
+    pub fn gpu(self) -> Result<Option<&'static Gpu>> {
+        match self {
+            Device::Cpu => Ok(None),
+            Device::Cuda(ordinal) => gpu::open(ordinal).map(Some),
         }
     }
 }

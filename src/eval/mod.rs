@@ -12,6 +12,7 @@ use crate::math;
 use crate::model::Gpt;
 use crate::model::gpt::Pass;
 use crate::tape::{Params, Tape};
+use crate::device::Device;
 use crate::tensor::Tensor;
 
 /// The loss over a stream.
@@ -81,7 +82,8 @@ pub fn evaluate(
         let inputs = Tensor::from_u32(&inputs, &[rows, t])?;
         let loss = model.loss(&mut tape, &inputs, &targets, 1.0, &Pass::default())?;
         // Row by row, so that the order of the sum is the stream's whatever the batch.
-        evaluation.sum = loss.losses.f32().iter().fold(evaluation.sum, |sum, &loss| sum + f64::from(loss));
+        let losses = loss.losses.to_device(Device::Cpu)?;
+        evaluation.sum = losses.f32().iter().fold(evaluation.sum, |sum, &loss| sum + f64::from(loss));
         evaluation.predictions += (rows * t) as u64;
         progress(evaluation.predictions, tokens - 1);
     }

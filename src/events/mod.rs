@@ -147,12 +147,14 @@ pub enum Class {
     Nonfinite,
     /// The loss itself is infinite or not a number.
     LossNonfinite,
+    /// fp16: the gradient overflowed because of the loss scale, which was halved; the update was left out.
+    Backoff,
 }
 
 impl Class {
     /// All classes, in the order in which they are counted and shown.
-    pub const ALL: [Class; 5] =
-        [Class::Finite, Class::Clipped, Class::Overflow, Class::Nonfinite, Class::LossNonfinite];
+    pub const ALL: [Class; 6] =
+        [Class::Finite, Class::Clipped, Class::Overflow, Class::Nonfinite, Class::LossNonfinite, Class::Backoff];
 
     /// The name in the log.
     pub fn name(self) -> &'static str {
@@ -162,6 +164,7 @@ impl Class {
             Class::Overflow => "overflow",
             Class::Nonfinite => "nonfinite",
             Class::LossNonfinite => "loss_nonfinite",
+            Class::Backoff => "backoff",
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Attention, Builder, Cache, Dropout, Init, MlpLayer, NormLayer, Site, init};
 use crate::ops;
-use crate::ops::classifier::Loss;
+use crate::ops::classifier::{Loss, Scale};
 use crate::ops::rope::RopeTable;
 use crate::tape::{Layout, ParamId, Params, Tape, Var};
 use crate::tensor::Tensor;
@@ -44,6 +44,8 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
     /// Whether blocks store only their input and run again in backward.
     pub recompute: bool,
+    /// What the loss is multiplied with before it goes back, f32 [1] on the device (fp16).
+    pub loss_scale: Option<Tensor>,
 }
 
 impl Gpt {
@@ -171,6 +173,7 @@ impl Gpt {
         pass: &Pass,
     ) -> Result<Loss> {
         let x = self.hidden(tape, tokens, pass)?;
+        let scale = Scale { by: scale, loss_scale: pass.loss_scale.as_ref() };
         ops::classifier::classifier(tape, &x, self.head, targets, scale)
     }
 
@@ -181,7 +184,7 @@ impl Gpt {
     pub fn logits(&self, params: &Params, tokens: &Tensor) -> Result<Tensor> {
         let mut tape = Tape::inference(params);
         let x = self.hidden(&mut tape, tokens, &Pass::default())?;
-        ops::linear::forward(x.value(), &params.value(self.head), None)
+        ops::linear::forward(x.value(), &params.weight(self.head), None)
     }
 
     /// Logits [B, V] after the last of `tokens` (u32 [B, Tq]), which follow what is in the cache and are added to it.
@@ -200,13 +203,16 @@ impl Gpt {
         cache.advance(new);
         // Only the last position's logits are wanted, and norms act row by row: take those rows out first.
         let c = self.config.n_embd;
-        let rows: Vec<f32> =
-            x.value().f32().chunks_exact(new * c).flat_map(|sequence| &sequence[(new - 1) * c..]).copied().collect();
-        let mut last = Var::constant(Tensor::from_f32(&rows, &[batch, c])?);
+        let mut last = Tensor::empty(x.value().device(), x.value().dtype(), &[batch, c])?;
+        for sequence in 0..batch {
+            let row = x.value().view(((sequence + 1) * new - 1) * c, &[c]);
+            last.copy_part(sequence * c, &row)?;
+        }
+        let mut last = Var::constant(last);
         if let Some(norm) = &self.norm_f {
             last = norm.forward(&mut tape, &last)?;
         }
-        ops::linear::forward(last.value(), &params.value(self.head), None)
+        ops::linear::forward(last.value(), &params.weight(self.head), None)
     }
 }
 

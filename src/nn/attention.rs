@@ -7,7 +7,7 @@ use crate::ops;
 use crate::ops::attention::{AttentionDropout, Heads};
 use crate::ops::rope::RopeTable;
 use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// An attention layer's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ impl Attention {
         }
         let mut shape = qkv.value().shape().to_vec();
         *shape.last_mut().expect("three axes") = self.heads.n_head * self.heads.head_dim;
-        let mut y = Tensor::empty(x.value().device(), DType::F32, &shape)?;
+        let mut y = Tensor::empty(x.value().device(), x.value().dtype(), &shape)?;
         ops::attention::forward_cached(&mut y, qkv.value(), keys, values, self.heads, past)?;
         self.proj.forward(tape, &Var::constant(y))
     }

@@ -8,20 +8,20 @@ use crate::tensor::{DType, Tensor};
 /// Keys and values of the tokens seen so far.
 #[derive(Debug)]
 pub struct Cache {
-    /// Per layer: keys and values, each f32 [B, K, T, D].
+    /// Per layer: keys and values, each [B, K, T, D].
     pub(crate) layers: Vec<(Tensor, Tensor)>,
     len: usize,
     capacity: usize,
 }
 
 impl Cache {
-    /// An empty cache for `batch` sequences of up to `capacity` tokens.
+    /// An empty cache for `batch` sequences of up to `capacity` tokens, in the dtype of the activations.
     ///
     /// # Errors
     /// If memory cannot be had.
-    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: Device) -> Result<Cache> {
+    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: Device, dtype: DType) -> Result<Cache> {
         let shape = [batch, config.n_kv_head, capacity, config.head_dim];
-        let pair = || Ok((Tensor::zeros(device, DType::F32, &shape)?, Tensor::zeros(device, DType::F32, &shape)?));
+        let pair = || Ok((Tensor::zeros(device, dtype, &shape)?, Tensor::zeros(device, dtype, &shape)?));
         let layers = (0..config.n_layer).map(|_| pair()).collect::<Result<_>>()?;
         Ok(Cache { layers, len: 0, capacity })
     }

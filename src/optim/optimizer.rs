@@ -37,12 +37,21 @@ pub enum Class {
     NonFinite(ParamId),
     /// The loss is NaN or infinite.
     LossNonFinite,
+    /// fp16: the gradients overflowed because of the loss scale, which was halved.
+    Backoff,
+    /// Nothing was done: a step before was not finite, and the policy was to stop there.
+    Stopped,
 }
 
 impl Class {
     /// Whether the update was applied.
     pub fn is_applied(self) -> bool {
         matches!(self, Class::Finite | Class::Clipped)
+    }
+
+    /// Whether the update was refused because something was not finite (that the loss scale does not answer for).
+    pub fn is_refused(self) -> bool {
+        matches!(self, Class::Overflow | Class::NonFinite(_) | Class::LossNonFinite)
     }
 }
 
@@ -93,27 +102,20 @@ impl Optimizer {
     }
 
     /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn step(&mut self, params: &mut Params, grads: &Gradients, loss: f64, lr: f64) -> Result<Outcome> {
-        let norm = match gradnorm(grads, 1.0)? {
+    pub fn step(&mut self, params: &mut Params, grads: &Gradients, loss: f64, lr: f64) -> Outcome {
+        let norm = match gradnorm(grads, 1.0) {
             GradNorm::Finite(norm) => norm,
             GradNorm::Overflow => {
-                return Ok(refused(
-                    if loss.is_finite() { Class::Overflow } else { Class::LossNonFinite },
-                    f32::INFINITY,
-                ));
+                let class = if loss.is_finite() { Class::Overflow } else { Class::LossNonFinite };
+                return refused(class, f32::INFINITY);
             }
             GradNorm::NonFinite(id) => {
-                return Ok(refused(
-                    if loss.is_finite() { Class::NonFinite(id) } else { Class::LossNonFinite },
-                    f32::NAN,
-                ));
+                let class = if loss.is_finite() { Class::NonFinite(id) } else { Class::LossNonFinite };
+                return refused(class, f32::NAN);
             }
         };
         if !loss.is_finite() {
-            return Ok(refused(Class::LossNonFinite, norm));
+            return refused(Class::LossNonFinite, norm);
         }
         let clip = self.hyper.clip_norm.map(|clip| clip as f32).filter(|&clip| norm > clip);
         let (class, grad_scale, norm_clipped) = match clip {
@@ -124,8 +126,8 @@ impl Optimizer {
         self.t += 1;
         let Hyper { beta1, beta2, eps, weight_decay, .. } = self.hyper;
         let with = AdamW { lr, beta1, beta2, eps, weight_decay, t: self.t, grad_scale };
-        adamw(params, grads, &mut self.m, &mut self.v, &with)?;
-        Ok(Outcome { class, norm, norm_clipped })
+        adamw(params, grads, &mut self.m, &mut self.v, &with);
+        Outcome { class, norm, norm_clipped }
     }
 }
 
@@ -152,16 +154,16 @@ mod tests {
         let before = params.flat().f32().to_vec();
 
         grads.of_mut(b)[1] = f32::NAN;
-        let outcome = optimizer.step(&mut params, &grads, 1.0, 0.1).unwrap();
+        let outcome = optimizer.step(&mut params, &grads, 1.0, 0.1);
         assert_eq!(outcome.class, Class::NonFinite(b));
-        let outcome = optimizer.step(&mut params, &grads, f64::NAN, 0.1).unwrap();
+        let outcome = optimizer.step(&mut params, &grads, f64::NAN, 0.1);
         assert_eq!(outcome.class, Class::LossNonFinite);
         grads.of_mut(b)[1] = 1e30;
-        assert_eq!(optimizer.step(&mut params, &grads, 1.0, 0.1).unwrap().class, Class::Overflow);
+        assert_eq!(optimizer.step(&mut params, &grads, 1.0, 0.1).class, Class::Overflow);
         assert_eq!((params.flat().f32(), optimizer.state().2), (&before[..], 0));
 
         grads.of_mut(b)[1] = 10.0;
-        let outcome = optimizer.step(&mut params, &grads, 1.0, 0.1).unwrap();
+        let outcome = optimizer.step(&mut params, &grads, 1.0, 0.1);
         assert_eq!((outcome.class, outcome.norm, outcome.norm_clipped), (Class::Clipped, 10.0, 1.0));
         // Only the tensor of two dimensions decays.
         assert!((params.value(w).f32()[0] - 0.495).abs() < 1e-7);

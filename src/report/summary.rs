@@ -27,6 +27,8 @@ pub struct ClassCounts {
     pub nonfinite: u64,
     /// A loss that is not finite.
     pub loss_nonfinite: u64,
+    /// fp16: updates left out while the loss scale was halved.
+    pub backoff: u64,
 }
 
 /// How a run stands.
@@ -105,6 +107,7 @@ pub fn summary(log: &EventLog) -> Summary {
             Class::Overflow => &mut classes.overflow,
             Class::Nonfinite => &mut classes.nonfinite,
             Class::LossNonfinite => &mut classes.loss_nonfinite,
+            Class::Backoff => &mut classes.backoff,
         } += 1;
         training_ms += if step.step_ms.is_finite() { step.step_ms } else { 0.0 };
     }

@@ -113,12 +113,12 @@ impl<'m> Cached<'m> {
             none => {
                 let config = self.model.config();
                 let capacity = history.len().saturating_add(self.max_new_tokens).min(config.context_length);
-                none.insert(Cache::new(config, 1, capacity, self.params.flat().device())?)
+                none.insert(Cache::new(config, 1, capacity, self.params.flat().device(), self.params.compute_dtype())?)
             }
         };
         let new = &history[cache.len()..];
         let logits = self.model.decode(self.params, &Tensor::from_u32(new, &[1, new.len()])?, cache)?;
-        Ok(logits.f32().to_vec())
+        logits.to_vec_f32()
     }
 }
 

@@ -101,11 +101,13 @@ impl Layout {
     }
 }
 
-/// The values of all parameters: fp32 master weights in one flat buffer.
+/// The values of all parameters: fp32 master weights in one flat buffer, and in mixed precision a copy in the compute
+/// dtype in a second, which the optimizer writes in the same pass.
 #[derive(Debug)]
 pub struct Params {
     layout: Layout,
     flat: Tensor,
+    compute: Option<Tensor>,
 }
 
 impl Params {
@@ -115,7 +117,7 @@ impl Params {
     /// If memory cannot be had on the device.
     pub fn zeros(layout: Layout, device: Device) -> Result<Params> {
         let flat = Tensor::zeros(device, DType::F32, &[layout.len()])?;
-        Ok(Params { layout, flat })
+        Ok(Params { layout, flat, compute: None })
     }
 
     /// Names, shapes and places.
@@ -129,14 +131,57 @@ impl Params {
         self.flat.view(info.offset, &info.shape)
     }
 
-    /// The whole buffer.
+    /// The parameter as matrix products and tables read it: in the compute dtype, sharing memory with the compute copy (or
+    /// with the arena, where that is f32).
+    pub fn weight(&self, id: ParamId) -> Tensor {
+        let info = self.layout.info(id);
+        self.compute.as_ref().unwrap_or(&self.flat).view(info.offset, &info.shape)
+    }
+
+    /// The dtype of activations and of [`Params::weight`].
+    pub fn compute_dtype(&self) -> DType {
+        self.compute.as_ref().map_or(DType::F32, Tensor::dtype)
+    }
+
+    /// These parameters on a device, with a copy in the compute dtype where that is not f32. Memory is shared where they
+    /// are there already.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn to_device(&self, device: Device, compute: DType) -> Result<Params> {
+        let flat = self.flat.to_device(device)?;
+        let compute = (compute != DType::F32).then(|| flat.to_dtype(compute)).transpose()?;
+        Ok(Params { layout: self.layout.clone(), flat, compute })
+    }
+
+    /// Replaces the master weights and renews the compute copy.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If the length differs, or while views of the weights live.
+    pub fn load(&mut self, values: &[f32]) -> Result<()> {
+        self.flat.copy_from(&Tensor::from_f32(values, &[values.len()])?)?;
+        if let Some(compute) = &mut self.compute {
+            *compute = self.flat.to_dtype(compute.dtype())?;
+        }
+        Ok(())
+    }
+
+    /// The whole buffer of master weights.
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// The whole buffer, to be changed.
+    /// The whole buffer, to be changed. It does not renew the compute copy.
     pub fn flat_mut(&mut self) -> &mut Tensor {
         &mut self.flat
+    }
+
+    /// Both buffers, to be changed: the master weights, and the compute copy where there is one.
+    pub fn buffers_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        (&mut self.flat, self.compute.as_mut())
     }
 
     /// Sets a parameter from host values.
@@ -177,8 +222,11 @@ impl Gradients {
     }
 
     /// Sets all gradients to zero.
-    pub fn clear(&mut self) {
-        self.flat.f32_mut().fill(0.0);
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn clear(&mut self) -> Result<()> {
+        self.flat.clear()
     }
 
     /// Names, shapes and places.
@@ -199,6 +247,14 @@ impl Gradients {
     /// The gradient of one parameter, in host memory.
     pub fn of(&self, id: ParamId) -> &[f32] {
         &self.flat.f32()[self.layout.info(id).range()]
+    }
+
+    /// The device address of one parameter's gradient, to be added to.
+    ///
+    /// # Panics
+    /// In host memory, or while the buffer is shared.
+    pub fn address_mut(&mut self, id: ParamId) -> u64 {
+        self.flat.address_mut() + (self.layout.info(id).offset * DType::F32.size()) as u64
     }
 
     /// The gradient of one parameter, in host memory, to be added to.

@@ -75,6 +75,12 @@ impl Context<'_> {
         self.grads
     }
 
+    /// Takes out what has been added to the gradient of a value so far, for an operator that adds its own share to it in
+    /// the same pass, and then hands the sum to [`Context::add`].
+    pub fn take(&mut self, var: Option<VarId>) -> Option<Tensor> {
+        var.and_then(|VarId(index)| self.var_grads[index].take())
+    }
+
     /// Adds `grad` to the gradient of a value. The first gradient is moved, later ones are added in place, in the order
     /// of the backward walk.
     ///
@@ -87,7 +93,7 @@ impl Context<'_> {
             None => grad,
             Some(sum) => {
                 let mut sum = sum.into_sole()?;
-                sum.add_assign(&grad);
+                sum.add_assign(&grad)?;
                 sum
             }
         });

@@ -1,51 +1,76 @@
 //! `Tensor`: a typed, shaped, contiguous buffer on a device.
 //!
-//! Nothing clever: no strides, no broadcasting, no lazy evaluation. Operators work on plain slices, and this type carries
-//! shape, dtype and shared ownership. Clones and views share memory; writing needs sole ownership and says so loudly
-//! otherwise (`f32_mut` panics on shared memory, because that is our mistake and never the user's).
+//! Nothing clever: no strides, no broadcasting, no lazy evaluation. Operators work on plain slices (or, on a GPU, on
+//! addresses), and this type carries shape, dtype and shared ownership. Clones and views share memory; writing needs sole
+//! ownership and says so loudly otherwise (`f32_mut` and `address_mut` panic on shared memory, because that is our mistake
+//! and never the user's).
 
-mod dtype;
-
-pub use dtype::DType;
+pub use crate::device::DType;
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::device::Device;
+use crate::device::gpu::GpuBuffer;
+use crate::device::launch::{Arg, Geometry};
 use crate::device::pool::HostBuffer;
+use crate::device::{Device, Gpu, convert};
 use crate::error::{Error, Result};
 
 /// A contiguous buffer with a shape. Cheap to clone: clones share the memory.
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Arc<HostBuffer>,
+    storage: Storage,
     /// First element, counted in elements of `dtype`.
     offset: usize,
     shape: Vec<usize>,
     dtype: DType,
-    device: Device,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Host(Arc<HostBuffer>),
+    Gpu(Arc<GpuBuffer>),
 }
 
 impl Tensor {
     /// A tensor whose content is unspecified: whoever takes one writes all of it.
     ///
     /// # Errors
-    /// A `Device` error where the device cannot hold tensors in this version.
+    /// A `Device` error where the device's memory is full.
     pub fn empty(device: Device, dtype: DType, shape: &[usize]) -> Result<Tensor> {
-        if device != Device::Cpu {
-            return Err(crate::device::cuda::not_there("tensor"));
-        }
         let bytes = shape.iter().product::<usize>() * dtype.size();
-        Ok(Tensor { storage: Arc::new(HostBuffer::take(bytes)), offset: 0, shape: shape.to_vec(), dtype, device })
+        let storage = match device.gpu()? {
+            None => Storage::Host(Arc::new(HostBuffer::take(bytes))),
+            Some(gpu) => Storage::Gpu(Arc::new(gpu.take(bytes)?)),
+        };
+        Ok(Tensor { storage, offset: 0, shape: shape.to_vec(), dtype })
     }
 
     /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
     pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let mut tensor = Tensor::empty(device, dtype, shape)?;
-        let range = tensor.byte_range();
-        tensor.sole().bytes_mut()[range].fill(0);
+        tensor.clear()?;
         Ok(tensor)
+    }
+
+    /// Sets every element to zero.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// While another tensor shares the memory.
+    pub fn clear(&mut self) -> Result<()> {
+        let range = self.byte_range();
+        match self.gpu() {
+            None => self.sole().bytes_mut()[range].fill(0),
+            Some(gpu) => gpu.driver().clear(self.address_mut(), range.len())?,
+        }
+        Ok(())
     }
 
     /// A host tensor with these `f32` values.
@@ -102,7 +127,18 @@ impl Tensor {
 
     /// Where the memory is.
     pub fn device(&self) -> Device {
-        self.device
+        match &self.storage {
+            Storage::Host(_) => Device::Cpu,
+            Storage::Gpu(buffer) => buffer.gpu().device(),
+        }
+    }
+
+    /// The GPU that holds it; None in host memory.
+    pub fn gpu(&self) -> Option<&'static Gpu> {
+        match &self.storage {
+            Storage::Host(_) => None,
+            Storage::Gpu(buffer) => Some(buffer.gpu()),
+        }
     }
 
     /// The same memory under another shape of as many elements.
@@ -127,7 +163,10 @@ impl Tensor {
 
     /// Whether this is the only owner of the memory, so that it may be written.
     pub fn is_sole(&self) -> bool {
-        Arc::strong_count(&self.storage) == 1
+        1 == match &self.storage {
+            Storage::Host(buffer) => Arc::strong_count(buffer),
+            Storage::Gpu(buffer) => Arc::strong_count(buffer),
+        }
     }
 
     /// This tensor if it owns its memory alone, else a copy: for operators that work in place.
@@ -138,10 +177,97 @@ impl Tensor {
         if self.is_sole() {
             return Ok(self);
         }
-        let mut copy = Tensor::empty(self.device, self.dtype, &self.shape)?;
-        let (from, to) = (self.byte_range(), copy.byte_range());
-        copy.sole().bytes_mut()[to].copy_from_slice(&self.storage.bytes()[from]);
+        let mut copy = Tensor::empty(self.device(), self.dtype, &self.shape)?;
+        copy.copy_from(&self)?;
         Ok(copy)
+    }
+
+    /// Takes over the elements of `from`, which lie on the same device or on another one; shapes may differ, the number of
+    /// elements and the dtype not.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If lengths or dtypes differ, or while another tensor shares this one's memory.
+    pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
+        assert_eq!((self.len(), self.dtype), (from.len(), from.dtype), "copy of another length or dtype");
+        let (source, target) = (from.byte_range(), self.byte_range());
+        match (from.gpu(), self.gpu()) {
+            (None, None) => self.sole().bytes_mut()[target].copy_from_slice(&from.host().bytes()[source]),
+            (None, Some(gpu)) => gpu.driver().upload(self.address_mut(), &from.host().bytes()[source])?,
+            (Some(gpu), None) => gpu.driver().download(&mut self.sole().bytes_mut()[target], from.address())?,
+            (Some(gpu), Some(here)) if gpu.device() == here.device() => {
+                gpu.driver().copy(self.address_mut(), from.address(), source.len())?;
+            }
+            (Some(_), Some(_)) => {
+                let host = from.to_device(Device::Cpu)?;
+                self.copy_from(&host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the elements of `part`, on the same device, to the elements from `first` on.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If they reach past the end, dtypes or devices differ, or while another tensor shares this one's memory.
+    pub fn copy_part(&mut self, first: usize, part: &Tensor) -> Result<()> {
+        assert_eq!((self.dtype, self.device()), (part.dtype, part.device()), "copy of another dtype or device");
+        assert!(first + part.len() <= self.len(), "{} elements from {first} on in {}", part.len(), self.len());
+        let (bytes, source) = (first * self.dtype.size(), part.byte_range());
+        match self.gpu() {
+            None => {
+                let start = self.byte_range().start + bytes;
+                self.sole().bytes_mut()[start..start + source.len()].copy_from_slice(&part.host().bytes()[source]);
+                Ok(())
+            }
+            Some(gpu) => gpu.driver().copy(self.address_mut() + bytes as u64, part.address(), source.len()),
+        }
+    }
+
+    /// This tensor on a device: itself if it is there already, else a copy. From a GPU to the host it waits.
+    ///
+    /// # Errors
+    /// If memory cannot be had, or the device fails.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        if device == self.device() {
+            return Ok(self.clone());
+        }
+        let mut copy = Tensor::empty(device, self.dtype, &self.shape)?;
+        copy.copy_from(self)?;
+        Ok(copy)
+    }
+
+    /// The values as `f32` in host memory, whatever the dtype and device.
+    ///
+    /// # Errors
+    /// If the device fails, or for token ids.
+    pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
+        Ok(self.to_device(Device::Cpu)?.to_dtype(DType::F32)?.f32().to_vec())
+    }
+
+    /// The device address of the first element, to be read.
+    ///
+    /// # Panics
+    /// In host memory.
+    pub fn address(&self) -> u64 {
+        match &self.storage {
+            Storage::Gpu(buffer) => buffer.address() + (self.offset * self.dtype.size()) as u64,
+            Storage::Host(_) => panic!("a host tensor was given to a GPU"),
+        }
+    }
+
+    /// The device address of the first element, to be written.
+    ///
+    /// # Panics
+    /// In host memory, or while another tensor shares the memory.
+    pub fn address_mut(&mut self) -> u64 {
+        assert!(self.is_sole(), "a tensor was written while its memory was shared");
+        self.address()
     }
 
     /// The values, where they are `f32` in host memory.
@@ -150,7 +276,7 @@ impl Tensor {
     /// On another dtype.
     pub fn f32(&self) -> &[f32] {
         assert_eq!(self.dtype, DType::F32, "read as f32");
-        bytemuck::cast_slice(&self.storage.bytes()[self.byte_range()])
+        bytemuck::cast_slice(&self.host().bytes()[self.byte_range()])
     }
 
     /// The values, to be changed.
@@ -169,7 +295,7 @@ impl Tensor {
     /// On another dtype.
     pub fn u32(&self) -> &[u32] {
         assert_eq!(self.dtype, DType::U32, "read as u32");
-        bytemuck::cast_slice(&self.storage.bytes()[self.byte_range()])
+        bytemuck::cast_slice(&self.host().bytes()[self.byte_range()])
     }
 
     /// The values, to be changed.
@@ -185,27 +311,46 @@ impl Tensor {
     /// A copy in another floating dtype, rounded to nearest even. The same tensor if the dtype is the same already.
     ///
     /// # Errors
-    /// If either dtype is not floating.
+    /// If either dtype is not floating, or the device fails.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype {
             return Ok(self.clone());
         }
-        let mut out = Tensor::empty(self.device, dtype, &self.shape)?;
+        let mut out = Tensor::empty(self.device(), dtype, &self.shape)?;
         let (from, to) = (self.byte_range(), out.byte_range());
-        dtype::convert(&self.storage.bytes()[from], self.dtype, &mut out.sole().bytes_mut()[to], dtype)?;
+        match self.gpu() {
+            None => convert(&self.host().bytes()[from], self.dtype, &mut out.sole().bytes_mut()[to], dtype)?,
+            Some(gpu) => {
+                let kernel = format!("cast_{}_{}", self.dtype.suffix(), dtype.suffix());
+                let arguments =
+                    [Arg::Pointer(out.address_mut()), Arg::Pointer(self.address()), Arg::U64(self.len() as u64)];
+                gpu.launch(&kernel, per_element(self.len()), &arguments)?;
+            }
+        }
         Ok(out)
     }
 
     /// Adds `term`, element by element.
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
-    /// If the lengths differ, on another dtype than f32, or while another tensor shares this one's memory.
-    pub fn add_assign(&mut self, term: &Tensor) {
+    /// If lengths, dtypes or devices differ, on another host dtype than f32, or while another tensor shares this one's
+    /// memory.
+    pub fn add_assign(&mut self, term: &Tensor) -> Result<()> {
         const CHUNK: usize = 1 << 14;
-        assert_eq!(self.len(), term.len(), "lengths of a sum");
+        assert_eq!((self.len(), self.dtype), (term.len(), term.dtype), "lengths and dtypes of a sum");
+        if let Some(gpu) = self.gpu() {
+            let kernel = format!("reduce_add_{}", self.dtype.suffix());
+            let arguments =
+                [Arg::Pointer(self.address_mut()), Arg::Pointer(term.address()), Arg::U64(self.len() as u64)];
+            return gpu.launch(&kernel, per_element(self.len()), &arguments);
+        }
         self.f32_mut().par_chunks_mut(CHUNK).zip(term.f32().par_chunks(CHUNK)).for_each(|(sum, term)| {
             sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
         });
+        Ok(())
     }
 
     fn byte_range(&self) -> std::ops::Range<usize> {
@@ -213,15 +358,35 @@ impl Tensor {
         first..first + self.len() * self.dtype.size()
     }
 
+    fn host(&self) -> &HostBuffer {
+        match &self.storage {
+            Storage::Host(buffer) => buffer,
+            Storage::Gpu(_) => panic!("a GPU's memory was read as host memory"),
+        }
+    }
+
     fn sole(&mut self) -> &mut HostBuffer {
-        Arc::get_mut(&mut self.storage).expect("a tensor was written while its memory was shared")
+        match &mut self.storage {
+            Storage::Host(buffer) => Arc::get_mut(buffer).expect("a tensor was written while its memory was shared"),
+            Storage::Gpu(_) => panic!("a GPU's memory was written as host memory"),
+        }
     }
 }
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor({:?}, {:?}, {})", self.dtype, self.shape, self.device)
+        write!(f, "Tensor({:?}, {:?}, {})", self.dtype, self.shape, self.device())
     }
+}
+
+/// Threads of a block of an element-wise kernel.
+pub const THREADS: usize = 256;
+/// Elements that a thread of an element-wise kernel handles: 16 bytes of the narrowest dtype.
+pub const PER_THREAD: usize = 8;
+
+/// The launch of an element-wise kernel over `len` elements.
+pub fn per_element(len: usize) -> Geometry {
+    Geometry::linear(len.div_ceil(THREADS * PER_THREAD), THREADS)
 }
 
 fn check_len(len: usize, shape: &[usize]) -> Result<()> {

@@ -63,7 +63,7 @@ impl LaneTree {
         for lane in 0..self.lanes {
             let mut grads = match self.free.pop() {
                 Some(mut grads) => {
-                    grads.clear();
+                    grads.clear()?;
                     grads
                 }
                 None => Gradients::zeros_like(params)?,
@@ -72,20 +72,21 @@ impl LaneTree {
             for micro in lane * per_lane..(lane + 1) * per_lane {
                 loss += run(micro, &mut grads)?;
             }
-            self.push(Sum { grads, loss, level: 0 });
+            self.push(Sum { grads, loss, level: 0 })?;
         }
         let total = self.stack.last().map(|sum| sum.loss).unwrap_or(0.0);
         Ok((total, StepGradients { tree: self }))
     }
 
-    fn push(&mut self, mut right: Sum) {
+    fn push(&mut self, mut right: Sum) -> Result<()> {
         while let Some(left) = self.stack.pop_if(|left| left.level == right.level) {
             let Sum { mut grads, loss, level } = left;
-            grads.flat_mut().add_assign(right.grads.flat());
+            grads.flat_mut().add_assign(right.grads.flat())?;
             self.free.push(right.grads);
             right = Sum { grads, loss: loss + right.loss, level: level + 1 };
         }
         self.stack.push(right);
+        Ok(())
     }
 }
 

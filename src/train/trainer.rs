@@ -12,13 +12,14 @@ use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::{Keep, Store};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
+use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
-use crate::optim::{Class, Outcome};
+use crate::optim::{Class, Outcome, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
@@ -110,6 +111,7 @@ impl<'a> Trainer<'a> {
             tokens: 0,
             next_sequence: 0,
             updates: 0,
+            loss_scale: None,
             consecutive_skips: 0,
             recent_losses: Vec::new(),
             val_loss: None,
@@ -144,7 +146,8 @@ impl<'a> Trainer<'a> {
         if state.tokenizer_hash != self.state.tokenizer_hash {
             return Err(Error::usage("the checkpoint was made with another tokenizer than the config's"));
         }
-        self.engine.restore(arena, state.updates)?;
+        let scale = state.loss_scale.map(|(loss_scale, good_steps)| ScaleState { loss_scale, good_steps });
+        self.engine.restore(arena, state.updates, scale)?;
         let stability = self.job.stability;
         self.spikes = SpikeWatch::new(stability.spike_window, stability.spike_threshold.value(), &state.recent_losses);
         self.state = TrainingState {
@@ -254,8 +257,9 @@ impl<'a> Trainer<'a> {
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
         let batch = self.batch();
         let tokens = batch.tokens() as u64;
-        let (loss, outcome) = self.engine.step(&batch, lr)?;
-        if !outcome.class.is_applied() && self.job.stability.nonfinite == Nonfinite::Error {
+        self.engine.step(&batch, lr)?;
+        let (loss, outcome) = self.engine.finished()?.pop().expect("the step that was just started");
+        if outcome.class.is_refused() && self.job.stability.nonfinite == Nonfinite::Error {
             return self.stop_at_nonfinite(step + 1, outcome);
         }
         self.state.step += 1;
@@ -284,8 +288,11 @@ impl<'a> Trainer<'a> {
             self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score }))?;
         }
         self.state.recent_losses = self.spikes.recent();
-        if outcome.class.is_applied() {
-            self.state.consecutive_skips = 0;
+        if !outcome.class.is_refused() {
+            // A halved loss scale is no sign of trouble, and no sign that trouble is over.
+            if outcome.class.is_applied() {
+                self.state.consecutive_skips = 0;
+            }
             return Ok(());
         }
         self.state.consecutive_skips += 1;
@@ -399,6 +406,8 @@ impl<'a> Trainer<'a> {
         // Only what was measured at this very step counts, so that a resumed run decides alike.
         let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
         self.state.val_loss = val_loss;
+        let moments = self.engine.moments()?;
+        self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
         self.last_samples.retain(|sample| sample.step == step);
         if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
             && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
@@ -406,11 +415,10 @@ impl<'a> Trainer<'a> {
             self.state.best = Some((step, loss));
         }
         let keep = Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every };
-        let (m, v, _) = self.engine.moments()?;
         let snapshot = Snapshot {
             model: self.model,
-            params: self.engine.params(),
-            moments: [&m, &v],
+            params: &self.engine.params().to_device(Device::Cpu, DType::F32)?,
+            moments: [&moments.m, &moments.v],
             tokenizer: self.job.tokenizer,
             state: &self.state,
             card: (self.job.card)(&self.state, val_loss, &self.last_samples),
@@ -431,5 +439,7 @@ fn logged_class(class: Class) -> events::Class {
         Class::Overflow => events::Class::Overflow,
         Class::NonFinite(_) => events::Class::Nonfinite,
         Class::LossNonFinite => events::Class::LossNonfinite,
+        Class::Backoff => events::Class::Backoff,
+        Class::Stopped => unreachable!("a run stops at the first step that is not finite"),
     }
 }

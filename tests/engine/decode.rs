@@ -33,7 +33,7 @@ fn cached_decoding_equals_whole_sequences() {
         let single: Vec<usize> = [vec![100], vec![1; 40]].concat();
         for pieces in [vec![t], single, vec![1, 2, 61, 1, 70, 5]] {
             assert_eq!(pieces.iter().sum::<usize>(), t);
-            let mut cache = Cache::new(&config, 2, t, Device::Cpu).unwrap();
+            let mut cache = Cache::new(&config, 2, t, Device::Cpu, DType::F32).unwrap();
             for piece in pieces {
                 let past = cache.len();
                 let rows = (0..2).flat_map(|row| &batch.tokens[row * t + past..][..piece]).copied();

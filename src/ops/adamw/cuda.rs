@@ -1,12 +1,62 @@
-//! The adamw operator on CUDA: not in this version.
+//! AdamW on CUDA: one pass over the arena that also writes the compute copy. What it multiplies with, and whether it runs
+//! at all, stands in the step's record on the device.
 
-use crate::device::cuda::not_there;
+use crate::device::Gpu;
+use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
+use crate::tape::arena::{ALIGN, Layout};
+use crate::tape::{Gradients, Params};
+use crate::tensor::Tensor;
 
-/// See [`super::cpu`].
+const THREADS: usize = 256;
+/// Elements of one thread.
+const PER_THREAD: usize = 4;
+
+/// One byte for each [`ALIGN`] elements of the arena, packed four to a word: 1 where weight decay acts.
 ///
 /// # Errors
-/// Always, in this version.
-pub fn run() -> Result<()> {
-    Err(not_there("adamw"))
+/// If memory cannot be had.
+pub fn decays(layout: &Layout) -> Result<Tensor> {
+    let mut bytes = vec![0u8; (layout.len() / ALIGN).next_multiple_of(4)];
+    for info in layout.infos().iter().filter(|info| info.decays()) {
+        let range = info.offset / ALIGN..(info.offset + info.len()).div_ceil(ALIGN);
+        bytes[range].fill(1);
+    }
+    let words: Vec<u32> = bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
+    Tensor::from_u32(&words, &[words.len()])
+}
+
+/// Starts the update; `record` is the device address of the step's record, and `rates` are beta1, beta2 and eps.
+///
+/// # Errors
+/// If the device fails.
+pub fn update(
+    gpu: &Gpu,
+    params: &mut Params,
+    grads: &Gradients,
+    (m, v): (&mut Tensor, &mut Tensor),
+    decays: &Tensor,
+    record: u64,
+    (beta1, beta2, eps): (f64, f64, f64),
+) -> Result<()> {
+    let len = params.layout().len();
+    let dtype = params.compute_dtype();
+    let (flat, compute) = params.buffers_mut();
+    let arguments = [
+        Arg::Pointer(flat.address_mut()),
+        Arg::Pointer(grads.flat().address()),
+        Arg::Pointer(m.address_mut()),
+        Arg::Pointer(v.address_mut()),
+        Arg::Pointer(compute.map_or(0, Tensor::address_mut)),
+        Arg::Pointer(decays.address()),
+        Arg::U64(len as u64),
+        Arg::Pointer(record),
+        Arg::F32(beta1 as f32),
+        Arg::F32(beta2 as f32),
+        Arg::F32((1.0 - beta1) as f32),
+        Arg::F32((1.0 - beta2) as f32),
+        Arg::F32(eps as f32),
+    ];
+    let blocks = len.div_ceil(THREADS * PER_THREAD);
+    gpu.launch(&format!("adamw_update_{}", dtype.suffix()), Geometry::linear(blocks, THREADS), &arguments)
 }

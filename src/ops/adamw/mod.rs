@@ -6,8 +6,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
-use crate::error::Result;
 use crate::math;
 use crate::tape::{Gradients, Params};
 use crate::tensor::Tensor;
@@ -44,11 +42,9 @@ pub(crate) struct Factors {
     pub sqrt_correction2: f32,
 }
 
-/// Updates `params` from `grads`; `m` and `v` are the moments, flat f32 in the arena's layout.
-///
-/// # Errors
-/// If the device fails.
-pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) -> Result<()> {
+/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the arena's layout. On a GPU it
+/// is [`cuda::update`].
+pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
     let correction1 = 1.0 - math::powi(with.beta1, with.t);
     let correction2 = 1.0 - math::powi(with.beta2, with.t);
     let factors = Factors {
@@ -64,15 +60,9 @@ pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Ten
     let layout = params.layout().clone();
     for info in layout.infos() {
         let keep = if info.decays() { (1.0 - with.lr * with.weight_decay) as f32 } else { 1.0 };
-        match params.flat().device() {
-            Device::Cuda(_) => cuda::run()?,
-            Device::Cpu => {
-                let range = info.range();
-                let p = &mut params.flat_mut().f32_mut()[range.clone()];
-                let (m, v) = (&mut m.f32_mut()[range.clone()], &mut v.f32_mut()[range.clone()]);
-                cpu::update(p, m, v, &grads.flat().f32()[range], keep, factors);
-            }
-        }
+        let range = info.range();
+        let p = &mut params.flat_mut().f32_mut()[range.clone()];
+        let (m, v) = (&mut m.f32_mut()[range.clone()], &mut v.f32_mut()[range.clone()]);
+        cpu::update(p, m, v, &grads.flat().f32()[range], keep, factors);
     }
-    Ok(())
 }

@@ -11,7 +11,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::{Error, Result};
 pub use crate::ops::heads::Heads;
 use crate::random::Mask;
@@ -56,13 +55,11 @@ pub fn forward(qkv: &Tensor, heads: Heads, dropout: Option<AttentionDropout<'_>>
     if let Some(dropout) = dropout {
         assert_eq!(dropout.sequences.len(), b, "attention dropout: one sequence index for each sequence");
     }
-    let mut out = Tensor::empty(qkv.device(), DType::F32, &[b, t, heads.width()])?;
+    let mut out = Tensor::empty(qkv.device(), qkv.dtype(), &[b, t, heads.width()])?;
     let mut lse = Tensor::empty(qkv.device(), DType::F32, &[b, heads.n_head, t])?;
-    match qkv.device() {
-        Device::Cpu => {
-            cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), cpu::Extent { b, t, heads }, dropout);
-        }
-        Device::Cuda(_) => cuda::forward()?,
+    match qkv.gpu() {
+        None => cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), cpu::Extent { b, t, heads }, dropout),
+        Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, dropout)?,
     }
     Ok((out, lse))
 }
@@ -98,12 +95,12 @@ pub fn forward_cached(
     if qkv.is_empty() {
         return Ok(());
     }
-    match qkv.device() {
-        Device::Cpu => {
+    match qkv.gpu() {
+        None => {
             let extent = cpu::Extent { b, t, heads };
             cpu::forward_cached(out.f32_mut(), qkv.f32(), keys.f32_mut(), values.f32_mut(), extent, capacity, past);
         }
-        Device::Cuda(_) => cuda::forward_cached()?,
+        Some(gpu) => cuda::forward_cached(gpu, out, qkv, keys, values, heads, past)?,
     }
     Ok(())
 }
@@ -122,14 +119,14 @@ impl Backward for Attention {
         let (qkv, heads) = (self.qkv.value(), self.heads);
         let (b, t) = heads.batch_and_time(qkv.shape());
         let dropout = self.dropout.as_ref().map(|(mask, sequences)| AttentionDropout { mask: *mask, sequences });
-        let mut dqkv = Tensor::empty(qkv.device(), DType::F32, qkv.shape())?;
-        match qkv.device() {
-            Device::Cpu => {
+        let mut dqkv = Tensor::empty(qkv.device(), qkv.dtype(), qkv.shape())?;
+        match qkv.gpu() {
+            None => {
                 let extent = cpu::Extent { b, t, heads };
                 let (out, lse) = (self.out.f32(), self.lse.f32());
                 cpu::backward(dqkv.f32_mut(), dout.f32(), qkv.f32(), out, lse, extent, dropout);
             }
-            Device::Cuda(_) => cuda::backward()?,
+            Some(gpu) => cuda::backward(gpu, &mut dqkv, &dout, qkv, &self.out, &self.lse, heads, dropout)?,
         }
         context.add(self.qkv.id(), dqkv)
     }

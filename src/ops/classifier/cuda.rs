@@ -1,12 +1,93 @@
-//! The classifier operator on CUDA: not in this version.
+//! The fused classifier on CUDA: logits of a chunk of rows by a matrix product, one kernel that turns them into losses and
+//! their own gradient, and the two products of the way back.
 
-use crate::device::cuda::not_there;
+use super::Scale;
+use crate::device::launch::{Arg, Geometry, GpuMatrix, Product};
+use crate::device::{DType, Gpu};
 use crate::error::Result;
+use crate::tensor::Tensor;
 
-/// See [`super::cpu::forward`].
+/// Logits of one chunk, at most: 256M elements are 512 MiB in bf16. Large, because each chunk adds to the whole gradient
+/// of the weight; fixed, because it decides the order of that sum.
+const CHUNK_ELEMENTS: usize = 256 << 20;
+/// Rows start at addresses of 16 bytes.
+const STRIDE: usize = 8;
+const THREADS: usize = 256;
+
+/// Distance of rows of logits, in elements.
+fn stride(v: usize) -> usize {
+    v.next_multiple_of(STRIDE)
+}
+
+fn chunk_rows(v: usize) -> usize {
+    (CHUNK_ELEMENTS / stride(v) / 128 * 128).max(128)
+}
+
+/// Elements of the buffer that holds a chunk's logits, for `n` rows and a vocabulary of `v`: the memory model counts it.
+pub fn buffer_elements(n: usize, v: usize) -> usize {
+    chunk_rows(v).min(n) * stride(v)
+}
+
+/// Where the gradients go.
+pub struct Back<'t> {
+    /// The gradient of `x`, written.
+    pub dx: &'t mut Tensor,
+    /// The device address of the gradient of `w`, f32, added to.
+    pub dw: u64,
+    /// The factor of both.
+    pub scale: Scale<'t>,
+}
+
+/// See [`super::cpu::forward`] and [`super::cpu::forward_backward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn forward() -> Result<()> {
-    Err(not_there("classifier"))
+/// If memory or the device fails.
+pub fn forward(
+    gpu: &'static Gpu,
+    losses: &mut Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    targets: &[u32],
+    mut back: Option<Back<'_>>,
+) -> Result<()> {
+    let (n, c, v, dtype) = (targets.len(), x.last(), w.shape()[0], x.dtype());
+    if n == 0 {
+        return Ok(());
+    }
+    let targets = Tensor::from_u32(targets, &[n])?.to_device(gpu.device())?;
+    let (step, stride) = (chunk_rows(v), stride(v));
+    let mut logits = Tensor::empty(gpu.device(), dtype, &[buffer_elements(n, v)])?;
+    let (losses, logits) = (losses.address_mut(), logits.address_mut());
+    let weight = GpuMatrix::new(w.address(), dtype, v, c);
+    for first in (0..n).step_by(step) {
+        let rows = step.min(n - first);
+        let at = |address: u64, width: usize, size: usize| address + (first * width * size) as u64;
+        let hidden = GpuMatrix::new(at(x.address(), c, dtype.size()), dtype, rows, c);
+        let chunk = GpuMatrix::new(logits, dtype, rows, v).with_stride(stride);
+        gpu.driver().multiply(&Product::set(chunk, hidden, weight.t()))?;
+        let (scale, loss_scale) = match &back {
+            Some(Back { scale, .. }) => (scale.by, scale.loss_scale.map_or(0, Tensor::address)),
+            None => (0.0, 0),
+        };
+        let kernel = match &back {
+            Some(_) => format!("classifier_forward_backward_{}", dtype.suffix()),
+            None => format!("classifier_forward_{}", dtype.suffix()),
+        };
+        let arguments = [
+            Arg::Pointer(logits),
+            Arg::Pointer(at(losses, 1, 4)),
+            Arg::Pointer(at(targets.address(), 1, 4)),
+            Arg::U32(v as u32),
+            Arg::U32(stride as u32),
+            Arg::F32(scale),
+            Arg::Pointer(loss_scale),
+        ];
+        gpu.launch(&kernel, Geometry::linear(rows, THREADS), &arguments)?;
+        if let Some(Back { dx, dw, .. }) = &mut back {
+            let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);
+            gpu.driver().multiply(&Product::set(dx, chunk, weight))?;
+            gpu.driver().multiply(&Product::add(GpuMatrix::new(*dw, DType::F32, v, c), chunk.t(), hidden))?;
+        }
+    }
+    Ok(())
 }

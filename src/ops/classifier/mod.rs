@@ -21,21 +21,45 @@ pub const IGNORE: u32 = u32::MAX;
 pub struct Loss {
     /// The cross-entropy of each row, in nats, f32 [N]; 0 for ignored rows.
     pub losses: Tensor,
-    /// The sum of the losses, added in f64 in row order.
-    pub sum: f64,
     /// Rows that were not ignored.
     pub count: usize,
     /// The root for `Tape::backward` (with a gradient of any one element, which is not read).
     pub root: Var,
 }
 
+impl Loss {
+    /// The sum of the losses, added in f64 in row order. From a GPU it waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn sum(&self) -> Result<f64> {
+        let losses = self.losses.to_device(Device::Cpu)?;
+        Ok(losses.f32().iter().map(|&loss| f64::from(loss)).sum())
+    }
+}
+
+/// What the gradient of the summed losses is multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale<'t> {
+    /// A number that the host knows: one over the tokens of the step.
+    pub by: f32,
+    /// A number on the device, f32 [1]: the loss scale of fp16.
+    pub loss_scale: Option<&'t Tensor>,
+}
+
 /// The cross-entropy of `x` [.., C] times the transpose of `weight` [V, C] against `targets` (N ids).
-/// On a training tape the gradient of `scale * sum(losses)` is computed as well.
+/// On a training tape the gradient of the scaled `sum(losses)` is computed as well.
 ///
 /// # Errors
 /// If a target is not below V (nor [`IGNORE`]), or inside a recomputed block, or if memory or the device fails.
-pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32], scale: f32) -> Result<Loss> {
-    let w = tape.params().value(weight);
+pub fn classifier(
+    tape: &mut Tape<'_>,
+    x: &Var,
+    weight: ParamId,
+    targets: &[u32],
+    scale: Scale<'_>,
+) -> Result<Loss> {
+    let w = tape.params().weight(weight);
     let (n, v) = (x.value().rows(), w.shape()[0]);
     assert_eq!((n, x.value().last()), (targets.len(), w.shape()[1]), "classifier: shapes");
     if let Some(place) = targets.iter().position(|&id| id as usize >= v && id != IGNORE) {
@@ -47,24 +71,33 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
     let device = x.value().device();
     let mut losses = Tensor::empty(device, DType::F32, &[n])?;
     let mut dx = None;
-    match (device, tape.is_recording()) {
-        (Device::Cuda(_), _) => cuda::forward()?,
-        (Device::Cpu, false) => cpu::forward(losses.f32_mut(), x.value().f32(), w.f32(), targets),
-        (Device::Cpu, true) => {
-            let mut tensor = Tensor::empty(device, DType::F32, x.value().shape())?;
-            let Some(grads) = tape.grads() else {
-                return Err(Error::Training("the classifier cannot stand inside a recomputed block".into()));
-            };
-            let (losses, dw) = (losses.f32_mut(), grads.of_mut(weight));
-            cpu::forward_backward(losses, tensor.f32_mut(), dw, x.value().f32(), w.f32(), targets, scale);
-            dx = Some(tensor);
+    let input = x.value();
+    if tape.is_recording() {
+        let mut tensor = Tensor::empty(device, input.dtype(), input.shape())?;
+        let Some(grads) = tape.grads() else {
+            return Err(Error::Training("the classifier cannot stand inside a recomputed block".into()));
+        };
+        match input.gpu() {
+            None => {
+                let (losses, dw) = (losses.f32_mut(), grads.of_mut(weight));
+                cpu::forward_backward(losses, tensor.f32_mut(), dw, input.f32(), w.f32(), targets, scale.by);
+            }
+            Some(gpu) => {
+                let back = cuda::Back { dx: &mut tensor, dw: grads.address_mut(weight), scale };
+                cuda::forward(gpu, &mut losses, input, &w, targets, Some(back))?;
+            }
+        }
+        dx = Some(tensor);
+    } else {
+        match input.gpu() {
+            None => cpu::forward(losses.f32_mut(), input.f32(), w.f32(), targets),
+            Some(gpu) => cuda::forward(gpu, &mut losses, input, &w, targets, None)?,
         }
     }
-    let sum = losses.f32().iter().map(|&loss| f64::from(loss)).sum();
     let count = targets.iter().filter(|&&id| id != IGNORE).count();
     let id = x.id();
     let root = tape.record(&[weight], losses.view(0, &[n]), || Box::new(Classifier { id, dx }));
-    Ok(Loss { losses, sum, count, root })
+    Ok(Loss { losses, count, root })
 }
 
 struct Classifier {

@@ -4,7 +4,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::random::Mask;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
@@ -26,9 +25,9 @@ pub fn dropout(tape: &mut Tape<'_>, x: Var, mask: Mask, sequences: &[u32]) -> Re
     }
     let id = x.id();
     let mut y = x.into_value().into_sole()?;
-    match y.device() {
-        Device::Cpu => cpu::apply(y.f32_mut(), mask, sequences),
-        Device::Cuda(_) => cuda::forward()?,
+    match y.gpu() {
+        None => cpu::apply(y.f32_mut(), mask, sequences),
+        Some(gpu) => cuda::apply(gpu, &mut y, mask, sequences)?,
     }
     Ok(tape.record(&[], y, || Box::new(Dropout { id, mask, sequences: sequences.to_vec() })))
 }
@@ -42,9 +41,9 @@ struct Dropout {
 impl Backward for Dropout {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let mut d = douts.pop().expect("one output").into_sole()?;
-        match d.device() {
-            Device::Cpu => cpu::apply(d.f32_mut(), self.mask, &self.sequences),
-            Device::Cuda(_) => cuda::backward()?,
+        match d.gpu() {
+            None => cpu::apply(d.f32_mut(), self.mask, &self.sequences),
+            Some(gpu) => cuda::apply(gpu, &mut d, self.mask, &self.sequences)?,
         }
         context.add(self.id, d)
     }

@@ -6,10 +6,9 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Rows of `wte` [V, C] for `tokens` [B, T] (u32), plus rows of `wpe` [T', C] from `first_position` on where there is one;
 /// gives [B, T, C].
@@ -27,7 +26,7 @@ pub fn embedding(
     first_position: usize,
 ) -> Result<Var> {
     let params = tape.params();
-    let (table, positions) = (params.value(wte), wpe.map(|wpe| params.value(wpe)));
+    let (table, positions) = (params.weight(wte), wpe.map(|wpe| params.weight(wpe)));
     let [batch, time] = *tokens.shape() else { panic!("embedding: tokens of shape {:?}", tokens.shape()) };
     let (vocabulary, width) = (table.shape()[0], table.shape()[1]);
     check_tokens(tokens, vocabulary)?;
@@ -42,13 +41,13 @@ pub fn embedding(
             )));
         }
     }
-    let mut y = Tensor::empty(table.device(), DType::F32, &[batch, time, width])?;
-    match table.device() {
-        Device::Cpu => {
+    let mut y = Tensor::empty(table.device(), table.dtype(), &[batch, time, width])?;
+    match table.gpu() {
+        None => {
             let positions = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
             cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), positions, time, width);
         }
-        Device::Cuda(_) => cuda::forward()?,
+        Some(gpu) => cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), first_position)?,
     }
     let used: Vec<ParamId> = std::iter::once(wte).chain(wpe).collect();
     Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position })))
@@ -74,8 +73,8 @@ struct Embedding {
 impl Backward for Embedding {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let dy = douts.pop().expect("one output");
-        match dy.device() {
-            Device::Cpu => {
+        match dy.gpu() {
+            None => {
                 let (time, width) = (self.tokens.last(), dy.last());
                 cpu::backward_tokens(context.grads().of_mut(self.wte), dy.f32(), self.tokens.u32(), width);
                 if let Some(wpe) = self.wpe {
@@ -83,7 +82,11 @@ impl Backward for Embedding {
                     cpu::backward_positions(&mut context.grads().of_mut(wpe)[rows], dy.f32(), width);
                 }
             }
-            Device::Cuda(_) => cuda::backward()?,
+            Some(gpu) => {
+                let grads = context.grads();
+                let (dwte, dwpe) = (grads.address_mut(self.wte), self.wpe.map(|wpe| grads.address_mut(wpe)));
+                cuda::backward(gpu, (dwte, dwpe), &dy, &self.tokens, self.first_position)?;
+            }
         }
         Ok(())
     }

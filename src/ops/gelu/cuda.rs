@@ -1,20 +1,31 @@
-//! GELU on CUDA: not in this version.
+//! GELU on CUDA.
 
-use crate::device::cuda::not_there;
+use super::Kind;
+use crate::device::Gpu;
 use crate::error::Result;
+use crate::ops::launch::elementwise;
+use crate::tensor::Tensor;
 
 /// See [`super::cpu::forward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn forward() -> Result<()> {
-    Err(not_there("gelu"))
+/// If the device fails.
+pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor, kind: Kind) -> Result<()> {
+    let kernel = match kind {
+        Kind::Tanh => "gelu_tanh_forward",
+        Kind::Erf => "gelu_erf_forward",
+    };
+    elementwise(gpu, kernel, y, x)
 }
 
-/// See [`super::cpu`].
+/// See [`super::cpu::backward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn backward() -> Result<()> {
-    Err(not_there("gelu"))
+/// If the device fails.
+pub fn backward(gpu: &Gpu, d: &mut Tensor, x: &Tensor, kind: Kind) -> Result<()> {
+    let kernel = match kind {
+        Kind::Tanh => "gelu_tanh_backward",
+        Kind::Erf => "gelu_erf_backward",
+    };
+    elementwise(gpu, kernel, d, x)
 }

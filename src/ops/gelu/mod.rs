@@ -6,10 +6,9 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Which GELU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +24,10 @@ pub enum Kind {
 /// # Errors
 /// If memory or the device fails.
 pub fn gelu(tape: &mut Tape<'_>, x: &Var, kind: Kind) -> Result<Var> {
-    let mut y = Tensor::empty(x.value().device(), DType::F32, x.value().shape())?;
-    match x.value().device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), x.value().f32(), kind),
-        Device::Cuda(_) => cuda::forward()?,
+    let mut y = Tensor::empty(x.value().device(), x.value().dtype(), x.value().shape())?;
+    match x.value().gpu() {
+        None => cpu::forward(y.f32_mut(), x.value().f32(), kind),
+        Some(gpu) => cuda::forward(gpu, &mut y, x.value(), kind)?,
     }
     Ok(tape.record(&[], y, || Box::new(Gelu { x: x.clone(), kind })))
 }
@@ -41,9 +40,9 @@ struct Gelu {
 impl Backward for Gelu {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let mut d = douts.pop().expect("one output").into_sole()?;
-        match d.device() {
-            Device::Cpu => cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind),
-            Device::Cuda(_) => cuda::backward()?,
+        match d.gpu() {
+            None => cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind),
+            Some(gpu) => cuda::backward(gpu, &mut d, self.x.value(), self.kind)?,
         }
         context.add(self.x.id(), d)
     }

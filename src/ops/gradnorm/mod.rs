@@ -7,8 +7,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
-use crate::error::Result;
 use crate::tape::{Gradients, ParamId};
 
 /// The norm of a gradient and its kind.
@@ -22,26 +20,16 @@ pub enum GradNorm {
     NonFinite(ParamId),
 }
 
-/// Classifies the gradients; `scale` is what they are to be multiplied with (the inverse of a loss scale).
-///
-/// # Errors
-/// If the device fails.
-pub fn gradnorm(grads: &Gradients, scale: f32) -> Result<GradNorm> {
+/// Classifies gradients in host memory; `scale` is what they are to be multiplied with (the inverse of a loss scale). On a
+/// GPU, [`cuda::classify`] also decides what becomes of the step.
+pub fn gradnorm(grads: &Gradients, scale: f32) -> GradNorm {
     let flat = grads.flat();
-    match flat.device() {
-        Device::Cuda(_) => {
-            cuda::run()?;
-            Ok(GradNorm::Overflow)
-        }
-        Device::Cpu => {
-            let norm = (cpu::sum_of_squares(flat.f32()).sqrt() as f32) * scale;
-            if norm.is_finite() {
-                return Ok(GradNorm::Finite(norm));
-            }
-            Ok(match cpu::first_nonfinite(flat.f32()).and_then(|index| grads.layout().owner(index)) {
-                Some(id) => GradNorm::NonFinite(id),
-                None => GradNorm::Overflow,
-            })
-        }
+    let norm = (cpu::sum_of_squares(flat.f32()).sqrt() as f32) * scale;
+    if norm.is_finite() {
+        return GradNorm::Finite(norm);
+    }
+    match cpu::first_nonfinite(flat.f32()).and_then(|index| grads.layout().owner(index)) {
+        Some(id) => GradNorm::NonFinite(id),
+        None => GradNorm::Overflow,
     }
 }

@@ -6,7 +6,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
@@ -23,15 +22,15 @@ pub fn layernorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<Par
     let (w, b) = (params.value(weight), bias.map(|bias| params.value(bias)));
     let input = x.value();
     assert_eq!(input.last(), w.len(), "layernorm: width");
-    let mut y = Tensor::empty(input.device(), DType::F32, input.shape())?;
+    let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
     let mut mean = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
     let mut rstd = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
-    match input.device() {
-        Device::Cpu => {
+    match input.gpu() {
+        None => {
             let stats = (mean.f32_mut(), rstd.f32_mut());
             cpu::forward(y.f32_mut(), stats, input.f32(), w.f32(), b.as_ref().map(Tensor::f32), eps);
         }
-        Device::Cuda(_) => cuda::forward()?,
+        Some(gpu) => cuda::forward(gpu, &mut y, (&mut mean, &mut rstd), input, &w, b.as_ref(), eps)?,
     }
     let used: Vec<ParamId> = std::iter::once(weight).chain(bias).collect();
     Ok(tape.record(&used, y, || Box::new(LayerNorm { x: x.clone(), weight, bias, mean, rstd })))
@@ -47,18 +46,23 @@ struct LayerNorm {
 
 impl Backward for LayerNorm {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
-        let mut d = douts.pop().expect("one output").into_sole()?;
+        let d = douts.pop().expect("one output");
         let w = context.params().value(self.weight);
-        match d.device() {
-            Device::Cpu => {
-                let stats = (self.mean.f32(), self.rstd.f32());
-                let partial = cpu::backward(d.f32_mut(), stats, self.x.value().f32(), w.f32());
-                cpu::add_partial(context.grads().of_mut(self.weight), &partial, 0);
-                if let Some(bias) = self.bias {
-                    cpu::add_partial(context.grads().of_mut(bias), &partial, 1);
-                }
-            }
-            Device::Cuda(_) => cuda::backward()?,
+        if let Some(gpu) = d.gpu() {
+            // One pass also adds what has already come back along the residual stream.
+            let so_far = context.take(self.x.id());
+            let grads = context.grads();
+            let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
+            let stats = (&self.mean, &self.rstd);
+            let dx = cuda::backward(gpu, d, so_far, (dw, db), stats, self.x.value(), &w)?;
+            return context.add(self.x.id(), dx);
+        }
+        let mut d = d.into_sole()?;
+        let stats = (self.mean.f32(), self.rstd.f32());
+        let partial = cpu::backward(d.f32_mut(), stats, self.x.value().f32(), w.f32());
+        cpu::add_partial(context.grads().of_mut(self.weight), &partial, 0);
+        if let Some(bias) = self.bias {
+            cpu::add_partial(context.grads().of_mut(bias), &partial, 1);
         }
         context.add(self.x.id(), d)
     }

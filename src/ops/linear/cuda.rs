@@ -1,20 +1,50 @@
-//! The linear layer on CUDA: not in this version.
+//! The linear layer on CUDA: three matrix products (the bias is added inside the first) and a column sum.
 
-use crate::device::cuda::not_there;
+use crate::device::launch::{GpuMatrix, Product};
+use crate::device::{DType, Gpu};
 use crate::error::Result;
+use crate::ops::reduce;
+use crate::tensor::Tensor;
 
-/// See [`super::cpu::forward`].
-///
-/// # Errors
-/// Always, in this version.
-pub fn forward() -> Result<()> {
-    Err(not_there("linear"))
+fn matrix(address: u64, like: &Tensor) -> GpuMatrix {
+    GpuMatrix::new(address, like.dtype(), like.rows(), like.last())
 }
 
-/// See [`super::cpu`].
+/// See [`super::cpu::forward`]; `b` has the dtype of `y`.
 ///
 /// # Errors
-/// Always, in this version.
-pub fn backward() -> Result<()> {
-    Err(not_there("linear"))
+/// If the device fails.
+pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<()> {
+    if y.is_empty() {
+        return Ok(());
+    }
+    let out = matrix(y.address_mut(), y);
+    let product = Product::set(out, matrix(x.address(), x), matrix(w.address(), w).t());
+    gpu.driver().multiply(&Product { bias: b.map(Tensor::address), ..product })
+}
+
+/// Writes `dx`, and adds to the gradients at the device addresses `dw` and `db`; see [`super::cpu`].
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn backward(
+    gpu: &'static Gpu,
+    dx: &mut Tensor,
+    (dw, db): (u64, Option<u64>),
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+) -> Result<()> {
+    if dy.is_empty() {
+        return Ok(());
+    }
+    let (input, gradient) = (matrix(x.address(), x), matrix(dy.address(), dy));
+    let out = matrix(dx.address_mut(), dx);
+    gpu.driver().multiply(&Product::set(out, gradient, matrix(w.address(), w)))?;
+    let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
+    gpu.driver().multiply(&Product::add(sum, gradient.t(), input))?;
+    match db {
+        Some(db) => reduce::add_columns(gpu, db, dy),
+        None => Ok(()),
+    }
 }

@@ -3,10 +3,9 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// `x` [.., I] times the transpose of `weight` [O, I], plus `bias` [O] where there is one; gives [.., O].
 ///
@@ -17,7 +16,7 @@ use crate::tensor::{DType, Tensor};
 /// If the last axis of `x` is not I.
 pub fn linear(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamId>) -> Result<Var> {
     let params = tape.params();
-    let (w, b) = (params.value(weight), bias.map(|bias| params.value(bias)));
+    let (w, b) = (params.weight(weight), bias.map(|bias| params.weight(bias)));
     let y = forward(x.value(), &w, b.as_ref())?;
     let used: Vec<ParamId> = std::iter::once(weight).chain(bias).collect();
     Ok(tape.record(&used, y, || Box::new(Linear { x: x.clone(), weight, bias })))
@@ -31,10 +30,10 @@ pub fn forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("a tensor with an axis") = w.shape()[0];
     assert_eq!(x.last(), w.shape()[1], "linear: input width");
-    let mut y = Tensor::empty(x.device(), DType::F32, &shape)?;
-    match x.device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), x.f32(), w.f32(), b.map(Tensor::f32), x.rows()),
-        Device::Cuda(_) => cuda::forward()?,
+    let mut y = Tensor::empty(x.device(), x.dtype(), &shape)?;
+    match x.gpu() {
+        None => cpu::forward(y.f32_mut(), x.f32(), w.f32(), b.map(Tensor::f32), x.rows()),
+        Some(gpu) => cuda::forward(gpu, &mut y, x, w, b)?,
     }
     Ok(y)
 }
@@ -48,17 +47,21 @@ struct Linear {
 impl Backward for Linear {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let dy = douts.pop().expect("one output");
-        let (x, w) = (self.x.value(), context.params().value(self.weight));
-        let mut dx = Tensor::empty(x.device(), DType::F32, x.shape())?;
-        match x.device() {
-            Device::Cpu => {
+        let (x, w) = (self.x.value(), context.params().weight(self.weight));
+        let mut dx = Tensor::empty(x.device(), x.dtype(), x.shape())?;
+        match x.gpu() {
+            None => {
                 cpu::backward_input(dx.f32_mut(), dy.f32(), w.f32(), x.rows());
                 cpu::backward_weight(context.grads().of_mut(self.weight), dy.f32(), x.f32(), x.rows());
                 if let Some(bias) = self.bias {
                     cpu::backward_bias(context.grads().of_mut(bias), dy.f32());
                 }
             }
-            Device::Cuda(_) => cuda::backward()?,
+            Some(gpu) => {
+                let grads = context.grads();
+                let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
+                cuda::backward(gpu, &mut dx, (dw, db), &dy, x, &w)?;
+            }
         }
         context.add(self.x.id(), dx)
     }

@@ -1,20 +1,22 @@
-//! Squared ReLU on CUDA: not in this version.
+//! The squared ReLU on CUDA.
 
-use crate::device::cuda::not_there;
+use crate::device::Gpu;
 use crate::error::Result;
+use crate::ops::launch::elementwise;
+use crate::tensor::Tensor;
 
 /// See [`super::cpu::forward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn forward() -> Result<()> {
-    Err(not_there("relu2"))
+/// If the device fails.
+pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor) -> Result<()> {
+    elementwise(gpu, "relu2_forward", y, x)
 }
 
-/// See [`super::cpu`].
+/// See [`super::cpu::backward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn backward() -> Result<()> {
-    Err(not_there("relu2"))
+/// If the device fails.
+pub fn backward(gpu: &Gpu, d: &mut Tensor, x: &Tensor) -> Result<()> {
+    elementwise(gpu, "relu2_backward", d, x)
 }

@@ -3,20 +3,19 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// The squared ReLU of every element of `x`, any shape. The input is kept for the backward, shared.
 ///
 /// # Errors
 /// If memory or the device fails.
 pub fn relu2(tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
-    let mut y = Tensor::empty(x.value().device(), DType::F32, x.value().shape())?;
-    match x.value().device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), x.value().f32()),
-        Device::Cuda(_) => cuda::forward()?,
+    let mut y = Tensor::empty(x.value().device(), x.value().dtype(), x.value().shape())?;
+    match x.value().gpu() {
+        None => cpu::forward(y.f32_mut(), x.value().f32()),
+        Some(gpu) => cuda::forward(gpu, &mut y, x.value())?,
     }
     Ok(tape.record(&[], y, || Box::new(Relu2 { x: x.clone() })))
 }
@@ -28,9 +27,9 @@ struct Relu2 {
 impl Backward for Relu2 {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let mut d = douts.pop().expect("one output").into_sole()?;
-        match d.device() {
-            Device::Cpu => cpu::backward(d.f32_mut(), self.x.value().f32()),
-            Device::Cuda(_) => cuda::backward()?,
+        match d.gpu() {
+            None => cpu::backward(d.f32_mut(), self.x.value().f32()),
+            Some(gpu) => cuda::backward(gpu, &mut d, self.x.value())?,
         }
         context.add(self.x.id(), d)
     }

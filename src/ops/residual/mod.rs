@@ -3,7 +3,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::Tensor;
@@ -19,9 +18,9 @@ pub fn residual(tape: &mut Tape<'_>, x: &Var, delta: Var) -> Result<Var> {
     assert_eq!(x.value().shape(), delta.value().shape(), "residual: shapes");
     let ids = [x.id(), delta.id()];
     let mut y = delta.into_value().into_sole()?;
-    match y.device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), x.value().f32()),
-        Device::Cuda(_) => cuda::forward()?,
+    match y.gpu() {
+        None => cpu::forward(y.f32_mut(), x.value().f32()),
+        Some(_) => cuda::forward(&mut y, x.value())?,
     }
     Ok(tape.record(&[], y, || Box::new(Residual { ids })))
 }

@@ -5,7 +5,6 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
@@ -21,11 +20,11 @@ pub fn rmsnorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, eps: f32) -> Resul
     let w = tape.params().value(weight);
     let input = x.value();
     assert_eq!(input.last(), w.len(), "rmsnorm: width");
-    let mut y = Tensor::empty(input.device(), DType::F32, input.shape())?;
+    let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
     let mut rstd = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
-    match input.device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), rstd.f32_mut(), input.f32(), w.f32(), eps),
-        Device::Cuda(_) => cuda::forward()?,
+    match input.gpu() {
+        None => cpu::forward(y.f32_mut(), rstd.f32_mut(), input.f32(), w.f32(), eps),
+        Some(gpu) => cuda::forward(gpu, &mut y, &mut rstd, input, &w, eps)?,
     }
     Ok(tape.record(&[weight], y, || Box::new(RmsNorm { x: x.clone(), weight, rstd })))
 }
@@ -38,15 +37,18 @@ struct RmsNorm {
 
 impl Backward for RmsNorm {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
-        let mut d = douts.pop().expect("one output").into_sole()?;
+        let d = douts.pop().expect("one output");
         let w = context.params().value(self.weight);
-        match d.device() {
-            Device::Cpu => {
-                let dw = context.grads().of_mut(self.weight);
-                cpu::backward(d.f32_mut(), dw, self.rstd.f32(), self.x.value().f32(), w.f32());
-            }
-            Device::Cuda(_) => cuda::backward()?,
+        if let Some(gpu) = d.gpu() {
+            // One pass also adds what has already come back along the residual stream.
+            let so_far = context.take(self.x.id());
+            let dw = context.grads().address_mut(self.weight);
+            let dx = cuda::backward(gpu, d, so_far, dw, &self.rstd, self.x.value(), &w)?;
+            return context.add(self.x.id(), dx);
         }
+        let mut d = d.into_sole()?;
+        let dw = context.grads().of_mut(self.weight);
+        cpu::backward(d.f32_mut(), dw, self.rstd.f32(), self.x.value().f32(), w.f32());
         context.add(self.x.id(), d)
     }
 }

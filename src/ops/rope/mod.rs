@@ -91,12 +91,12 @@ fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, first_position: usize, t
     if y.is_empty() {
         return Ok(y);
     }
-    match y.device() {
-        Device::Cpu => {
+    match y.gpu() {
+        None => {
             let angles = first_position * half..(first_position + t) * half;
             cpu::rotate(y.f32_mut(), heads, &table.cos.f32()[angles.clone()], &table.sin.f32()[angles], turn);
         }
-        Device::Cuda(_) => cuda::rotate()?,
+        Some(gpu) => cuda::rotate(gpu, &mut y, heads, table, first_position, turn)?,
     }
     Ok(y)
 }

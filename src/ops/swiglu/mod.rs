@@ -4,10 +4,9 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::tape::{Backward, Context, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// `silu(gate) * up` [.., M] of `gate_up` [.., 2M], the gate in the first half of each row. Only the input is kept.
 ///
@@ -21,10 +20,10 @@ pub fn swiglu(tape: &mut Tape<'_>, gate_up: &Var) -> Result<Var> {
     assert_eq!(input.last() % 2, 0, "swiglu: gate and up have one width");
     let mut shape = input.shape().to_vec();
     *shape.last_mut().expect("a tensor with an axis") /= 2;
-    let mut y = Tensor::empty(input.device(), DType::F32, &shape)?;
-    match input.device() {
-        Device::Cpu => cpu::forward(y.f32_mut(), input.f32(), shape[shape.len() - 1]),
-        Device::Cuda(_) => cuda::forward()?,
+    let mut y = Tensor::empty(input.device(), input.dtype(), &shape)?;
+    match input.gpu() {
+        None => cpu::forward(y.f32_mut(), input.f32(), shape[shape.len() - 1]),
+        Some(gpu) => cuda::forward(gpu, &mut y, input)?,
     }
     Ok(tape.record(&[], y, || Box::new(SwiGlu { gate_up: gate_up.clone() })))
 }
@@ -37,10 +36,10 @@ impl Backward for SwiGlu {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let dy = douts.pop().expect("one output");
         let input = self.gate_up.value();
-        let mut dx = Tensor::empty(input.device(), DType::F32, input.shape())?;
-        match input.device() {
-            Device::Cpu => cpu::backward(dx.f32_mut(), dy.f32(), input.f32(), dy.last()),
-            Device::Cuda(_) => cuda::backward()?,
+        let mut dx = Tensor::empty(input.device(), input.dtype(), input.shape())?;
+        match input.gpu() {
+            None => cpu::backward(dx.f32_mut(), dy.f32(), input.f32(), dy.last()),
+            Some(gpu) => cuda::backward(gpu, &mut dx, &dy, input)?,
         }
         context.add(self.gate_up.id(), dx)
     }

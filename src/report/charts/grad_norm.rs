@@ -8,11 +8,12 @@ use crate::report::axis::Scale;
 use crate::report::figure::{Average, Figure, Glyph, Marks, raw_and_smoothed};
 
 /// What is marked, how, and in which ink.
-const MARKED: [(Class, &str, Glyph, usize); 4] = [
+const MARKED: [(Class, &str, Glyph, usize); 5] = [
     (Class::Clipped, "clipped", Glyph::Tick, 1),
     (Class::Overflow, "norm overflowed", Glyph::Triangle, 3),
     (Class::Nonfinite, "gradient not finite", Glyph::Cross, 4),
     (Class::LossNonfinite, "loss not finite", Glyph::Diamond, 6),
+    (Class::Backoff, "loss scale halved", Glyph::Tick, 5),
 ];
 
 pub(super) fn figure(runs: &[Run]) -> Figure {

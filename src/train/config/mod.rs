@@ -275,17 +275,43 @@ pub enum Precision {
     Fp16,
 }
 
-/// The precision of the computation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct PrecisionConfig {
-    /// The number format of matrix products and activations.
-    pub compute: Precision,
+impl Precision {
+    /// As the config writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
+        }
+    }
 }
 
-impl Default for PrecisionConfig {
-    fn default() -> Self {
-        PrecisionConfig { compute: Precision::Fp32 }
+/// The precision of the computation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrecisionConfig {
+    /// The number format of matrix products and activations. The CPU computes in `"fp32"`.
+    #[schemars(extend("x-default" = "`\"bf16\"` on a GPU, `\"fp32\"` on the CPU"))]
+    pub compute: Option<Precision>,
+}
+
+impl PrecisionConfig {
+    /// The precision on a GPU, or on the CPU.
+    ///
+    /// # Errors
+    /// If the CPU is asked for anything but fp32.
+    pub fn resolve(&self, gpu: bool) -> Result<Precision> {
+        match (self.compute, gpu) {
+            (Some(precision), true) => Ok(precision),
+            (None, true) => Ok(Precision::Bf16),
+            (None | Some(Precision::Fp32), false) => Ok(Precision::Fp32),
+            (Some(other), false) => Err(Error::usage(format!(
+                "precision.compute = \"{}\" needs a GPU; the CPU computes in \"fp32\": remove the key, or take --device \
+                 cuda",
+                other.name()
+            ))),
+        }
     }
 }
 

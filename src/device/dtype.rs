@@ -25,10 +25,20 @@ impl DType {
             DType::BF16 | DType::F16 => 2,
         }
     }
+
+    /// The word that ends the names of kernels for this type.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            DType::U32 => "u32",
+        }
+    }
 }
 
 /// Converts between floating dtypes, through f32, rounding to nearest even. The buffers have as many elements each.
-pub(super) fn convert(from: &[u8], from_dtype: DType, to: &mut [u8], to_dtype: DType) -> Result<()> {
+pub(crate) fn convert(from: &[u8], from_dtype: DType, to: &mut [u8], to_dtype: DType) -> Result<()> {
     let values: Vec<f32> = match from_dtype {
         DType::F32 => bytemuck::cast_slice(from).to_vec(),
         DType::BF16 => bytemuck::cast_slice::<u8, bf16>(from).iter().map(|value| value.to_f32()).collect(),

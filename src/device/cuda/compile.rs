@@ -1,0 +1,208 @@
+//! Kernels from source, by NVRTC, for the GPU at hand; compiled ones are kept on disk.
+//!
+//! The sources are in the binary and include nothing but each other, so no toolkit is needed. A compiled kernel is kept
+//! under a name that holds a hash of the sources, the architecture and the compiler's version.
+
+use std::ffi::{CStr, CString, c_char};
+use std::path::PathBuf;
+use std::ptr;
+
+use cudarc::nvrtc::sys::{self, nvrtcResult};
+use sha2::{Digest, Sha256};
+
+use super::libraries;
+use crate::device::kernels::{HEADERS, SOURCES, Source};
+use crate::error::{Error, Result};
+
+/// Compiles kernels for one architecture.
+pub struct Compiler {
+    architecture: String,
+    version: (i32, i32),
+    cache: Option<PathBuf>,
+}
+
+/// What compiling one file gave.
+#[derive(Clone, Debug)]
+pub struct CompileFacts {
+    /// The file's stem.
+    pub stem: &'static str,
+    /// Bytes of the compiled kernels.
+    pub bytes: usize,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Compiles every kernel for a compute capability such as (8, 0), without a GPU and without the cache.
+///
+/// # Errors
+/// A `Device` error if NVRTC is missing, or with its report if a kernel does not compile.
+pub fn compile_all(capability: (u32, u32)) -> Result<Vec<CompileFacts>> {
+    let compiler = Compiler { cache: None, ..Compiler::new(capability, i32::MAX)? };
+    SOURCES
+        .iter()
+        .map(|source| {
+            let began = std::time::Instant::now();
+            let bytes = compiler.compile(source)?.len();
+            Ok(CompileFacts { stem: source.stem, bytes, seconds: began.elapsed().as_secs_f64() })
+        })
+        .collect()
+}
+
+fn check(what: &str, result: nvrtcResult) -> Result<()> {
+    match result {
+        nvrtcResult::NVRTC_SUCCESS => Ok(()),
+        error => Err(Error::Device(format!("NVRTC failed at {what}: {error:?}"))),
+    }
+}
+
+impl Compiler {
+    /// Loads NVRTC; `cuda` is the CUDA version of the driver, which NVRTC's major version must not exceed.
+    pub fn new(capability: (u32, u32), cuda: i32) -> Result<Compiler> {
+        libraries::load_for("libnvrtc.so", cuda)?;
+        let mut version = (0, 0);
+        // SAFETY: the library is loaded, and the pointers are to live integers.
+        check("asking for its version", unsafe { sys::nvrtcVersion(&mut version.0, &mut version.1) })?;
+        let architecture = format!("sm_{}{}", capability.0, capability.1);
+        Ok(Compiler { architecture, version, cache: cache_folder() })
+    }
+
+    /// Name and version.
+    pub fn version(&self) -> String {
+        format!("NVRTC {}.{}", self.version.0, self.version.1)
+    }
+
+    /// The compiled kernels of a file, from the cache on disk where they are there.
+    pub fn cubin(&self, source: &Source) -> Result<Vec<u8>> {
+        let kept = self.cache.as_ref().map(|folder| folder.join(self.name(source)));
+        if let Some(bytes) = kept.as_ref().and_then(|path| read_whole(path)) {
+            return Ok(bytes);
+        }
+        let bytes = self.compile(source)?;
+        // A cache that cannot be written costs time at the next start, and nothing else.
+        if let Some(path) = kept {
+            let _ = write_whole(&path, &bytes);
+        }
+        Ok(bytes)
+    }
+
+    fn name(&self, source: &Source) -> String {
+        let mut hash = Sha256::new();
+        let texts = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
+        for text in texts.chain([source.text, &self.architecture, &self.version()]) {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        let digest: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{}-{digest}.cubin", source.stem, self.architecture)
+    }
+
+    fn compile(&self, source: &Source) -> Result<Vec<u8>> {
+        let terminated = |text: &str| CString::new(text).expect("kernel sources hold no zero byte");
+        let text = terminated(source.text);
+        let name = terminated(&format!("{}.cu", source.stem));
+        let headers: Vec<(CString, CString)> =
+            HEADERS.iter().map(|(name, text)| (terminated(name), terminated(text))).collect();
+        let header_names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
+        let header_texts: Vec<*const c_char> = headers.iter().map(|(_, text)| text.as_ptr()).collect();
+        let mut program = ptr::null_mut();
+        // SAFETY: all strings are terminated and live through the call; the counts fit.
+        check("taking the source", unsafe {
+            sys::nvrtcCreateProgram(
+                &mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                headers.len() as i32,
+                header_texts.as_ptr(),
+                header_names.as_ptr(),
+            )
+        })?;
+        let options: Vec<CString> =
+            [format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()]
+                .iter()
+                .map(|option| terminated(option))
+                .collect();
+        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program was just made; the options are terminated and live.
+        let compiled = unsafe { sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()) };
+        let result = match compiled {
+            nvrtcResult::NVRTC_SUCCESS => cubin_of(program),
+            error => Err(Error::Device(format!(
+                "the kernels of {}.cu do not compile for {} with {} ({error:?}):\n{}",
+                source.stem,
+                self.architecture,
+                self.version(),
+                log_of(program)
+            ))),
+        };
+        // SAFETY: the program is live, and not used again.
+        unsafe { sys::nvrtcDestroyProgram(&mut program) };
+        result
+    }
+}
+
+fn cubin_of(program: sys::nvrtcProgram) -> Result<Vec<u8>> {
+    let mut size = 0;
+    // SAFETY: the program is live.
+    check("giving the size of its result", unsafe { sys::nvrtcGetCUBINSize(program, &mut size) })?;
+    let mut bytes = vec![0u8; size];
+    // SAFETY: the buffer is as long as NVRTC asked for.
+    check("giving its result", unsafe { sys::nvrtcGetCUBIN(program, bytes.as_mut_ptr().cast()) })?;
+    Ok(bytes)
+}
+
+fn log_of(program: sys::nvrtcProgram) -> String {
+    let mut size = 0;
+    // SAFETY: the program is live.
+    if unsafe { sys::nvrtcGetProgramLogSize(program, &mut size) } != nvrtcResult::NVRTC_SUCCESS || size == 0 {
+        return String::new();
+    }
+    let mut bytes = vec![0u8; size];
+    // SAFETY: the buffer is as long as NVRTC asked for.
+    unsafe { sys::nvrtcGetProgramLog(program, bytes.as_mut_ptr().cast()) };
+    CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Where compiled kernels are kept: `taper/kernels` in the user's cache folder.
+fn cache_folder() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+    Some(base.join("taper").join("kernels"))
+}
+
+/// A kept file, if its last 32 bytes are the hash of the others: a torn file is compiled again.
+fn read_whole(path: &std::path::Path) -> Option<Vec<u8>> {
+    let mut bytes = std::fs::read(path).ok()?;
+    let split = bytes.len().checked_sub(32)?;
+    let whole = Sha256::digest(&bytes[..split])[..] == bytes[split..];
+    bytes.truncate(split);
+    whole.then_some(bytes)
+}
+
+/// Writes aside and renames, so that two runs that start together never see half a file.
+fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)?;
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut aside, bytes)?;
+    std::io::Write::write_all(&mut aside, &Sha256::digest(bytes))?;
+    aside.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_kernel_is_not_taken_from_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("x.cubin");
+        write_whole(&path, b"compiled").unwrap();
+        assert_eq!(read_whole(&path).as_deref(), Some(&b"compiled"[..]));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(read_whole(&path), None);
+        std::fs::write(&path, b"short").unwrap();
+        assert_eq!(read_whole(&path), None);
+    }
+}

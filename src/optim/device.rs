@@ -1,0 +1,219 @@
+//! The optimizer on a GPU: the same decisions as [`super::Optimizer`], taken on the device.
+//!
+//! The host never waits for a step's outcome: two kernels classify the gradients, decide, and leave what they decided in a
+//! record that the AdamW kernel reads. Records stay in a ring on the device until the host asks for them. With fp16 the
+//! same kernel runs the dynamic loss scale (Micikevicius et al., "Mixed precision training", 2018).
+
+use super::{Class, Hyper, Outcome};
+use crate::device::{DType, Gpu};
+use crate::error::Result;
+use crate::ops::adamw;
+use crate::ops::gradnorm::cuda::{self as gradnorm, Decision, Kind, Partials, StepRecord, StepState};
+use crate::ops::reduce;
+use crate::tape::{Gradients, Params};
+use crate::tensor::Tensor;
+
+/// Steps whose records the device can hold before the host must ask for them.
+pub const MOST_IN_FLIGHT: usize = 1024;
+
+/// Dynamic loss scaling of fp16: the scale doubles after so many applied steps in a row, and halves at an overflow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScaling {
+    /// The scale at the start.
+    pub initial: f32,
+    /// The scale does not fall below this: an overflow there is a non-finite step.
+    pub min: f32,
+    /// Nor rise above this.
+    pub max: f32,
+    /// Applied steps after which the scale doubles.
+    pub growth_interval: u32,
+}
+
+impl Default for LossScaling {
+    fn default() -> Self {
+        LossScaling { initial: 65_536.0, min: 1.0, max: 16_777_216.0, growth_interval: 2000 }
+    }
+}
+
+/// The loss scale, as a checkpoint keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ScaleState {
+    /// What the loss is multiplied with.
+    pub loss_scale: f32,
+    /// Applied steps since it last changed.
+    pub good_steps: u32,
+}
+
+/// AdamW with its moments on a GPU, and the record of what its steps did.
+pub struct DeviceOptimizer {
+    gpu: &'static Gpu,
+    hyper: Hyper,
+    scaling: Option<LossScaling>,
+    /// Whether the first step that is not finite ends all updates (`stability.nonfinite = "error"`).
+    stop: bool,
+    m: Tensor,
+    v: Tensor,
+    /// One byte for each 16 elements of the arena: whether weight decay acts there.
+    decays: Tensor,
+    /// A [`StepState`]. Kernels change it behind shared views, in stream order.
+    state: Tensor,
+    /// A ring of [`StepRecord`]s.
+    records: Tensor,
+    in_flight: usize,
+    /// Sums of losses, f64, one for each lane.
+    lane_losses: Tensor,
+    partials: Partials,
+}
+
+impl DeviceOptimizer {
+    /// A fresh optimizer for parameters that lie on a GPU.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn new(
+        gpu: &'static Gpu,
+        hyper: Hyper,
+        scaling: Option<LossScaling>,
+        stop: bool,
+        params: &Params,
+        lanes: usize,
+    ) -> Result<DeviceOptimizer> {
+        let (device, len) = (gpu.device(), params.layout().len());
+        let mut optimizer = DeviceOptimizer {
+            gpu,
+            hyper,
+            scaling,
+            stop,
+            m: Tensor::zeros(device, DType::F32, &[len])?,
+            v: Tensor::zeros(device, DType::F32, &[len])?,
+            decays: adamw::cuda::decays(params.layout())?.to_device(device)?,
+            state: Tensor::zeros(device, DType::F32, &[StepState::WORDS])?,
+            records: Tensor::zeros(device, DType::U32, &[MOST_IN_FLIGHT * StepRecord::WORDS])?,
+            in_flight: 0,
+            lane_losses: Tensor::zeros(device, DType::U32, &[2 * lanes])?,
+            partials: Partials::new(gpu, len)?,
+        };
+        optimizer.set_state(0, None)?;
+        Ok(optimizer)
+    }
+
+    fn set_state(&mut self, updates: u64, scale: Option<ScaleState>) -> Result<()> {
+        let initial = self.scaling.map_or(1.0, |scaling| scaling.initial);
+        let scale = scale.unwrap_or(ScaleState { loss_scale: initial, good_steps: 0 });
+        let state = StepState {
+            loss_scale: scale.loss_scale,
+            good_steps: scale.good_steps,
+            updates: updates as u32,
+            stopped: 0,
+        };
+        self.state.copy_from(&Tensor::from_f32(bytemuck::cast_slice(&[state]), &[StepState::WORDS])?)
+    }
+
+    /// First moments, second moments, updates applied so far, and the loss scale of fp16. It waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn state(&self) -> Result<(Vec<f32>, Vec<f32>, u64, Option<ScaleState>)> {
+        let words = self.state.to_vec_f32()?;
+        let state: StepState = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
+        let scale =
+            self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
+        Ok((self.m.to_vec_f32()?, self.v.to_vec_f32()?, u64::from(state.updates), scale))
+    }
+
+    /// Puts back what [`DeviceOptimizer::state`] gave.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn restore(&mut self, m: &[f32], v: &[f32], updates: u64, scale: Option<ScaleState>) -> Result<()> {
+        self.m.copy_from(&Tensor::from_f32(m, &[m.len()])?)?;
+        self.v.copy_from(&Tensor::from_f32(v, &[v.len()])?)?;
+        self.set_state(updates, scale)
+    }
+
+    /// What the loss is to be multiplied with before it goes back: f32 [1] on the device. None but for fp16.
+    pub fn loss_scale(&self) -> Option<Tensor> {
+        // It is the first word of the state.
+        self.scaling.map(|_| self.state.view(0, &[1]))
+    }
+
+    /// Forgets the losses of the step before.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn begin_step(&mut self) -> Result<()> {
+        self.lane_losses.clear()
+    }
+
+    /// Adds the losses of a micro-batch, f32 [N] on the device, to its lane's.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn add_losses(&mut self, lane: usize, losses: &Tensor) -> Result<()> {
+        reduce::sum_losses(self.gpu, self.lane_losses.address_mut() + 8 * lane as u64, losses)
+    }
+
+    /// Starts one update with learning rate `lr`, of a step of so many `tokens`; whether it is applied is decided on the
+    /// device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If [`MOST_IN_FLIGHT`] records wait already.
+    pub fn step(&mut self, params: &mut Params, grads: &Gradients, tokens: usize, lr: f64) -> Result<()> {
+        assert!(self.in_flight < MOST_IN_FLIGHT, "records of steps that nobody asked for");
+        let record = self.records.address_mut() + (self.in_flight * StepRecord::WORDS * 4) as u64;
+        let Hyper { beta1, beta2, eps, weight_decay, clip_norm } = self.hyper;
+        let decision = Decision {
+            lr,
+            beta1,
+            beta2,
+            weight_decay,
+            clip_norm: clip_norm.map(|clip| clip as f32),
+            tokens: tokens as u32,
+            scaling: self.scaling.map(|scaling| (scaling.min, scaling.max, scaling.growth_interval)),
+            stop: self.stop,
+        };
+        let lanes = self.lane_losses.len() / 2;
+        let losses = (self.lane_losses.address(), lanes);
+        gradnorm::classify(self.gpu, grads.flat(), &mut self.partials, losses, self.state.address(), record, &decision)?;
+        let moments = (&mut self.m, &mut self.v);
+        adamw::cuda::update(self.gpu, params, grads, moments, &self.decays, record, (beta1, beta2, eps))?;
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Losses (means over tokens) and outcomes of the steps since the last call, in order. It waits for them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn finished(&mut self, params: &Params, tokens: usize) -> Result<Vec<(f64, Outcome)>> {
+        let used = self.records.view(0, &[self.in_flight * StepRecord::WORDS]);
+        let words = used.to_device(crate::device::Device::Cpu)?;
+        self.in_flight = 0;
+        let records = words.u32().chunks_exact(StepRecord::WORDS);
+        Ok(records
+            .map(|words| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)))
+            .map(|record: StepRecord| {
+                let class = match Kind::of(record.kind) {
+                    Kind::Finite => Class::Finite,
+                    Kind::Clipped => Class::Clipped,
+                    Kind::Overflow => Class::Overflow,
+                    Kind::NonFinite => match params.layout().owner(record.first_bad as usize) {
+                        Some(id) => Class::NonFinite(id),
+                        None => Class::Overflow,
+                    },
+                    Kind::LossNonFinite => Class::LossNonFinite,
+                    Kind::Backoff => Class::Backoff,
+                    Kind::Stopped => Class::Stopped,
+                };
+                let outcome = Outcome { class, norm: record.norm, norm_clipped: record.norm_clipped };
+                (record.loss_sum / tokens as f64, outcome)
+            })
+            .collect())
+    }
+}

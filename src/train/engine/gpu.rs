@@ -1,0 +1,97 @@
+//! The engine of this project on a GPU: the same passes, started without waiting for them.
+
+use super::{Engine, Moments, Setup, StepBatch, check_len, micro_step};
+use crate::checkpoint::state::ArenaData;
+use crate::device::{DType, Device, Gpu};
+use crate::error::Result;
+use crate::model::Gpt;
+use crate::optim::device::MOST_IN_FLIGHT;
+use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Outcome, ScaleState};
+use crate::tape::{Gradients, Params};
+use crate::train::config::Precision;
+use crate::train::lanes::LaneTree;
+
+/// The native engine on a GPU.
+pub struct OnGpu<'a> {
+    model: &'a Gpt,
+    params: Params,
+    optimizer: DeviceOptimizer,
+    lanes: LaneTree,
+    setup: Setup,
+    /// Tokens of the steps in flight (the same for all of a run).
+    tokens: usize,
+}
+
+impl<'a> OnGpu<'a> {
+    /// An engine with these weights (of the host), copied to `gpu`, and fresh moments. `stop` ends all updates at the
+    /// first step that is not finite.
+    ///
+    /// # Errors
+    /// If memory cannot be had, or `lanes` is not a power of two.
+    pub fn new(
+        gpu: &'static Gpu,
+        model: &'a Gpt,
+        params: &Params,
+        hyper: Hyper,
+        setup: Setup,
+        precision: Precision,
+        stop: bool,
+    ) -> Result<OnGpu<'a>> {
+        let dtype = match precision {
+            Precision::Fp32 | Precision::Tf32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Fp16 => DType::F16,
+        };
+        gpu.driver().allow_tf32(precision == Precision::Tf32);
+        let params = params.to_device(gpu.device(), dtype)?;
+        let scaling = (precision == Precision::Fp16).then(LossScaling::default);
+        let optimizer = DeviceOptimizer::new(gpu, hyper, scaling, stop, &params, setup.lanes)?;
+        Ok(OnGpu { model, params, optimizer, lanes: LaneTree::new(setup.lanes)?, setup, tokens: 0 })
+    }
+}
+
+impl Engine for OnGpu<'_> {
+    fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
+        self.tokens = batch.tokens();
+        self.optimizer.begin_step()?;
+        let per_lane = batch.micro_batches / self.setup.lanes;
+        let (_, grads) = self.lanes.step(&self.params, batch.micro_batches, |micro, grads| {
+            let pass = self.setup.pass(self.model, batch, micro, self.optimizer.loss_scale());
+            let loss = micro_step(self.model, &self.params, grads, batch, micro, &pass)?;
+            // The sum stays on the device, so its share here is nothing.
+            self.optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
+        })?;
+        self.optimizer.step(&mut self.params, grads.get(), self.tokens, lr)
+    }
+
+    fn finished(&mut self) -> Result<Vec<(f64, Outcome)>> {
+        self.optimizer.finished(&self.params, self.tokens)
+    }
+
+    fn most_in_flight(&self) -> u64 {
+        MOST_IN_FLIGHT as u64
+    }
+
+    fn probe(&mut self, batch: &StepBatch) -> Result<()> {
+        let mut grads = Gradients::zeros_like(&self.params)?;
+        let pass = self.setup.pass(self.model, batch, 0, self.optimizer.loss_scale());
+        // Reading the losses waits for the pass, so that its time can be taken.
+        let losses = micro_step(self.model, &self.params, &mut grads, batch, 0, &pass)?.losses;
+        losses.to_device(Device::Cpu).map(|_| ())
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn moments(&self) -> Result<Moments> {
+        let (m, v, updates, scale) = self.optimizer.state()?;
+        Ok(Moments { m, v, updates, scale })
+    }
+
+    fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {
+        check_len(&self.params, arena)?;
+        self.params.load(&arena.weights)?;
+        self.optimizer.restore(&arena.m, &arena.v, updates, scale)
+    }
+}

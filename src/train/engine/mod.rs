@@ -1,0 +1,172 @@
+//! Who computes a training step: the native engine, or the slow reference engine on candle.
+//!
+//! The loop is the same for both. An engine takes the micro-batches of a step, gives the loss and what became of the
+//! gradients, and shows its parameters; validation, samples and checkpoints work from those.
+
+mod candle;
+mod gpu;
+mod native;
+
+pub use candle::OnCandle;
+pub use gpu::OnGpu;
+pub use native::Native;
+
+use std::sync::Arc;
+
+use crate::checkpoint::state::ArenaData;
+use crate::data::Loader;
+use crate::error::{Error, Result};
+use crate::model::Gpt;
+use crate::model::gpt::Pass;
+use crate::nn::Dropout;
+use crate::ops::classifier::Loss;
+use crate::optim::{Outcome, ScaleState};
+use crate::tape::{Gradients, Params, Tape};
+use crate::tensor::Tensor;
+
+/// The sequences of one optimizer step.
+pub struct StepBatch {
+    /// Where sequences come from (a clone shares the data).
+    pub loader: Loader,
+    /// The global index of the step's first sequence.
+    pub first_sequence: u64,
+    /// Sequences of one pass.
+    pub micro_batch: usize,
+    /// Passes of the step.
+    pub micro_batches: usize,
+    /// Finished steps: part of the key of dropout masks.
+    pub step: u64,
+}
+
+impl StepBatch {
+    /// Tokens of the step.
+    pub fn tokens(&self) -> usize {
+        self.micro_batch * self.micro_batches * self.loader.context_length()
+    }
+
+    /// Inputs and targets, [micro_batch, T] each, of one micro-batch.
+    ///
+    /// # Errors
+    /// If the data cannot be read or holds an id outside the vocabulary.
+    pub fn read(&self, micro: usize) -> Result<(Vec<u32>, Vec<u32>)> {
+        let t = self.loader.context_length();
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        let mut sequence = vec![0; t + 1];
+        for row in self.rows(micro) {
+            self.loader.fill(self.first_sequence + u64::from(row), &mut sequence)?;
+            inputs.extend_from_slice(&sequence[..t]);
+            targets.extend_from_slice(&sequence[1..]);
+        }
+        Ok((inputs, targets))
+    }
+
+    /// The places of a micro-batch's sequences within the step.
+    pub fn rows(&self, micro: usize) -> std::ops::Range<u32> {
+        let first = (micro * self.micro_batch) as u32;
+        first..first + self.micro_batch as u32
+    }
+}
+
+/// The optimizer's state, on the host.
+pub struct Moments {
+    /// First moments, in arena layout.
+    pub m: Vec<f32>,
+    /// Second moments, in arena layout.
+    pub v: Vec<f32>,
+    /// Updates applied: Adam's t.
+    pub updates: u64,
+    /// The loss scale, with fp16.
+    pub scale: Option<ScaleState>,
+}
+
+/// What the training loop needs of whoever computes.
+pub trait Engine {
+    /// Starts one optimizer step at learning rate `lr`. A step that is not finite changes nothing. The work may still be
+    /// on its way when this returns; [`Engine::finished`] tells what came of it.
+    ///
+    /// # Errors
+    /// If data, memory or the device fail.
+    fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()>;
+
+    /// Loss and outcome of every step since the last call, in order. It waits for them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn finished(&mut self) -> Result<Vec<(f64, Outcome)>>;
+
+    /// How many steps may be started before [`Engine::finished`] must be called.
+    fn most_in_flight(&self) -> u64 {
+        1
+    }
+
+    /// Computes a micro-batch forward and backward without any effect: to warm up and to take the time.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    fn probe(&mut self, batch: &StepBatch) -> Result<()>;
+
+    /// The weights as they are.
+    fn params(&self) -> &Params;
+
+    /// First moments, second moments (flat, in arena layout), updates applied, and the loss scale of fp16.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn moments(&self) -> Result<Moments>;
+
+    /// Takes up what a checkpoint holds.
+    ///
+    /// # Errors
+    /// If the buffers are not of this model's size.
+    fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()>;
+}
+
+/// The settings of a run that both of our own engines need for a pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// `seed_dropout`.
+    pub seed_dropout: u64,
+    /// Whether blocks store only their input and run again in backward.
+    pub recompute: bool,
+    /// Lanes of gradient accumulation.
+    pub lanes: usize,
+}
+
+impl Setup {
+    fn pass(&self, model: &Gpt, batch: &StepBatch, micro: usize, loss_scale: Option<Tensor>) -> Pass {
+        let probability = model.config().dropout;
+        let dropout = (probability > 0.0).then(|| Dropout {
+            seed: self.seed_dropout,
+            step: batch.step,
+            probability,
+            sequences: batch.rows(micro).collect::<Arc<[u32]>>(),
+        });
+        Pass { dropout, recompute: self.recompute, loss_scale }
+    }
+}
+
+/// Forward and backward of one micro-batch: adds the gradient of the step's mean loss to `grads`, gives the losses.
+fn micro_step(
+    model: &Gpt,
+    params: &Params,
+    grads: &mut Gradients,
+    batch: &StepBatch,
+    micro: usize,
+    pass: &Pass,
+) -> Result<Loss> {
+    let (inputs, targets) = batch.read(micro)?;
+    let inputs = Tensor::from_u32(&inputs, &[batch.micro_batch, batch.loader.context_length()])?;
+    let mut tape = Tape::training(params, grads);
+    let loss = model.loss(&mut tape, &inputs, &targets, 1.0 / batch.tokens() as f32, pass)?;
+    tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1])?)?;
+    Ok(loss)
+}
+
+fn check_len(params: &Params, arena: &ArenaData) -> Result<()> {
+    let len = params.layout().len();
+    if [&arena.weights, &arena.m, &arena.v].iter().any(|buffer| buffer.len() != len) {
+        return Err(Error::usage("the checkpoint is of a model of another shape than the config's"));
+    }
+    Ok(())
+}
+
