@@ -125,6 +125,11 @@ impl Mask {
         self.threshold == 0
     }
 
+    /// What a GPU needs to compute the same mask: the key's two words, the step, layer and site, and the threshold.
+    pub fn words(&self) -> [u32; 5] {
+        [self.key[0], self.key[1], self.step, self.site, self.threshold]
+    }
+
     /// The eight multipliers (0 or `scale`) of the elements `8 * block .. 8 * block + 8` of a sequence.
     #[inline(always)]
     pub fn block(&self, sequence: u32, block: u64) -> [f32; 8] {

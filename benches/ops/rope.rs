@@ -12,7 +12,7 @@ pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rope");
     let heads = Heads { n_head: 6, n_kv_head: 6, head_dim: 64 };
     let (b, t) = (8, 256);
-    let table = RopeTable::new(Device::Cpu, t, heads.head_dim, 10_000.0).expect("a table");
+    let table = RopeTable::new(t, heads.head_dim, 10_000.0).expect("a table");
     let mut qkv = vec![0.5f32; b * t * heads.packed()];
     let mut copy = vec![0.0f32; b * t * heads.packed()];
     let moved = 8 * b * t * (heads.n_head + heads.n_kv_head) * heads.head_dim;

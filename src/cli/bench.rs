@@ -201,20 +201,19 @@ fn step(args: &Step) -> Result<()> {
     let mut optimizer = Optimizer::new(job.hyper, &params)?;
     let ids: Vec<u32> = (0..b * t + 1).map(|i| (uniform(1, Purpose::Test, 0, i as u64) * v as f64) as u32).collect();
     let tokens = Tensor::from_u32(&ids[..b * t], &[b, t])?;
-    let pass = Pass { dropout, recompute: job.recompute };
+    let pass = Pass { dropout, recompute: job.recompute, loss_scale: None };
     pool::reset_peak();
     const WARM_UP: usize = 2;
     let mut times = Vec::new();
     let mut loss = 0.0;
     for round in 0..WARM_UP + args.steps as usize {
         let began = Instant::now();
-        grads.clear();
+        grads.clear()?;
         let mut tape = Tape::training(&params, &mut grads);
         let found = model.loss(&mut tape, &tokens, &ids[1..], 1.0 / (b * t) as f32, &pass)?;
-        let root = found.root;
-        loss = found.sum / (b * t) as f64;
-        tape.backward(&root, Tensor::from_f32(&[1.0], &[1])?)?;
-        optimizer.step(&mut params, &grads, loss, job.lr)?;
+        loss = found.sum()? / (b * t) as f64;
+        tape.backward(&found.root, Tensor::from_f32(&[1.0], &[1])?)?;
+        optimizer.step(&mut params, &grads, loss, job.lr);
         if round >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }

@@ -78,7 +78,7 @@ const C: usize = 90;
 
 fn operators() -> Result<Vec<Check>> {
     let heads = Heads { n_head: 6, n_kv_head: 2, head_dim: 10 };
-    let table = rope::RopeTable::new(Device::Cpu, T, heads.head_dim, 1e4)?;
+    let table = rope::RopeTable::new(T, heads.head_dim, 1e4)?;
     let ids: Vec<u32> = (0..B * T).map(|i| (i * i % 31) as u32).collect();
     let (tokens, book_ids) = (Tensor::from_u32(&ids, &[B, T])?, ids);
     let (x, packed): (&[usize], &[usize]) = (&[B, T, C], &[B, T, 100]);
@@ -255,7 +255,7 @@ fn model(name: &str, config: ModelConfig) -> Result<Vec<Check>> {
     let mut grads = Gradients::zeros_like(&params)?;
     let mut tape = Tape::training(&params, &mut grads);
     let loss = model.loss(&mut tape, &tokens, &targets, 1.0 / (b * t) as f32, &Pass::default())?;
-    let (mean, root) = (loss.sum / (b * t) as f64, loss.root);
+    let (mean, root) = (loss.sum()? / (b * t) as f64, loss.root);
     tape.backward(&root, Tensor::from_f32(&[1.0], &[1])?)?;
     let names: Vec<String> = layout::parameter_shapes(model.config()).into_iter().map(|(name, _)| name).collect();
     let mut our_grads = Vec::new();

@@ -77,7 +77,7 @@ impl Gpt {
         let (layout, inits) = builder.finish();
         let rope = match config.position {
             Position::Rope => {
-                Some(RopeTable::new(Device::Cpu, config.context_length, config.head_dim, config.rope_theta)?)
+                Some(RopeTable::new(config.context_length, config.head_dim, config.rope_theta)?)
             }
             Position::Learned | Position::None => None,
         };

@@ -156,15 +156,14 @@ impl DeviceOptimizer {
         reduce::sum_losses(self.gpu, self.lane_losses.address_mut() + 8 * lane as u64, losses)
     }
 
-    /// Starts one update with learning rate `lr`, of a step of so many `tokens`; whether it is applied is decided on the
-    /// device.
+    /// Starts one update with learning rate `lr`; whether it is applied is decided on the device.
     ///
     /// # Errors
     /// If the device fails.
     ///
     /// # Panics
     /// If [`MOST_IN_FLIGHT`] records wait already.
-    pub fn step(&mut self, params: &mut Params, grads: &Gradients, tokens: usize, lr: f64) -> Result<()> {
+    pub fn step(&mut self, params: &mut Params, grads: &Gradients, lr: f64) -> Result<()> {
         assert!(self.in_flight < MOST_IN_FLIGHT, "records of steps that nobody asked for");
         let record = self.records.address_mut() + (self.in_flight * StepRecord::WORDS * 4) as u64;
         let Hyper { beta1, beta2, eps, weight_decay, clip_norm } = self.hyper;
@@ -174,7 +173,6 @@ impl DeviceOptimizer {
             beta2,
             weight_decay,
             clip_norm: clip_norm.map(|clip| clip as f32),
-            tokens: tokens as u32,
             scaling: self.scaling.map(|scaling| (scaling.min, scaling.max, scaling.growth_interval)),
             stop: self.stop,
         };

@@ -321,10 +321,11 @@ impl Tensor {
         match self.gpu() {
             None => convert(&self.host().bytes()[from], self.dtype, &mut out.sole().bytes_mut()[to], dtype)?,
             Some(gpu) => {
-                let kernel = format!("cast_{}_{}", self.dtype.suffix(), dtype.suffix());
+                let kernel = format!("cast_{}_to_{}", self.dtype.suffix(), dtype.suffix());
                 let arguments =
                     [Arg::Pointer(out.address_mut()), Arg::Pointer(self.address()), Arg::U64(self.len() as u64)];
-                gpu.launch(&kernel, per_element(self.len()), &arguments)?;
+                // Eight elements a thread, whichever side is narrower.
+                gpu.launch(&kernel, per_element(self.len(), DType::F16), &arguments)?;
             }
         }
         Ok(out)
@@ -345,7 +346,7 @@ impl Tensor {
             let kernel = format!("reduce_add_{}", self.dtype.suffix());
             let arguments =
                 [Arg::Pointer(self.address_mut()), Arg::Pointer(term.address()), Arg::U64(self.len() as u64)];
-            return gpu.launch(&kernel, per_element(self.len()), &arguments);
+            return gpu.launch(&kernel, per_element(self.len(), self.dtype), &arguments);
         }
         self.f32_mut().par_chunks_mut(CHUNK).zip(term.f32().par_chunks(CHUNK)).for_each(|(sum, term)| {
             sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
@@ -380,13 +381,11 @@ impl std::fmt::Debug for Tensor {
 }
 
 /// Threads of a block of an element-wise kernel.
-pub const THREADS: usize = 256;
-/// Elements that a thread of an element-wise kernel handles: 16 bytes of the narrowest dtype.
-pub const PER_THREAD: usize = 8;
+const THREADS: usize = 256;
 
-/// The launch of an element-wise kernel over `len` elements.
-pub fn per_element(len: usize) -> Geometry {
-    Geometry::linear(len.div_ceil(THREADS * PER_THREAD), THREADS)
+/// The launch of an element-wise kernel over `len` elements of a dtype: 16 bytes a thread.
+pub fn per_element(len: usize, dtype: DType) -> Geometry {
+    Geometry::linear(len.div_ceil(THREADS * 16 / dtype.size()), THREADS)
 }
 
 fn check_len(len: usize, shape: &[usize]) -> Result<()> {

@@ -36,7 +36,7 @@ fn rope_rotates_queries_and_keys() {
         [(1, 1, 1, 1, 2, 0), (2, 3, 4, 2, 8, 5), (1, 130, 6, 1, 6, 0), (2, 40, 2, 2, 64, 7), (1, 9, 1, 1, 80, 100)];
     for (b, t, n_head, n_kv_head, head_dim, first) in shapes {
         let heads = Heads { n_head, n_kv_head, head_dim };
-        let table = RopeTable::new(Device::Cpu, first + t + 2, head_dim, 10_000.0).unwrap();
+        let table = RopeTable::new(first + t + 2, head_dim, 10_000.0).unwrap();
         check(
             &[activation("qkv", &[b, t, heads.packed()])],
             |x| composed(&x[0], heads, first, 10_000.0),
@@ -48,7 +48,7 @@ fn rope_rotates_queries_and_keys() {
 #[test]
 fn the_table_is_that_of_the_c_library() {
     for (d, theta) in [(8, 10_000.0), (64, 500_000.0), (128, 1_000_000.0)] {
-        let table = RopeTable::new(Device::Cpu, 2000, d, theta).unwrap();
+        let table = RopeTable::new(2000, d, theta).unwrap();
         assert_eq!(table.positions(), 2000);
         let pairs = [(table.cos(), f64::cos as fn(f64) -> f64), (table.sin(), f64::sin)];
         for (ours, f) in pairs {
@@ -63,7 +63,7 @@ fn the_table_is_that_of_the_c_library() {
 #[test]
 fn rope_works_in_place_and_only_when_alone() {
     let heads = Heads { n_head: 2, n_kv_head: 1, head_dim: 4 };
-    let table = RopeTable::new(Device::Cpu, 3, 4, 10_000.0).unwrap();
+    let table = RopeTable::new(3, 4, 10_000.0).unwrap();
     let params = Params::zeros(Layout::default(), Device::Cpu).unwrap();
     let mut tape = Tape::inference(&params);
     let values = normal("qkv", 3 * heads.packed());
@@ -83,7 +83,7 @@ fn rope_works_in_place_and_only_when_alone() {
 fn scores_depend_on_the_distance_alone() {
     // The product of a query at position a and a key at position b, in f64 over the rotated f32 numbers.
     let heads = Heads { n_head: 1, n_kv_head: 1, head_dim: 16 };
-    let table = RopeTable::new(Device::Cpu, 600, 16, 10_000.0).unwrap();
+    let table = RopeTable::new(600, 16, 10_000.0).unwrap();
     let params = Params::zeros(Layout::default(), Device::Cpu).unwrap();
     let row = normal("one row", heads.packed());
     let rotated = |position: usize| {
@@ -100,7 +100,7 @@ fn scores_depend_on_the_distance_alone() {
 #[test]
 fn positions_beyond_the_table_are_an_error() {
     let heads = Heads { n_head: 1, n_kv_head: 1, head_dim: 2 };
-    let table = RopeTable::new(Device::Cpu, 4, 2, 10_000.0).unwrap();
+    let table = RopeTable::new(4, 2, 10_000.0).unwrap();
     let params = Params::zeros(Layout::default(), Device::Cpu).unwrap();
     let x = || Var::constant(Tensor::from_f32(&[0.0; 18], &[1, 3, 6]).unwrap());
     assert!(rope(&mut Tape::inference(&params), x(), heads, &table, 1).is_ok());

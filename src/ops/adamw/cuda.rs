@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 
 const THREADS: usize = 256;
 /// Elements of one thread.
-const PER_THREAD: usize = 4;
+const PER_THREAD: usize = 8;
 
 /// One byte for each [`ALIGN`] elements of the arena, packed four to a word: 1 where weight decay acts.
 ///

@@ -1,28 +1,327 @@
-//! Attention on CUDA: not in this version.
+//! Attention on CUDA: which kernels, and how they are launched. What they compute stands in `kernels/attention*.cu`.
+//!
+//! Heads of 64 and 128 in bf16 and f16 run on tensor cores; every other head up to 256, and f32, on a slower path of
+//! plain f32 arithmetic ([`is_fast`] tells which).
 
-use crate::device::cuda::not_there;
-use crate::error::Result;
+use super::{AttentionDropout, Heads};
+use crate::device::launch::{Arg, Geometry};
+use crate::device::{DType, Gpu};
+use crate::error::{Error, Result};
+use crate::ops::launch::mask_arguments;
+use crate::random::Mask;
+use crate::tensor::Tensor;
 
-/// See [`super::cpu::forward()`].
-///
-/// # Errors
-/// Always, in this version.
-pub fn forward() -> Result<()> {
-    Err(not_there("attention"))
+/// Bytes of keys and values that are worked on together, so that they stay in the second-level cache.
+const TOGETHER: usize = 16 << 20;
+/// Shared memory that every GPU from compute capability 8.0 on gives a block.
+const SHARED: usize = 99 << 10;
+/// Keys of one part of a decoding step.
+const SPLIT: usize = 256;
+/// The largest head of the slow path.
+const MOST_HEAD_DIM: usize = 256;
+
+/// Whether attention of such heads runs on tensor cores.
+pub fn is_fast(head_dim: usize, dtype: DType) -> bool {
+    matches!(head_dim, 64 | 128) && dtype != DType::F32
 }
 
-/// See [`super::cpu::backward()`].
-///
-/// # Errors
-/// Always, in this version.
-pub fn backward() -> Result<()> {
-    Err(not_there("attention"))
+/// Everything a launch is computed from.
+struct Plan {
+    b: usize,
+    t: usize,
+    heads: Heads,
+    dtype: DType,
+    scale: f32,
 }
 
-/// See [`super::cpu::forward_cached`].
+impl Plan {
+    fn new(qkv: &Tensor, heads: Heads) -> Result<Plan> {
+        let (b, t) = heads.batch_and_time(qkv.shape());
+        if heads.head_dim > MOST_HEAD_DIM {
+            return Err(Error::Device(format!(
+                "attention on a GPU takes heads of up to {MOST_HEAD_DIM} elements, and model.head_dim is {}; use more and \
+                 smaller heads, or --device cpu",
+                heads.head_dim
+            )));
+        }
+        let scale = 1.0 / (heads.head_dim as f32).sqrt();
+        Ok(Plan { b, t, heads, dtype: qkv.dtype(), scale })
+    }
+
+    fn is_fast(&self) -> bool {
+        is_fast(self.heads.head_dim, self.dtype)
+    }
+
+    /// The end of the argument lists of the fast kernels: extents, scale, dropout.
+    fn fast_tail(&self, heads: usize, dropout: Option<(&Mask, &Tensor)>) -> Vec<Arg> {
+        let Heads { n_head, n_kv_head, head_dim } = self.heads;
+        let bytes = 2 * self.t * head_dim * self.dtype.size();
+        let at_once = (TOGETHER / bytes).clamp(1, heads);
+        let mut arguments = vec![
+            Arg::U32(self.t as u32),
+            Arg::U32(n_head as u32),
+            Arg::U32(n_kv_head as u32),
+            Arg::U32(heads as u32),
+            Arg::U32(at_once as u32),
+            Arg::F32(self.scale),
+        ];
+        if let Some((mask, sequences)) = dropout {
+            arguments.push(Arg::Pointer(sequences.address()));
+            arguments.extend(mask_arguments(mask));
+        }
+        arguments
+    }
+
+    fn fast_kernel(&self, what: &str, dropout: bool) -> String {
+        let dropout = if dropout { "_dropout" } else { "" };
+        format!("attention_{what}_d{}{dropout}_{}", self.heads.head_dim, self.dtype.suffix())
+    }
+
+    /// The end of the argument lists of the generic kernels: scale, dropout.
+    fn generic_tail(&self, dropout: Option<(&Mask, &Tensor)>) -> Vec<Arg> {
+        let mut arguments = vec![Arg::F32(self.scale)];
+        match dropout {
+            Some((mask, sequences)) => {
+                arguments.push(Arg::Pointer(sequences.address()));
+                arguments.extend(mask_arguments(mask));
+            }
+            None => {
+                arguments.push(Arg::Pointer(0));
+                arguments.extend([Arg::U32(0); 5]);
+                arguments.push(Arg::F32(1.0));
+            }
+        }
+        arguments
+    }
+
+    /// Name and launch of a generic kernel over `heads` heads of `rows` rows. `shared` gives the bytes for a tile.
+    fn generic(&self, what: &str, heads: usize, rows: usize, shared: impl Fn(usize) -> usize) -> (String, Geometry) {
+        let tile = if shared(64) <= SHARED { 64 } else { 32 };
+        let geometry = Geometry {
+            grid: [(heads * rows.div_ceil(tile)) as u32, 1, 1],
+            block: [256, 1, 1],
+            shared_bytes: shared(tile) as u32,
+        };
+        (format!("attention_generic_{what}_{tile}_{}", self.dtype.suffix()), geometry)
+    }
+
+    /// A head's elements in shared memory: rounded up so that rows can be read four at a time.
+    fn padded(&self) -> usize {
+        self.heads.head_dim.next_multiple_of(4)
+    }
+}
+
+fn fast_geometry(blocks: usize, shared_bytes: usize) -> Geometry {
+    Geometry { grid: [blocks as u32, 1, 1], block: [128, 1, 1], shared_bytes: shared_bytes as u32 }
+}
+
+/// Where keys and values lie: the first of each, and the distance in elements from key to key, head to head and sequence
+/// to sequence.
+struct Source {
+    keys: u64,
+    values: u64,
+    strides: [usize; 3],
+    past: usize,
+}
+
+fn generic_forward(
+    gpu: &Gpu,
+    plan: &Plan,
+    out: &mut Tensor,
+    lse: u64,
+    qkv: &Tensor,
+    from: &Source,
+    dropout: Option<(&Mask, &Tensor)>,
+) -> Result<()> {
+    let Heads { n_head, n_kv_head, head_dim } = plan.heads;
+    let (heads, padded) = (plan.b * n_head, plan.padded());
+    let shared = |tile: usize| 4 * (tile + 4) * (2 * padded + tile);
+    let (kernel, geometry) = plan.generic("forward", heads, plan.t, shared);
+    let mut arguments = vec![
+        Arg::Pointer(out.address_mut()),
+        Arg::Pointer(lse),
+        Arg::Pointer(qkv.address()),
+        Arg::Pointer(from.keys),
+        Arg::Pointer(from.values),
+    ];
+    arguments.extend(from.strides.map(|stride| Arg::U64(stride as u64)));
+    arguments.extend([plan.t, from.past, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)));
+    arguments.extend(plan.generic_tail(dropout));
+    gpu.launch(&kernel, geometry, &arguments)
+}
+
+/// See [`super::forward`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn forward_cached() -> Result<()> {
-    Err(not_there("attention"))
+/// If memory or the device fails, or for heads larger than the kernels take.
+pub fn forward(
+    gpu: &'static Gpu,
+    out: &mut Tensor,
+    lse: &mut Tensor,
+    qkv: &Tensor,
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+) -> Result<()> {
+    let plan = Plan::new(qkv, heads)?;
+    let sequences = upload(gpu, dropout)?;
+    let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());
+    let Heads { n_head, n_kv_head, head_dim } = heads;
+    if plan.is_fast() {
+        let (count, keys) = (plan.b * n_head, if head_dim == 64 { 64 } else { 32 });
+        let geometry = fast_geometry(count * plan.t.div_ceil(128), (128 + 4 * keys) * head_dim * 2);
+        let mut arguments =
+            vec![Arg::Pointer(out.address_mut()), Arg::Pointer(lse.address_mut()), Arg::Pointer(qkv.address())];
+        arguments.extend(plan.fast_tail(count, dropout));
+        return gpu.launch(&plan.fast_kernel("forward", dropout.is_some()), geometry, &arguments);
+    }
+    let at = |element: usize| qkv.address() + (element * plan.dtype.size()) as u64;
+    let row = heads.packed();
+    let from = Source {
+        keys: at(n_head * head_dim),
+        values: at((n_head + n_kv_head) * head_dim),
+        strides: [row, head_dim, plan.t * row],
+        past: 0,
+    };
+    generic_forward(gpu, &plan, out, lse.address_mut(), qkv, &from, dropout)
+}
+
+fn upload(gpu: &'static Gpu, dropout: Option<AttentionDropout<'_>>) -> Result<Option<Tensor>> {
+    let Some(dropout) = dropout else { return Ok(None) };
+    let host = Tensor::from_u32(dropout.sequences, &[dropout.sequences.len()])?;
+    host.to_device(gpu.device()).map(Some)
+}
+
+/// See [`super::forward_cached`].
+///
+/// # Errors
+/// If memory or the device fails, or for heads larger than the kernels take.
+pub fn forward_cached(
+    gpu: &'static Gpu,
+    out: &mut Tensor,
+    qkv: &Tensor,
+    keys: &mut Tensor,
+    values: &mut Tensor,
+    heads: Heads,
+    past: usize,
+) -> Result<()> {
+    let plan = Plan::new(qkv, heads)?;
+    let Heads { n_head, n_kv_head, head_dim } = heads;
+    let (capacity, suffix) = (keys.shape()[2], plan.dtype.suffix());
+    let (key_cache, value_cache) = (keys.address_mut(), values.address_mut());
+    let mut arguments = vec![Arg::Pointer(key_cache), Arg::Pointer(value_cache), Arg::Pointer(qkv.address())];
+    arguments.extend([plan.t, past, capacity, n_head, n_kv_head, head_dim].map(|number| Arg::U32(number as u32)));
+    gpu.launch(&format!("attention_kv_append_{suffix}"), Geometry::linear(plan.b * plan.t, 128), &arguments)?;
+    if plan.t == 1 {
+        return decode(gpu, &plan, out, qkv, (key_cache, value_cache), capacity, past);
+    }
+    if past == 0 && plan.is_fast() {
+        // Nothing lies in the cache that the packed rows do not hold.
+        let mut lse = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
+        return forward(gpu, out, &mut lse, qkv, heads, None);
+    }
+    let strides = [head_dim, capacity * head_dim, n_kv_head * capacity * head_dim];
+    let from = Source { keys: key_cache, values: value_cache, strides, past };
+    generic_forward(gpu, &plan, out, 0, qkv, &from, None)
+}
+
+/// One new query for each sequence: parts of the cache in parallel, then their sums in order.
+fn decode(
+    gpu: &'static Gpu,
+    plan: &Plan,
+    out: &mut Tensor,
+    qkv: &Tensor,
+    (keys, values): (u64, u64),
+    capacity: usize,
+    past: usize,
+) -> Result<()> {
+    let Heads { n_head, n_kv_head, head_dim } = plan.heads;
+    let (splits, group) = ((past + 1).div_ceil(SPLIT), plan.heads.group());
+    let mut partial = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, splits, head_dim + 2])?;
+    let sums = partial.address_mut();
+    let mut arguments =
+        vec![Arg::Pointer(sums), Arg::Pointer(qkv.address()), Arg::Pointer(keys), Arg::Pointer(values)];
+    arguments.extend([past, capacity, SPLIT, n_head, n_kv_head, head_dim].map(|number| Arg::U32(number as u32)));
+    arguments.push(Arg::F32(plan.scale));
+    let geometry = Geometry {
+        grid: [splits as u32, n_kv_head as u32, plan.b as u32],
+        block: [128, 1, 1],
+        shared_bytes: (4 * (group * (head_dim + SPLIT) + 128 * 8)) as u32,
+    };
+    let suffix = plan.dtype.suffix();
+    gpu.launch(&format!("attention_decode_{suffix}"), geometry, &arguments)?;
+    let arguments = [
+        Arg::Pointer(out.address_mut()),
+        Arg::Pointer(sums),
+        Arg::U32(splits as u32),
+        Arg::U32(head_dim as u32),
+    ];
+    gpu.launch(&format!("attention_decode_combine_{suffix}"), Geometry::linear(plan.b * n_head, 128), &arguments)
+}
+
+/// What the way back reads besides the gradient of its output.
+pub struct Saved<'t> {
+    /// The packed rows.
+    pub qkv: &'t Tensor,
+    /// The output.
+    pub out: &'t Tensor,
+    /// The log-sum-exp of the scores.
+    pub lse: &'t Tensor,
+}
+
+/// Writes the gradient of the packed rows.
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn backward(
+    gpu: &'static Gpu,
+    dqkv: &mut Tensor,
+    dout: &Tensor,
+    saved: &Saved<'_>,
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+) -> Result<()> {
+    let plan = Plan::new(saved.qkv, heads)?;
+    let sequences = upload(gpu, dropout)?;
+    let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());
+    let Heads { n_head, n_kv_head, head_dim } = heads;
+    let (queries, keys) = (plan.b * n_head, plan.b * n_kv_head);
+    let mut delta = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
+    let row_sums = delta.address_mut();
+    let mut arguments = vec![Arg::Pointer(row_sums), Arg::Pointer(dout.address()), Arg::Pointer(saved.out.address())];
+    arguments.extend([plan.b, plan.t, n_head, head_dim].map(|number| Arg::U32(number as u32)));
+    let kernel = format!("attention_delta_{}", plan.dtype.suffix());
+    gpu.launch(&kernel, Geometry::linear((queries * plan.t).div_ceil(32), 256), &arguments)?;
+
+    let first = [
+        Arg::Pointer(dqkv.address_mut()),
+        Arg::Pointer(dout.address()),
+        Arg::Pointer(saved.qkv.address()),
+        Arg::Pointer(saved.lse.address()),
+        Arg::Pointer(row_sums),
+    ];
+    let with = |tail: Vec<Arg>| first.iter().copied().chain(tail).collect::<Vec<Arg>>();
+    if plan.is_fast() {
+        let rows = if head_dim == 64 { 128 } else { 64 };
+        let shared = (2 * rows + 4 * 32) * head_dim * 2;
+        let blocks = plan.t.div_ceil(rows);
+        let kernel = plan.fast_kernel("backward_keys", dropout.is_some());
+        let arguments = with(plan.fast_tail(keys, dropout));
+        gpu.launch(&kernel, fast_geometry(keys * blocks, shared + 512), &arguments)?;
+        let kernel = plan.fast_kernel("backward_queries", dropout.is_some());
+        let arguments = with(plan.fast_tail(queries, dropout));
+        return gpu.launch(&kernel, fast_geometry(queries * blocks, shared), &arguments);
+    }
+    let padded = plan.padded();
+    let extents = |heads: usize| {
+        let mut tail: Vec<Arg> =
+            [plan.t, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)).to_vec();
+        tail.extend(plan.generic_tail(dropout));
+        tail
+    };
+    let shared = |tile: usize| 4 * (tile + 4) * (4 * padded + 2 * tile);
+    let (kernel, geometry) = plan.generic("backward_keys", keys, plan.t, shared);
+    gpu.launch(&kernel, geometry, &with(extents(keys)))?;
+    let shared = |tile: usize| 4 * (tile + 4) * (4 * padded + tile);
+    let (kernel, geometry) = plan.generic("backward_queries", queries, plan.t, shared);
+    gpu.launch(&kernel, geometry, &with(extents(queries)))
 }

@@ -126,7 +126,10 @@ impl Backward for Attention {
                 let (out, lse) = (self.out.f32(), self.lse.f32());
                 cpu::backward(dqkv.f32_mut(), dout.f32(), qkv.f32(), out, lse, extent, dropout);
             }
-            Some(gpu) => cuda::backward(gpu, &mut dqkv, &dout, qkv, &self.out, &self.lse, heads, dropout)?,
+            Some(gpu) => {
+                let saved = cuda::Saved { qkv, out: &self.out, lse: &self.lse };
+                cuda::backward(gpu, &mut dqkv, &dout, &saved, heads, dropout)?;
+            }
         }
         context.add(self.qkv.id(), dqkv)
     }

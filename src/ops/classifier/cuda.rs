@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 const CHUNK_ELEMENTS: usize = 256 << 20;
 /// Rows start at addresses of 16 bytes.
 const STRIDE: usize = 8;
-const THREADS: usize = 256;
+const MOST_THREADS: usize = 1024;
 
 /// Distance of rows of logits, in elements.
 fn stride(v: usize) -> usize {
@@ -65,24 +65,24 @@ pub fn forward(
         let hidden = GpuMatrix::new(at(x.address(), c, dtype.size()), dtype, rows, c);
         let chunk = GpuMatrix::new(logits, dtype, rows, v).with_stride(stride);
         gpu.driver().multiply(&Product::set(chunk, hidden, weight.t()))?;
-        let (scale, loss_scale) = match &back {
-            Some(Back { scale, .. }) => (scale.by, scale.loss_scale.map_or(0, Tensor::address)),
-            None => (0.0, 0),
-        };
-        let kernel = match &back {
-            Some(_) => format!("classifier_forward_backward_{}", dtype.suffix()),
-            None => format!("classifier_forward_{}", dtype.suffix()),
-        };
-        let arguments = [
-            Arg::Pointer(logits),
+        let mut arguments = vec![
             Arg::Pointer(at(losses, 1, 4)),
+            Arg::Pointer(logits),
             Arg::Pointer(at(targets.address(), 1, 4)),
             Arg::U32(v as u32),
             Arg::U32(stride as u32),
-            Arg::F32(scale),
-            Arg::Pointer(loss_scale),
         ];
-        gpu.launch(&kernel, Geometry::linear(rows, THREADS), &arguments)?;
+        let what = match &back {
+            None => "loss",
+            Some(Back { scale, .. }) => {
+                arguments.push(Arg::F32(scale.by));
+                arguments.push(Arg::Pointer(scale.loss_scale.map_or(0, Tensor::address)));
+                "gradient"
+            }
+        };
+        // One block for a row; a small vocabulary does not fill a large block.
+        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MOST_THREADS);
+        gpu.launch(&format!("classifier_{what}_{}", dtype.suffix()), Geometry::linear(rows, threads), &arguments)?;
         if let Some(Back { dx, dw, .. }) = &mut back {
             let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);
             gpu.driver().multiply(&Product::set(dx, chunk, weight))?;

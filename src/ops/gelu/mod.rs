@@ -39,11 +39,15 @@ struct Gelu {
 
 impl Backward for Gelu {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
-        let mut d = douts.pop().expect("one output").into_sole()?;
-        match d.gpu() {
-            None => cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind),
-            Some(gpu) => cuda::backward(gpu, &mut d, self.x.value(), self.kind)?,
-        }
-        context.add(self.x.id(), d)
+        let d = douts.pop().expect("one output");
+        let dx = match d.gpu() {
+            None => {
+                let mut d = d.into_sole()?;
+                cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind);
+                d
+            }
+            Some(gpu) => cuda::backward(gpu, d, self.x.value(), self.kind)?,
+        };
+        context.add(self.x.id(), dx)
     }
 }

@@ -112,8 +112,6 @@ pub struct Decision {
     pub weight_decay: f64,
     /// The norm to clip to.
     pub clip_norm: Option<f32>,
-    /// Tokens of the step.
-    pub tokens: u32,
     /// fp16's least and greatest scale, and the steps after which it doubles.
     pub scaling: Option<(f32, f32, u32)>,
     /// Whether a step that is not finite ends all updates.
@@ -175,7 +173,6 @@ pub fn classify(
         Arg::F64(with.beta2),
         Arg::F64(with.weight_decay),
         Arg::F32(with.clip_norm.unwrap_or(0.0)),
-        Arg::U32(with.tokens),
         Arg::U32(u32::from(with.scaling.is_some()) | u32::from(with.stop) << 1),
         Arg::F32(min_scale),
         Arg::F32(max_scale),

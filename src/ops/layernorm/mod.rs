@@ -19,7 +19,7 @@ use crate::tensor::{DType, Tensor};
 /// If the last axis of `x` is not C.
 pub fn layernorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamId>, eps: f32) -> Result<Var> {
     let params = tape.params();
-    let (w, b) = (params.value(weight), bias.map(|bias| params.value(bias)));
+    let (w, b) = (params.weight(weight), bias.map(|bias| params.weight(bias)));
     let input = x.value();
     assert_eq!(input.last(), w.len(), "layernorm: width");
     let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
@@ -47,14 +47,14 @@ struct LayerNorm {
 impl Backward for LayerNorm {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let d = douts.pop().expect("one output");
-        let w = context.params().value(self.weight);
+        let w = context.params().weight(self.weight);
         if let Some(gpu) = d.gpu() {
             // One pass also adds what has already come back along the residual stream.
             let so_far = context.take(self.x.id());
             let grads = context.grads();
             let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
             let stats = (&self.mean, &self.rstd);
-            let dx = cuda::backward(gpu, d, so_far, (dw, db), stats, self.x.value(), &w)?;
+            let dx = cuda::backward(gpu, &d, so_far.as_ref(), (dw, db), stats, self.x.value(), &w)?;
             return context.add(self.x.id(), dx);
         }
         let mut d = d.into_sole()?;

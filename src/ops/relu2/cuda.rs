@@ -2,7 +2,7 @@
 
 use crate::device::Gpu;
 use crate::error::Result;
-use crate::ops::launch::elementwise;
+use crate::ops::launch::{elementwise, elementwise_backward};
 use crate::tensor::Tensor;
 
 /// See [`super::cpu::forward`].
@@ -10,13 +10,13 @@ use crate::tensor::Tensor;
 /// # Errors
 /// If the device fails.
 pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor) -> Result<()> {
-    elementwise(gpu, "relu2_forward", y, x)
+    elementwise(gpu, "relu2_forward", y, &[x.address()], &[])
 }
 
-/// See [`super::cpu::backward`].
+/// The gradient of `x` from that of `y`; see [`super::cpu::backward`].
 ///
 /// # Errors
-/// If the device fails.
-pub fn backward(gpu: &Gpu, d: &mut Tensor, x: &Tensor) -> Result<()> {
-    elementwise(gpu, "relu2_backward", d, x)
+/// If memory or the device fails.
+pub fn backward(gpu: &'static Gpu, dy: Tensor, x: &Tensor) -> Result<Tensor> {
+    elementwise_backward(gpu, "relu2_backward", dy, &[x.address()], &[])
 }

@@ -20,7 +20,7 @@ pub fn residual(tape: &mut Tape<'_>, x: &Var, delta: Var) -> Result<Var> {
     let mut y = delta.into_value().into_sole()?;
     match y.gpu() {
         None => cpu::forward(y.f32_mut(), x.value().f32()),
-        Some(_) => cuda::forward(&mut y, x.value())?,
+        Some(gpu) => cuda::forward(gpu, &mut y, x.value())?,
     }
     Ok(tape.record(&[], y, || Box::new(Residual { ids })))
 }

@@ -17,7 +17,7 @@ use crate::tensor::{DType, Tensor};
 /// # Panics
 /// If the last axis of `x` is not C.
 pub fn rmsnorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, eps: f32) -> Result<Var> {
-    let w = tape.params().value(weight);
+    let w = tape.params().weight(weight);
     let input = x.value();
     assert_eq!(input.last(), w.len(), "rmsnorm: width");
     let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
@@ -38,12 +38,12 @@ struct RmsNorm {
 impl Backward for RmsNorm {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let d = douts.pop().expect("one output");
-        let w = context.params().value(self.weight);
+        let w = context.params().weight(self.weight);
         if let Some(gpu) = d.gpu() {
             // One pass also adds what has already come back along the residual stream.
             let so_far = context.take(self.x.id());
             let dw = context.grads().address_mut(self.weight);
-            let dx = cuda::backward(gpu, d, so_far, dw, &self.rstd, self.x.value(), &w)?;
+            let dx = cuda::backward(gpu, &d, so_far.as_ref(), dw, &self.rstd, self.x.value(), &w)?;
             return context.add(self.x.id(), dx);
         }
         let mut d = d.into_sole()?;

@@ -1,12 +1,46 @@
-//! Rotary positions on CUDA: not in this version.
+//! Rotary positions on CUDA.
 
-use crate::device::cuda::not_there;
+use super::cpu::Turn;
+use super::{Heads, RopeTable};
+use crate::device::Gpu;
+use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
+use crate::tensor::Tensor;
+
+const THREADS: usize = 256;
 
 /// See [`super::cpu::rotate`].
 ///
 /// # Errors
-/// Always, in this version.
-pub fn rotate() -> Result<()> {
-    Err(not_there("rope"))
+/// If memory or the device fails.
+pub fn rotate(
+    gpu: &Gpu,
+    y: &mut Tensor,
+    heads: Heads,
+    table: &RopeTable,
+    first_position: usize,
+    turn: Turn,
+) -> Result<()> {
+    let (_, time) = heads.batch_and_time(y.shape());
+    let (cos, sin) = table.on(gpu.device())?;
+    let (rows, rotated) = (y.rows(), heads.n_head + heads.n_kv_head);
+    let direction = match turn {
+        Turn::Forward => 1.0,
+        Turn::Back => -1.0,
+    };
+    let arguments = [
+        Arg::Pointer(y.address_mut()),
+        Arg::Pointer(cos.address()),
+        Arg::Pointer(sin.address()),
+        Arg::U32(rows as u32),
+        Arg::U32(time as u32),
+        Arg::U32(rotated as u32),
+        Arg::U32(heads.packed() as u32),
+        Arg::U32(heads.head_dim as u32),
+        Arg::U32(first_position as u32),
+        Arg::F32(direction),
+    ];
+    let packs = rows * rotated * (heads.head_dim / 2).div_ceil(16 / y.dtype().size());
+    let geometry = Geometry::linear(packs.div_ceil(THREADS), THREADS);
+    gpu.launch(&format!("rope_rotate_{}", y.dtype().suffix()), geometry, &arguments)
 }

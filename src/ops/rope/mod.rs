@@ -7,6 +7,8 @@
 pub mod cpu;
 pub mod cuda;
 
+use std::sync::{Arc, Mutex};
+
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
@@ -14,11 +16,13 @@ use crate::ops::heads::Heads;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
-/// Cosines and sines of all positions: [T, D/2] each. Cheap to clone.
+/// Cosines and sines of all positions: [T, D/2] each, in host memory, with a copy on each GPU that has asked for one. Cheap
+/// to clone.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     cos: Tensor,
     sin: Tensor,
+    copies: Arc<Mutex<Vec<(Tensor, Tensor)>>>,
 }
 
 impl RopeTable {
@@ -26,15 +30,15 @@ impl RopeTable {
     /// in f64 and rounded once.
     ///
     /// # Errors
-    /// If memory or the device fails.
+    /// If memory cannot be had.
     ///
     /// # Panics
     /// If `head_dim` is odd or 0.
-    pub fn new(device: Device, positions: usize, head_dim: usize, theta: f64) -> Result<RopeTable> {
+    pub fn new(positions: usize, head_dim: usize, theta: f64) -> Result<RopeTable> {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rotary positions need an even head size, not {head_dim}");
         let half = head_dim / 2;
-        let mut cos = Tensor::empty(device, DType::F32, &[positions, half])?;
-        let mut sin = Tensor::empty(device, DType::F32, &[positions, half])?;
+        let mut cos = Tensor::empty(Device::Cpu, DType::F32, &[positions, half])?;
+        let mut sin = Tensor::empty(Device::Cpu, DType::F32, &[positions, half])?;
         let frequencies: Vec<f64> = (0..half).map(|i| math::powf(theta, -(2.0 * i as f64) / head_dim as f64)).collect();
         let rows = cos.f32_mut().chunks_exact_mut(half).zip(sin.f32_mut().chunks_exact_mut(half));
         for (position, (cos, sin)) in rows.enumerate() {
@@ -43,7 +47,18 @@ impl RopeTable {
                 (cos[i], sin[i]) = (c as f32, s as f32);
             }
         }
-        Ok(RopeTable { cos, sin })
+        Ok(RopeTable { cos, sin, copies: Arc::default() })
+    }
+
+    /// Cosines and sines on a device.
+    fn on(&self, device: Device) -> Result<(Tensor, Tensor)> {
+        let mut copies = self.copies.lock().unwrap_or_else(|poison| poison.into_inner());
+        if let Some(copy) = copies.iter().find(|(cos, _)| cos.device() == device) {
+            return Ok(copy.clone());
+        }
+        let copy = (self.cos.to_device(device)?, self.sin.to_device(device)?);
+        copies.push(copy.clone());
+        Ok(copy)
     }
 
     /// Number of positions.

@@ -61,7 +61,7 @@ impl Engine for OnGpu<'_> {
             // The sum stays on the device, so its share here is nothing.
             self.optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
         })?;
-        self.optimizer.step(&mut self.params, grads.get(), self.tokens, lr)
+        self.optimizer.step(&mut self.params, grads.get(), lr)
     }
 
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>> {
