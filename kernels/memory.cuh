@@ -213,6 +213,16 @@ DEVICE void st_shared_u32(u32 address, u32 x) {
 DEVICE float ld_shared_f32(u32 address) { return f32_of_bits(ld_shared_u32(address)); }
 DEVICE void st_shared_f32(u32 address, float x) { st_shared_u32(address, bits_of(x)); }
 
+// Two neighbours; the address is a multiple of 8.
+DEVICE void ld_shared_f32x2(u32 address, float& x, float& y) {
+#ifdef TAPER_EMULATOR
+    const float* p = reinterpret_cast<const float*>(emulator::shared_access(address, 8, false));
+    x = p[0], y = p[1];
+#else
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(address) : "memory");
+#endif
+}
+
 // 16 bytes of shared memory; the address is a multiple of 16.
 template <class T> DEVICE Pack<T> ld_shared_16(u32 address) {
 #ifdef TAPER_EMULATOR

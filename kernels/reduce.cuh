@@ -48,6 +48,15 @@ DEVICE u32 warp_ballot(bool condition) {
 #endif
 }
 
+// Whether the condition holds in any lane.
+DEVICE bool warp_any(bool condition) {
+#ifdef TAPER_EMULATOR
+    return emulator::ballot(condition) != 0;
+#else
+    return __any_sync(0xffffffffu, condition);
+#endif
+}
+
 // The sum over the warp, in every lane: a butterfly, so that all lanes add in the same tree and get the same bits.
 DEVICE float warp_sum(float x) {
 #pragma unroll
