@@ -101,7 +101,10 @@ impl Gpu {
         let bytes = bytes.max(1).next_multiple_of(GRAIN);
         let reused = self.lock().get_mut(&bytes).and_then(Vec::pop);
         let address = match reused {
-            Some(address) => address,
+            Some(address) => {
+                self.driver.handed_out(address, bytes);
+                address
+            }
             None => self.allocate(bytes)?,
         };
         let live = self.live.fetch_add(bytes, Ordering::Relaxed) + bytes;

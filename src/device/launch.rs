@@ -155,6 +155,12 @@ pub trait Driver: Send + Sync {
     /// Gives memory back. Work that was launched before may still use it until it is done.
     fn free(&self, address: u64);
 
+    /// Memory that waited in the pool goes to a new owner, who writes all of it before reading. An emulator fills it with
+    /// NaN here; a GPU does nothing.
+    fn handed_out(&self, address: u64, bytes: usize) {
+        let _ = (address, bytes);
+    }
+
     /// Copies host bytes to the device; they may be changed as soon as it returns. Does not wait for earlier work.
     ///
     /// # Errors

@@ -7,12 +7,12 @@
 pub mod config;
 
 use crate::data::{TokenStream, eval_windows};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
 use crate::model::Gpt;
 use crate::model::gpt::Pass;
 use crate::tape::{Params, Tape};
-use crate::device::Device;
 use crate::tensor::Tensor;
 
 /// The loss over a stream.

@@ -76,9 +76,7 @@ impl Gpt {
         let head = if config.tie_embeddings { wte } else { builder.normal("lm_head.weight", &[v, c], INIT_STD) };
         let (layout, inits) = builder.finish();
         let rope = match config.position {
-            Position::Rope => {
-                Some(RopeTable::new(config.context_length, config.head_dim, config.rope_theta)?)
-            }
+            Position::Rope => Some(RopeTable::new(config.context_length, config.head_dim, config.rope_theta)?),
             Position::Learned | Position::None => None,
         };
         Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope })

@@ -30,13 +30,16 @@ pub fn elementwise(gpu: &Gpu, kernel: &str, y: &mut Tensor, inputs: &[u64], more
 ///
 /// # Panics
 /// If lengths or dtypes differ.
-pub fn elementwise_backward(gpu: &'static Gpu, kernel: &str, dy: Tensor, inputs: &[u64], more: &[Arg]) -> Result<Tensor> {
+pub fn elementwise_backward(
+    gpu: &'static Gpu,
+    kernel: &str,
+    dy: Tensor,
+    inputs: &[u64],
+    more: &[Arg],
+) -> Result<Tensor> {
     let gradient = dy.address();
-    let (mut dx, _shared) = if dy.is_sole() {
-        (dy, None)
-    } else {
-        (Tensor::empty(gpu.device(), dy.dtype(), dy.shape())?, Some(dy))
-    };
+    let (mut dx, _shared) =
+        if dy.is_sole() { (dy, None) } else { (Tensor::empty(gpu.device(), dy.dtype(), dy.shape())?, Some(dy)) };
     let inputs: Vec<u64> = std::iter::once(gradient).chain(inputs.iter().copied()).collect();
     elementwise(gpu, kernel, &mut dx, &inputs, more)?;
     Ok(dx)

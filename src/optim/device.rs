@@ -116,8 +116,7 @@ impl DeviceOptimizer {
     pub fn state(&self) -> Result<(Vec<f32>, Vec<f32>, u64, Option<ScaleState>)> {
         let words = self.state.to_vec_f32()?;
         let state: StepState = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
-        let scale =
-            self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
+        let scale = self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
         Ok((self.m.to_vec_f32()?, self.v.to_vec_f32()?, u64::from(state.updates), scale))
     }
 
@@ -178,7 +177,15 @@ impl DeviceOptimizer {
         };
         let lanes = self.lane_losses.len() / 2;
         let losses = (self.lane_losses.address(), lanes);
-        gradnorm::classify(self.gpu, grads.flat(), &mut self.partials, losses, self.state.address(), record, &decision)?;
+        gradnorm::classify(
+            self.gpu,
+            grads.flat(),
+            &mut self.partials,
+            losses,
+            self.state.address(),
+            record,
+            &decision,
+        )?;
         let moments = (&mut self.m, &mut self.v);
         adamw::cuda::update(self.gpu, params, grads, moments, &self.decays, record, (beta1, beta2, eps))?;
         self.in_flight += 1;

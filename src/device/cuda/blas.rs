@@ -108,8 +108,12 @@ impl Blas {
             }
         };
         if let Some(bias) = bias {
-            set_description(plan.description, raw::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)
-                .map_err(failed)?;
+            set_description(
+                plan.description,
+                raw::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                &bias,
+            )
+            .map_err(failed)?;
         }
         let (alpha, [right, left, out]) = (1.0f32, plan.layouts);
         // SAFETY: descriptors and handle are live, the matrices are as large as their layouts say, the workspace is ours,
@@ -176,7 +180,13 @@ impl Blas {
         // SAFETY: all descriptors are live.
         let found = unsafe {
             lt::get_matmul_algo_heuristic(
-                self.handle, description, layouts[0], layouts[1], layouts[2], layouts[2], preference,
+                self.handle,
+                description,
+                layouts[0],
+                layouts[1],
+                layouts[2],
+                layouts[2],
+                preference,
             )
         };
         // SAFETY: it was made above and is not used again.

@@ -116,11 +116,10 @@ impl Compiler {
                 header_names.as_ptr(),
             )
         })?;
-        let options: Vec<CString> =
-            [format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()]
-                .iter()
-                .map(|option| terminated(option))
-                .collect();
+        let options: Vec<CString> = [format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()]
+            .iter()
+            .map(|option| terminated(option))
+            .collect();
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         // SAFETY: the program was just made; the options are terminated and live.
         let compiled = unsafe { sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()) };

@@ -132,8 +132,13 @@ impl CudaDriver {
         let mut staging = ptr::null_mut();
         // SAFETY: a context is current.
         check("locking host memory", unsafe { sys::cuMemAllocHost_v2(&mut staging, STAGING) })?;
-        facts.libraries =
-            format!("CUDA driver {}.{}, {}, {}", version / 1000, version % 1000 / 10, compiler.version(), blas.version());
+        facts.libraries = format!(
+            "CUDA driver {}.{}, {}, {}",
+            version / 1000,
+            version % 1000 / 10,
+            compiler.version(),
+            blas.version()
+        );
         Ok(CudaDriver {
             facts,
             context,
@@ -263,8 +268,7 @@ impl Driver for CudaDriver {
     fn download(&self, bytes: &mut [u8], address: u64) -> Result<()> {
         self.enter()?;
         // SAFETY: both sides are as long as `bytes`, and the copy is over before the borrow ends (synchronize).
-        let copied =
-            unsafe { sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), address, bytes.len(), self.stream) };
+        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), address, bytes.len(), self.stream) };
         check("copying from the GPU", copied)?;
         self.synchronize()
     }

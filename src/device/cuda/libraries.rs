@@ -55,8 +55,12 @@ fn load_newest(name: &'static str, most: i32) -> Result<()> {
     let Some(path) = all.iter().find(fits) else {
         let remedy = libraries().into_iter().find(|library| library.name == name).map_or("", |library| library.remedy);
         let why = match all.first() {
-            Some(newer) => format!("{} is newer than the driver's CUDA {most}, and no older one was found", newer.display()),
-            None => format!("{name} was not found (looked in LD_LIBRARY_PATH, system folders, toolkits, Python wheels)"),
+            Some(newer) => {
+                format!("{} is newer than the driver's CUDA {most}, and no older one was found", newer.display())
+            }
+            None => {
+                format!("{name} was not found (looked in LD_LIBRARY_PATH, system folders, toolkits, Python wheels)")
+            }
         };
         return Err(Error::Device(format!("the GPU cannot be used: {why}; {remedy}. --device cpu needs no GPU")));
     };

@@ -22,7 +22,8 @@ pub fn decays(layout: &Layout) -> Result<Tensor> {
         let range = info.offset / ALIGN..(info.offset + info.len()).div_ceil(ALIGN);
         bytes[range].fill(1);
     }
-    let words: Vec<u32> = bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
+    let words: Vec<u32> =
+        bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
     Tensor::from_u32(&words, &[words.len()])
 }
 

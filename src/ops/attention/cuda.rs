@@ -238,8 +238,7 @@ fn decode(
     let (splits, group) = ((past + 1).div_ceil(SPLIT), plan.heads.group());
     let mut partial = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, splits, head_dim + 2])?;
     let sums = partial.address_mut();
-    let mut arguments =
-        vec![Arg::Pointer(sums), Arg::Pointer(qkv.address()), Arg::Pointer(keys), Arg::Pointer(values)];
+    let mut arguments = vec![Arg::Pointer(sums), Arg::Pointer(qkv.address()), Arg::Pointer(keys), Arg::Pointer(values)];
     arguments.extend([past, capacity, SPLIT, n_head, n_kv_head, head_dim].map(|number| Arg::U32(number as u32)));
     arguments.push(Arg::F32(plan.scale));
     let geometry = Geometry {
@@ -249,12 +248,8 @@ fn decode(
     };
     let suffix = plan.dtype.suffix();
     gpu.launch(&format!("attention_decode_{suffix}"), geometry, &arguments)?;
-    let arguments = [
-        Arg::Pointer(out.address_mut()),
-        Arg::Pointer(sums),
-        Arg::U32(splits as u32),
-        Arg::U32(head_dim as u32),
-    ];
+    let arguments =
+        [Arg::Pointer(out.address_mut()), Arg::Pointer(sums), Arg::U32(splits as u32), Arg::U32(head_dim as u32)];
     gpu.launch(&format!("attention_decode_combine_{suffix}"), Geometry::linear(plan.b * n_head, 128), &arguments)
 }
 

@@ -52,13 +52,7 @@ pub struct Scale<'t> {
 ///
 /// # Errors
 /// If a target is not below V (nor [`IGNORE`]), or inside a recomputed block, or if memory or the device fails.
-pub fn classifier(
-    tape: &mut Tape<'_>,
-    x: &Var,
-    weight: ParamId,
-    targets: &[u32],
-    scale: Scale<'_>,
-) -> Result<Loss> {
+pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32], scale: Scale<'_>) -> Result<Loss> {
     let w = tape.params().weight(weight);
     let (n, v) = (x.value().rows(), w.shape()[0]);
     assert_eq!((n, x.value().last()), (targets.len(), w.shape()[1]), "classifier: shapes");

@@ -18,8 +18,7 @@ const PER_THREAD: usize = 8;
 pub fn apply(gpu: &'static Gpu, y: &mut Tensor, mask: Mask, sequences: &[u32]) -> Result<()> {
     let length = y.len() / sequences.len().max(1);
     let indices = Tensor::from_u32(sequences, &[sequences.len()])?.to_device(gpu.device())?;
-    let mut arguments =
-        vec![Arg::Pointer(y.address_mut()), Arg::Pointer(indices.address()), Arg::U64(length as u64)];
+    let mut arguments = vec![Arg::Pointer(y.address_mut()), Arg::Pointer(indices.address()), Arg::U64(length as u64)];
     arguments.extend(mask_arguments(&mask));
     let grid = [length.div_ceil(THREADS * PER_THREAD) as u32, sequences.len() as u32, 1];
     let geometry = Geometry { grid, block: [THREADS as u32, 1, 1], shared_bytes: 0 };

@@ -152,12 +152,8 @@ pub fn classify(
 ) -> Result<()> {
     let blocks = partials.sums.len();
     let (sums, bad) = (partials.sums.address_mut(), partials.bad.address_mut());
-    let arguments = [
-        Arg::Pointer(grads.address()),
-        Arg::U64(grads.len() as u64),
-        Arg::Pointer(sums),
-        Arg::Pointer(bad),
-    ];
+    let arguments =
+        [Arg::Pointer(grads.address()), Arg::U64(grads.len() as u64), Arg::Pointer(sums), Arg::Pointer(bad)];
     gpu.launch("gradnorm_partial", Geometry::linear(blocks, THREADS), &arguments)?;
     let (min_scale, max_scale, growth_interval) = with.scaling.unwrap_or((1.0, 1.0, u32::MAX));
     let arguments = [

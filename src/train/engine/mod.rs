@@ -169,4 +169,3 @@ fn check_len(params: &Params, arena: &ArenaData) -> Result<()> {
     }
     Ok(())
 }
-

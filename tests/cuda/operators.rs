@@ -1,0 +1,174 @@
+//! Every operator, over awkward shapes: one row, widths that are no multiple of a pack, odd vocabularies, T beside the
+//! tile, several heads and sequences, NaN.
+
+use taper::device::DType;
+use taper::ops;
+use taper::ops::attention::{AttentionDropout, Heads};
+use taper::ops::classifier::{IGNORE, Scale};
+use taper::ops::gelu::Kind;
+use taper::ops::rope::RopeTable;
+use taper::random::Mask;
+use taper::tensor::Tensor;
+
+use super::compare::{activation, check, param};
+
+const ALL: &[DType] = &[DType::F32, DType::BF16, DType::F16];
+const HALF: &[DType] = &[DType::BF16, DType::F16];
+
+#[test]
+fn layernorm() {
+    for (rows, width) in [(1, 8), (3, 64), (130, 40), (5, 33), (2, 768)] {
+        let inputs = [activation("x", &[rows, width]), param("w", &[width]), param("b", &[width])];
+        check(&format!("layernorm {rows} x {width}"), &inputs, ALL, 4.0, &|tape, v, p| {
+            ops::layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
+        });
+        check(&format!("layernorm without bias {rows} x {width}"), &inputs[..2], ALL, 4.0, &|tape, v, p| {
+            ops::layernorm::layernorm(tape, &v[0], p[0], None, 1e-5)
+        });
+    }
+}
+
+#[test]
+fn rmsnorm() {
+    for (rows, width) in [(1, 8), (3, 64), (130, 40), (5, 33)] {
+        let inputs = [activation("x", &[rows, width]), param("w", &[width])];
+        check(&format!("rmsnorm {rows} x {width}"), &inputs, ALL, 4.0, &|tape, v, p| {
+            ops::rmsnorm::rmsnorm(tape, &v[0], p[0], 1e-5)
+        });
+    }
+}
+
+/// The gradient that has come back along the residual stream is added inside the norm's backward.
+#[test]
+fn norms_beside_a_residual() {
+    let inputs = [activation("x", &[70, 24]), param("w", &[24]), param("b", &[24])];
+    check("layernorm beside a residual", &inputs, ALL, 6.0, &|tape, v, p| {
+        let y = ops::layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)?;
+        ops::residual::residual(tape, &v[0], y)
+    });
+    check("rmsnorm beside a residual", &inputs[..2], ALL, 6.0, &|tape, v, p| {
+        let y = ops::rmsnorm::rmsnorm(tape, &v[0], p[0], 1e-5)?;
+        ops::residual::residual(tape, &v[0], y)
+    });
+}
+
+#[test]
+fn activations() {
+    for (rows, width) in [(1, 2), (3, 66), (40, 128)] {
+        let inputs = [activation("x", &[rows, width])];
+        for kind in [Kind::Tanh, Kind::Erf] {
+            check(&format!("gelu {kind:?} {rows} x {width}"), &inputs, ALL, 4.0, &|tape, v, _| {
+                ops::gelu::gelu(tape, &v[0], kind)
+            });
+        }
+        check(&format!("relu2 {rows} x {width}"), &inputs, ALL, 4.0, &|tape, v, _| ops::relu2::relu2(tape, &v[0]));
+        check(&format!("swiglu {rows} x {width}"), &inputs, ALL, 4.0, &|tape, v, _| ops::swiglu::swiglu(tape, &v[0]));
+    }
+}
+
+/// A NaN comes out where the CPU lets it out.
+#[test]
+fn nan_is_not_lost() {
+    let mut x = activation("x", &[4, 40]);
+    x.values[45] = f32::NAN;
+    x.values[90] = f32::INFINITY;
+    let inputs = [x, param("w", &[40]), param("b", &[40])];
+    check("relu2 of NaN", &inputs[..1], ALL, 4.0, &|tape, v, _| ops::relu2::relu2(tape, &v[0]));
+    check("gelu of NaN", &inputs[..1], ALL, 4.0, &|tape, v, _| ops::gelu::gelu(tape, &v[0], Kind::Tanh));
+    check("layernorm of NaN", &inputs, ALL, 4.0, &|tape, v, p| {
+        ops::layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
+    });
+}
+
+#[test]
+fn residual_and_dropout() {
+    let inputs = [activation("x", &[2, 3, 20]), activation("y", &[2, 3, 20])];
+    check("residual", &inputs, ALL, 2.0, &|tape, v, _| ops::residual::residual(tape, &v[0], v[1].clone()));
+    let mask = Mask::new(1, 4, 3, 2, 0.3);
+    check("dropout", &inputs[..1], ALL, 2.0, &|tape, v, _| ops::dropout::dropout(tape, v[0].clone(), mask, &[5, 9]));
+    check("a shared input of dropout", &inputs[..1], ALL, 2.0, &|tape, v, _| {
+        let dropped = ops::dropout::dropout(tape, v[0].clone(), mask, &[5, 9])?;
+        ops::residual::residual(tape, &v[0], dropped)
+    });
+}
+
+#[test]
+fn linear() {
+    for (rows, ins, outs) in [(1, 8, 8), (7, 24, 40), (300, 33, 5)] {
+        let inputs = [activation("x", &[rows, ins]), param("w", &[outs, ins]), param("b", &[outs])];
+        check(&format!("linear {rows} x {ins} to {outs}"), &inputs, ALL, 16.0, &|tape, v, p| {
+            ops::linear::linear(tape, &v[0], p[0], Some(p[1]))
+        });
+    }
+}
+
+#[test]
+fn rope() {
+    let heads = Heads { n_head: 3, n_kv_head: 1, head_dim: 12 };
+    let table = RopeTable::new(9, 12, 10_000.0).unwrap();
+    let inputs = [activation("qkv", &[2, 7, heads.packed()])];
+    check("rope", &inputs, ALL, 4.0, &|tape, v, _| ops::rope::rope(tape, v[0].clone(), heads, &table, 2));
+}
+
+#[test]
+fn embedding() {
+    // Token 3 stands so often that its gradient is made of several segments.
+    let tokens: Vec<u32> = (0..2 * 90).map(|i| if i % 2 == 0 { 3 } else { i % 11 }).collect();
+    let tokens = Tensor::from_u32(&tokens, &[2, 90]).unwrap();
+    for width in [8, 20, 33] {
+        let inputs = [param("wte", &[11, width]), param("wpe", &[95, width])];
+        check(&format!("embedding of width {width}"), &inputs, ALL, 4.0, &|tape, _, p| {
+            ops::embedding::embedding(tape, &tokens, p[0], Some(p[1]), 5)
+        });
+        check(&format!("embedding without positions, width {width}"), &inputs[..1], ALL, 4.0, &|tape, _, p| {
+            ops::embedding::embedding(tape, &tokens, p[0], None, 0)
+        });
+    }
+}
+
+#[test]
+fn classifier() {
+    for (rows, width, vocabulary) in [(1, 8, 16), (5, 16, 37), (40, 8, 1003)] {
+        let targets: Vec<u32> =
+            (0..rows).map(|i| if i % 4 == 3 { IGNORE } else { (i * 7 % vocabulary) as u32 }).collect();
+        let inputs = [activation("x", &[rows, width]), param("w", &[vocabulary, width])];
+        check(&format!("classifier {rows} x {width}, {vocabulary} words"), &inputs, ALL, 16.0, &|tape, v, p| {
+            let scale = Scale { by: 0.25, loss_scale: None };
+            // Its losses are f32 in every precision, and its backward reads no gradient.
+            Ok(ops::classifier::classifier(tape, &v[0], p[0], &targets, scale)?.root)
+        });
+    }
+}
+
+fn attend(what: &str, heads: Heads, (b, t): (usize, usize), dropout: bool, dtypes: &[DType]) {
+    let inputs = [activation("qkv", &[b, t, heads.packed()])];
+    let sequences: Vec<u32> = (0..b as u32).map(|i| 3 * i + 1).collect();
+    let dropout = dropout.then(|| AttentionDropout { mask: Mask::new(1, 2, 1, 1, 0.25), sequences: &sequences });
+    check(&format!("{what} attention, {heads:?}, B = {b}, T = {t}"), &inputs, dtypes, 16.0, &|tape, v, _| {
+        ops::attention::attention(tape, &v[0], heads, dropout)
+    });
+}
+
+#[test]
+fn fast_attention() {
+    let heads = |n_head, n_kv_head, head_dim| Heads { n_head, n_kv_head, head_dim };
+    for t in [1, 2, 17, 63, 64, 65, 129, 200] {
+        attend("fast", heads(2, 2, 64), (1, t), false, HALF);
+    }
+    attend("fast grouped", heads(4, 2, 64), (2, 70), false, HALF);
+    attend("fast", heads(2, 1, 128), (1, 97), false, HALF);
+    attend("fast with dropout", heads(2, 1, 64), (2, 90), true, HALF);
+    attend("fast with dropout", heads(1, 1, 128), (1, 66), true, HALF);
+}
+
+#[test]
+fn slow_attention() {
+    let heads = |n_head, n_kv_head, head_dim| Heads { n_head, n_kv_head, head_dim };
+    for t in [1, 33, 64, 70] {
+        attend("slow", heads(2, 2, 16), (1, t), false, ALL);
+    }
+    attend("slow grouped", heads(4, 2, 20), (2, 35), true, ALL);
+    attend("slow", heads(1, 1, 64), (1, 66), false, &[DType::F32]);
+    attend("slow", heads(1, 1, 256), (1, 40), false, ALL);
+    attend("slow", heads(2, 1, 5), (1, 9), false, ALL);
+}
