@@ -93,7 +93,8 @@ pub fn check(what: &str, inputs: &[Input], dtypes: &[DType], factor: f32, operat
     for &dtype in dtypes {
         let expected = run(inputs, Device::Cpu, dtype, operator).unwrap();
         for (name, device) in devices() {
-            let found = run(inputs, *device, dtype, operator).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
+            let found =
+                run(inputs, *device, dtype, operator).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
             let again = run(inputs, *device, dtype, operator).unwrap();
             for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let part = if place == 0 { "output".into() } else { format!("gradient of input {}", place - 1) };

@@ -38,9 +38,9 @@ pub fn library() -> Option<&'static Library> {
 fn compiler() -> Option<PathBuf> {
     let chosen = std::env::var_os("CXX").map(PathBuf::from);
     let candidates = chosen.into_iter().chain(["g++", "c++"].map(PathBuf::from));
-    let found = candidates.into_iter().find(|name| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    });
+    let found = candidates
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()));
     if found.is_none() {
         println!("skipped: no C++ compiler to build the emulator with (install g++)");
     }
@@ -48,7 +48,8 @@ fn compiler() -> Option<PathBuf> {
 }
 
 fn flags() -> Vec<String> {
-    let flags = "-std=c++17 -O2 -g -fPIC -fno-strict-aliasing -ffp-contract=off -DTAPER_EMULATOR -Ikernels -Itests/emulator";
+    let flags =
+        "-std=c++17 -O2 -g -fPIC -fno-strict-aliasing -ffp-contract=off -DTAPER_EMULATOR -Ikernels -Itests/emulator";
     let mut flags: Vec<String> = flags.split(' ').map(String::from).collect();
     match std::env::var("TAPER_EMULATOR_SANITIZE").as_deref() {
         Ok("") | Err(_) => {}
@@ -85,7 +86,13 @@ fn build(compiler: &Path) -> PathBuf {
         for source in &sources {
             let object = object(source);
             scope.spawn(move |_| {
-                run(Command::new(compiler).current_dir(root).args(flags()).args(["-c", "-x", "c++"]).arg(source).arg("-o").arg(object));
+                run(Command::new(compiler)
+                    .current_dir(root)
+                    .args(flags())
+                    .args(["-c", "-x", "c++"])
+                    .arg(source)
+                    .arg("-o")
+                    .arg(object));
             });
         }
     });

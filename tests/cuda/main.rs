@@ -6,7 +6,11 @@
 mod compare;
 mod emulated;
 mod library;
+mod models;
+mod nvrtc;
 mod operators;
+mod sampling;
+mod step;
 
 use std::sync::OnceLock;
 
