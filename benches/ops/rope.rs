@@ -3,7 +3,6 @@
 
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
-use taper::device::Device;
 use taper::ops::heads::Heads;
 use taper::ops::rope::{RopeTable, cpu};
 

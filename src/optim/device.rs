@@ -44,6 +44,19 @@ pub struct ScaleState {
     pub good_steps: u32,
 }
 
+/// The optimizer's state, on the host.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// First moments, in arena layout.
+    pub m: Vec<f32>,
+    /// Second moments, in arena layout.
+    pub v: Vec<f32>,
+    /// Updates applied: Adam's t.
+    pub updates: u64,
+    /// The loss scale, with fp16.
+    pub scale: Option<ScaleState>,
+}
+
 /// AdamW with its moments on a GPU, and the record of what its steps did.
 pub struct DeviceOptimizer {
     gpu: &'static Gpu,
@@ -109,15 +122,16 @@ impl DeviceOptimizer {
         self.state.copy_from(&Tensor::from_f32(bytemuck::cast_slice(&[state]), &[StepState::WORDS])?)
     }
 
-    /// First moments, second moments, updates applied so far, and the loss scale of fp16. It waits.
+    /// What a checkpoint keeps. It waits.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn state(&self) -> Result<(Vec<f32>, Vec<f32>, u64, Option<ScaleState>)> {
+    pub fn state(&self) -> Result<Moments> {
         let words = self.state.to_vec_f32()?;
         let state: StepState = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
         let scale = self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
-        Ok((self.m.to_vec_f32()?, self.v.to_vec_f32()?, u64::from(state.updates), scale))
+        let (m, v) = (self.m.to_vec_f32()?, self.v.to_vec_f32()?);
+        Ok(Moments { m, v, updates: u64::from(state.updates), scale })
     }
 
     /// Puts back what [`DeviceOptimizer::state`] gave.

@@ -5,5 +5,5 @@ pub mod device;
 pub mod optimizer;
 pub mod schedule;
 
-pub use device::{DeviceOptimizer, LossScaling, ScaleState};
+pub use device::{DeviceOptimizer, LossScaling, Moments, ScaleState};
 pub use optimizer::{Class, Hyper, Optimizer, Outcome};

@@ -1,10 +1,10 @@
 //! The reference engine: candle, with its own autodiff and AdamW.
 
-use super::{Engine, Moments, StepBatch, check_len};
+use super::{Engine, StepBatch, check_len};
 use crate::checkpoint::state::ArenaData;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::optim::{Class, Hyper, Outcome, ScaleState};
+use crate::optim::{Class, Hyper, Moments, Outcome, ScaleState};
 use crate::reference::{AdamWSettings, Precision, Reference, ReferenceTrainer};
 use crate::tape::{ParamId, Params};
 

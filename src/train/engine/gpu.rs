@@ -1,12 +1,12 @@
 //! The engine of this project on a GPU: the same passes, started without waiting for them.
 
-use super::{Engine, Moments, Setup, StepBatch, check_len, micro_step};
+use super::{Engine, Setup, StepBatch, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
 use crate::device::{DType, Device, Gpu};
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::device::MOST_IN_FLIGHT;
-use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Outcome, ScaleState};
+use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Moments, Outcome, ScaleState};
 use crate::tape::{Gradients, Params};
 use crate::train::config::Precision;
 use crate::train::lanes::LaneTree;
@@ -85,8 +85,7 @@ impl Engine for OnGpu<'_> {
     }
 
     fn moments(&self) -> Result<Moments> {
-        let (m, v, updates, scale) = self.optimizer.state()?;
-        Ok(Moments { m, v, updates, scale })
+        self.optimizer.state()
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::model::Gpt;
 use crate::model::gpt::Pass;
 use crate::nn::Dropout;
 use crate::ops::classifier::Loss;
-use crate::optim::{Outcome, ScaleState};
+use crate::optim::{Moments, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, Tape};
 use crate::tensor::Tensor;
 
@@ -65,18 +65,6 @@ impl StepBatch {
         let first = (micro * self.micro_batch) as u32;
         first..first + self.micro_batch as u32
     }
-}
-
-/// The optimizer's state, on the host.
-pub struct Moments {
-    /// First moments, in arena layout.
-    pub m: Vec<f32>,
-    /// Second moments, in arena layout.
-    pub v: Vec<f32>,
-    /// Updates applied: Adam's t.
-    pub updates: u64,
-    /// The loss scale, with fp16.
-    pub scale: Option<ScaleState>,
 }
 
 /// What the training loop needs of whoever computes.

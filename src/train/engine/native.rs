@@ -1,10 +1,10 @@
 //! The engine of this project on the CPU.
 
-use super::{Engine, Moments, Setup, StepBatch, check_len, micro_step};
+use super::{Engine, Setup, StepBatch, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
 use crate::error::Result;
 use crate::model::Gpt;
-use crate::optim::{Hyper, Optimizer, Outcome, ScaleState};
+use crate::optim::{Hyper, Moments, Optimizer, Outcome, ScaleState};
 use crate::tape::{Gradients, Params};
 use crate::train::lanes::LaneTree;
 
