@@ -20,7 +20,7 @@ pub fn page(title: &str, body: &str) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n\
          <style>\n{}{TABLES}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        style()
+        style(&[])
     )
 }
 
