@@ -277,6 +277,18 @@ fn a_log_that_begins_anew_is_followed_from_its_beginning() {
     assert!(tail.poll().unwrap());
     assert_eq!(tail.log().events.len(), 4);
     assert_eq!(tail.log().start().unwrap().time, Some(2));
+    assert_eq!(tail.news(), [start(2)], "steps as they should be are no news");
+    // What the next line takes back is told all the same, once.
+    let overflow = Event::Step(Step { class: Class::Overflow, ..step(4) });
+    let resume = Event::Resume(Resume { step: 3, time: None });
+    let mut writer = EventWriter::append_to(&path).unwrap();
+    let told = [overflow, eval(4, 1.0), resume];
+    told.iter().for_each(|event| writer.write(event).unwrap());
+    drop(writer);
+    assert!(tail.poll().unwrap());
+    assert_eq!(tail.news(), told);
+    assert_eq!(tail.log().events.len(), 5);
+    assert!(!tail.poll().unwrap() && tail.news().is_empty());
     std::fs::write(&path, "{}\n").unwrap();
     assert!(tail.poll().unwrap_err().to_string().contains("line 1 is not an event"));
 }

@@ -242,8 +242,9 @@ pub(super) fn drop_superseded(events: &mut Vec<Event>) {
         }
         if let Event::Rollback(rollback) = event {
             limit = step;
-            // Positions in the data only grow within a run: the same one again is the same rollback again.
-            let this = (rollback.from, rollback.data.first_sequence);
+            // Positions in the data only grow within a run: the same one again is the same rollback again. The step is part
+            // of it, so that what takes back the one takes back the other, and a log may be followed piece by piece.
+            let this = (step, rollback.from, rollback.data.first_sequence);
             *keep = !rollbacks.contains(&this);
             rollbacks.push(this);
             continue;

@@ -4,8 +4,8 @@
 //! read when it is whole. A log that begins otherwise than before, or has become shorter, is another one (a run that
 //! started from the beginning) and is read anew.
 
-use super::EventLog;
 use super::log::{Damage, drop_superseded};
+use super::{Class, Event, EventLog};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -22,13 +22,14 @@ pub struct EventTail {
     offset: u64,
     lines: usize,
     log: EventLog,
+    news: Vec<Event>,
 }
 
 impl EventTail {
     /// Follows a file that need not exist yet.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
-        Self { path, head: Vec::new(), offset: 0, lines: 0, log: EventLog::default() }
+        Self { path, head: Vec::new(), offset: 0, lines: 0, log: EventLog::default(), news: Vec::new() }
     }
 
     /// What counts so far.
@@ -36,11 +37,18 @@ impl EventTail {
         &self.log
     }
 
+    /// What the last [`EventTail::poll`] brought, as it was written: with what something later took back, without steps that
+    /// were nothing out of the ordinary.
+    pub fn news(&self) -> &[Event] {
+        &self.news
+    }
+
     /// Reads what is new, and says whether there was anything.
     ///
     /// # Errors
     /// If the file cannot be read, or a whole line in it is not an event. A file that is not there is empty.
     pub fn poll(&mut self) -> Result<bool> {
+        self.news.clear();
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self.forget()),
@@ -63,6 +71,7 @@ impl EventTail {
         if whole == 0 {
             return Ok(forgotten);
         }
+        let known = self.log.events.len();
         let lines = self
             .log
             .extend(&bytes[..whole])
@@ -72,6 +81,9 @@ impl EventTail {
         // The head must not reach into a line that is still being written, or may be cut off.
         self.head = head;
         self.head.truncate(self.offset.min(HEAD as u64) as usize);
+        let ordinary =
+            |event: &Event| matches!(event, Event::Step(e) if matches!(e.class, Class::Finite | Class::Clipped));
+        self.news = self.log.events[known..].iter().filter(|event| !ordinary(event)).cloned().collect();
         // Each time anew: what a resume takes back may have been read long ago, and what is written once more at its step
         // comes after it.
         drop_superseded(&mut self.log.events);

@@ -104,6 +104,11 @@ impl Run {
         Ok(runs)
     }
 
+    /// The same run by another name.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
     /// The seconds that the optimizer steps until this one took; what was done between them is not counted, nor what a
     /// resume took back.
     pub fn seconds_at(&self, step: u64) -> Option<f64> {

@@ -11,6 +11,7 @@ use super::incidents::incidents;
 use super::paint::{Paint, dark_rules, hex};
 use super::summary::summary;
 use crate::error::Result;
+use crate::events::Sample;
 use std::fmt::Write;
 
 /// Incidents and samples that are listed at most: the first and the newest of a long run say what is to be said.
@@ -181,16 +182,17 @@ fn samples(html: &mut String, runs: &[Run]) {
     if steps.is_empty() {
         return;
     }
+    let of: Vec<Vec<&Sample>> = runs.iter().map(|run| run.log.samples().collect()).collect();
     html.push_str("<h2>Samples over time</h2>\n");
     for (i, step) in steps.iter().take(LISTED).enumerate() {
         let open = if i == 0 { " open" } else { "" };
         let _ = write!(html, "<details{open}><summary>step {step}</summary><div class=\"side\">");
-        for run in runs {
+        for (run, samples) in runs.iter().zip(&of) {
             let name = match runs.len() {
                 1 => String::new(),
                 _ => format!("<i>{}</i>\n", escape(&run.name)),
             };
-            for sample in run.log.samples().filter(|sample| sample.step == *step) {
+            for sample in samples.iter().filter(|sample| sample.step == *step) {
                 let _ = write!(html, "<pre>{name}<b>{}</b>{}</pre>", escape(&sample.prompt), escape(&sample.text));
             }
         }

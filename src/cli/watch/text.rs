@@ -32,19 +32,16 @@ pub fn snapshot(board: &Board) -> Result<()> {
 pub fn follow(tail: &mut EventTail, every: Duration, look: &dyn Fn(&EventTail) -> Board) -> Result<()> {
     let mut board = look(tail);
     snapshot(&board)?;
-    let (mut known, mut last_line) = (tail.log().events.len(), Instant::now());
+    let mut last_line = Instant::now();
     while board.summary.state == State::Unfinished {
         std::thread::sleep(every);
         if !tail.poll()? {
             continue;
         }
         board = look(tail);
-        let events = &tail.log().events;
-        // After a resume there may be fewer than before: what is told again is told again.
-        for event in events[known.min(events.len())..].iter().filter_map(in_words) {
+        for event in tail.news().iter().filter_map(in_words) {
             print_line(&event)?;
         }
-        known = events.len();
         if last_line.elapsed() >= LINE_EVERY {
             last_line = Instant::now();
             let value = |value: Option<f64>| value.map_or("-".into(), short);
