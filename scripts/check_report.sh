@@ -15,7 +15,8 @@ trap 'rm -rf "$profile"' EXIT
 failed=0
 for page in "$@"; do
     page=$(realpath "$page")
-    name=$(basename "$(dirname "$page")")-$(basename "$page" .html)
+    # runs/a/report/index.html and runs/b/report/index.html have pictures of their own.
+    name=$(echo "${page%.html}" | awk -F/ '{ for (i = (NF > 4 ? NF - 3 : 2); i < NF; i++) printf "%s-", $i; print $NF }')
     for width in 390 1280; do
         for mode in light dark; do
             # Blink's setting for prefers-color-scheme: 0 is dark, 1 is light.

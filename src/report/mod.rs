@@ -83,7 +83,7 @@ impl Run {
         Ok(Self { name, path, log, config, environment, clock, flops_per_token })
     }
 
-    /// Reads several run folders; those of the same name are named by their paths.
+    /// Reads several run folders; those of the same name are told apart by the end of their paths, `baseline/seed-1`.
     ///
     /// # Errors
     /// Those of [`Run::load`], and if a folder is given twice.
@@ -95,10 +95,18 @@ impl Run {
                 return Err(Error::usage(format!("the run {} is given twice", run.path.display())));
             }
         }
-        let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
-        for run in &mut runs {
-            if names.iter().filter(|name| **name == run.name).count() > 1 {
-                run.name = run.path.display().to_string();
+        for parts in 2.. {
+            let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+            let shared = |name: &String| names.iter().filter(|other| *other == name).count() > 1;
+            if !names.iter().any(shared) {
+                break;
+            }
+            let paths: Vec<PathBuf> = runs.iter().map(real).collect();
+            for ((run, name), path) in runs.iter_mut().zip(&names).zip(&paths) {
+                let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+                if shared(name) {
+                    run.name = all[all.len().saturating_sub(parts)..].join("/");
+                }
             }
         }
         Ok(runs)

@@ -245,6 +245,7 @@ summary{cursor:pointer;color:var(--muted)}
 pre{font:13px/1.45 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
 .scroll{overflow-x:auto}
 th[scope=col]{color:var(--text);font-weight:600;min-width:8rem}
+.scroll th[scope=row]{min-width:7rem;overflow-wrap:break-word}
 .choice{margin:1.5rem 0}
 .choice>span{color:var(--muted);padding-right:.5rem}
 .choice>input{position:absolute;opacity:0}

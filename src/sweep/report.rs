@@ -295,14 +295,14 @@ impl Report {
         }
         body += "</tbody>\n</table>\n</div>\n";
         self.lines.iter().for_each(|line| body += &format!("<p>{}</p>\n", escape(line)));
+        for view in &self.views {
+            body += &plot::figure_element(&view.plot)?;
+        }
         for (heading, lines) in [("Noise by source", &self.noise), ("Size and compute", &self.sizes)] {
             if !lines.is_empty() {
                 body += &format!("<h2>{heading}</h2>\n");
                 lines.iter().for_each(|line| body += &format!("<p>{}</p>\n", escape(line)));
             }
-        }
-        for view in &self.views {
-            body += &plot::figure_element(&view.plot)?;
         }
         body += "<h2>What each arm changes</h2>\n<table>\n";
         for row in &self.ablation.rows {

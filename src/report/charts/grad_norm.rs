@@ -1,5 +1,5 @@
-//! The gradient norm before clipping, its mean and maximum over an interval, with the clip line, and every step that was clipped, overflowed or not finite.
-//! An infinite norm has no place on the axis: it is drawn at the top edge and labelled, rather than lost.
+//! The gradient norm before clipping, its mean and maximum over an interval, with the clip line, and every step that was
+//! clipped, overflowed or not finite. An infinite norm has no place on the axis: it is drawn at the top edge and labelled, rather than lost.
 
 use super::{ink, label, noisy, steps, title};
 use crate::events::{Class, Step, number_to_string};
@@ -39,13 +39,13 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
             }
         }
     }
-    // Several runs with the same clip norm share one line.
-    if let [first, rest @ ..] = &mut levels[..]
-        && rest.iter().all(|level| level.0 == first.0)
-    {
-        first.1 = format!("clip norm {}", first.0);
-        first.2 = 2;
-        levels.truncate(1);
+    // Runs with the same clip norm share one line.
+    for at in (0..levels.len()).rev() {
+        if let Some(first) = levels[..at].iter().position(|level| level.0 == levels[at].0) {
+            levels[first].1 = format!("clip norm {}", levels[first].0);
+            levels[first].2 = 2;
+            levels.remove(at);
+        }
     }
     Figure {
         title: title("gradient norm", runs),
