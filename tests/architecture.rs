@@ -71,7 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "hub::config",
         ],
     ),
-    ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "train::run"]),
+    ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "train::run", "hub"]),
 ];
 
 /// Rooms above the table, which may import everything below them; nobody imports them but `main.rs`.

@@ -471,6 +471,12 @@ fn the_hash_follows_what_determines_the_weights() {
     ] {
         assert_ne!(hash(&[other]), base, "{other}");
     }
+    // Where a run goes back after spikes, when and where to matters.
+    let back = "stability.spike=rollback";
+    assert_ne!(hash(&[back]), base);
+    for other in ["stability.spike_window=9", "stability.spike_threshold=9", "checkpoint.every=9"] {
+        assert_ne!(hash(&[back, other]), hash(&[back]), "{other}");
+    }
     let changed = good(MINIMAL, &["optimizer.lr=0.5", "run.name=x"]);
     let differences = good(MINIMAL, &[]).differences(&changed);
     let seen: Vec<_> =

@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use std::path::PathBuf;
 use taper::events::{
-    Action, Checkpoint, Class, End, Eval, Event, EventLog, EventWriter, Nonfinite, Reason, Resume, Sample, Spike,
-    Start, Step, without_timings,
+    Action, Checkpoint, Class, DataRange, End, Eval, Event, EventLog, EventTail, EventWriter, Nonfinite, Reason,
+    Resume, Rollback, Sample, Spike, Start, Step, without_timings,
 };
 
 fn step(step: u64) -> Step {
@@ -27,6 +27,15 @@ fn step(step: u64) -> Step {
 
 fn eval(step: u64, loss: f64) -> Event {
     Event::Eval(Eval { step, tokens: step * 64, split: "val".into(), loss })
+}
+
+/// The data of a step of four sequences.
+fn range(step: u64) -> DataRange {
+    DataRange { first_sequence: 4 * step, sequences: 4, context_length: 16, positions: vec![64, 0] }
+}
+
+fn rollback(step: u64, from: u64) -> Event {
+    Event::Rollback(Rollback { step, from, loss: 11.0, z_score: 6.5, data: range(from) })
 }
 
 /// A folder that goes away with the test, and the path of a log in it.
@@ -71,12 +80,20 @@ fn lines_are_as_the_contract_spells_them() {
             class: Class::LossNonfinite,
             ..step(2)
         }),
-        Event::Nonfinite(Nonfinite { step: 2, class: Class::LossNonfinite, parameter: None, action: Action::Skip }),
+        Event::Nonfinite(Nonfinite {
+            step: 2,
+            class: Class::LossNonfinite,
+            parameter: None,
+            action: Action::Skip,
+            data: None,
+        }),
         eval(2, 9.25),
         Event::Sample(Sample { step: 2, prompt: "a\"".into(), text: "\n".into() }),
-        Event::Spike(Spike { step: 2, loss: 11.0, z_score: 6.5 }),
+        Event::Spike(Spike { step: 2, loss: 11.0, z_score: 6.5, data: None }),
+        Event::Spike(Spike { step: 2, loss: 11.0, z_score: 6.5, data: Some(range(2)) }),
         Event::Checkpoint(Checkpoint { step: 2, path: "checkpoints/step-00000002".into(), val_loss: Some(9.25) }),
         Event::Resume(Resume { step: 2, time: None }),
+        rollback(2, 2),
         Event::End(End { step: 2, reason: Reason::Signal, message: None, elapsed_s: None }),
     ];
     write_all(&path, &events);
@@ -88,8 +105,10 @@ fn lines_are_as_the_contract_spells_them() {
         r#"{"event":"eval","step":2,"tokens":128,"split":"val","loss":9.25}"#,
         r#"{"event":"sample","step":2,"prompt":"a\"","text":"\n"}"#,
         r#"{"event":"spike","step":2,"loss":11.0,"z_score":6.5}"#,
+        r#"{"event":"spike","step":2,"loss":11.0,"z_score":6.5,"data":{"first_sequence":8,"sequences":4,"context_length":16,"positions":[64,0]}}"#,
         r#"{"event":"checkpoint","step":2,"path":"checkpoints/step-00000002","val_loss":9.25}"#,
         r#"{"event":"resume","step":2}"#,
+        r#"{"event":"rollback","step":2,"from":2,"loss":11.0,"z_score":6.5,"data":{"first_sequence":8,"sequences":4,"context_length":16,"positions":[64,0]}}"#,
         r#"{"event":"end","step":2,"reason":"signal"}"#,
     ];
     let text = std::fs::read_to_string(&path).unwrap();
@@ -156,24 +175,43 @@ proptest! {
         prop_assert_eq!(std::fs::read(&path).unwrap(), expected);
     }
 
-    /// The reader's single pass backwards equals the obvious way forwards.
+    /// The reader's single pass backwards equals the obvious way forwards; following a log piece by piece equals reading it.
     #[test]
-    fn resumes_take_back_what_lies_beyond(jumps in prop::collection::vec((1u64..30, 0u64..40), 1..8)) {
+    fn resumes_and_rollbacks_take_back_what_lies_beyond(
+        jumps in prop::collection::vec((1u64..30, 0u64..40, any::<bool>()), 1..8),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
         let (mut events, mut truth, mut at) = (Vec::new(), Vec::<u64>::new(), 0);
-        for (length, back) in jumps {
+        for (length, back, restart) in jumps {
             for _ in 0..length {
                 at += 1;
                 events.push(Event::Step(step(at)));
                 truth.push(at);
             }
+            let from = at;
             at = at.saturating_sub(back);
-            events.push(Event::Resume(Resume { step: at, time: None }));
+            events.push(if restart { Event::Resume(Resume { step: at, time: None }) } else { rollback(at, from) });
+            events.push(eval(at, 1.0));
             truth.retain(|&s| s <= at);
         }
-        let (_dir, path) = folder();
+        let (dir, path) = folder();
         write_all(&path, &events);
-        let steps: Vec<u64> = EventLog::read(&path).unwrap().steps().map(|e| e.step).collect();
-        prop_assert_eq!(steps, truth);
+        let log = EventLog::read(&path).unwrap();
+        prop_assert_eq!(log.steps().map(|e| e.step).collect::<Vec<u64>>(), truth);
+
+        let bytes = std::fs::read(&path).unwrap();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort();
+        cuts.push(bytes.len());
+        let growing = dir.path().join("growing.jsonl");
+        let mut tail = EventTail::new(&growing);
+        prop_assert!(!tail.poll().unwrap(), "no file, no news");
+        for cut in cuts {
+            std::fs::write(&growing, &bytes[..cut]).unwrap();
+            tail.poll().unwrap();
+        }
+        prop_assert_eq!(&tail.log().events, &log.events);
+        prop_assert!(!tail.poll().unwrap());
     }
 
     #[test]
@@ -200,6 +238,59 @@ fn what_is_written_again_at_the_resumed_step_counts_once() {
     assert_eq!(log.steps().map(|s| s.step).collect::<Vec<_>>(), [1]);
     assert_eq!(log.resumes().count(), 2);
     assert!(log.end().is_none());
+}
+
+/// The same run with and without a kill reads alike: the resumed process goes back once more, and that counts once.
+#[test]
+fn a_rollback_that_is_repeated_after_a_resume_counts_once() {
+    let steps = |steps: std::ops::RangeInclusive<u64>| steps.map(|s| Event::Step(step(s))).collect::<Vec<_>>();
+    let go = [steps(1..=6), vec![rollback(4, 6)], steps(5..=7), vec![rollback(4, 7)], steps(5..=5)].concat();
+    let unbroken = [go.clone(), steps(6..=9)].concat();
+    let resume = vec![Event::Resume(Resume { step: 4, time: None })];
+    let again = [steps(5..=6), vec![rollback(4, 6)], steps(5..=7), vec![rollback(4, 7)], steps(5..=9)].concat();
+    let (dir, path) = folder();
+    write_all(&path, &unbroken);
+    let killed = dir.path().join("killed.jsonl");
+    write_all(&killed, &[go, resume.clone(), again].concat());
+    let expected = [steps(1..=4), vec![rollback(4, 6), rollback(4, 7)], steps(5..=9)].concat();
+    assert_eq!(EventLog::read(&path).unwrap().events, expected);
+    let found = EventLog::read(&killed).unwrap();
+    assert_eq!(found.rollbacks().count(), 2);
+    assert_eq!(found.events, [&expected[..4], &resume, &expected[4..]].concat());
+    // Stopped between the two, its state saved: the first rollback is part of that state and is not repeated.
+    let stopped = dir.path().join("stopped.jsonl");
+    let again = [steps(5..=7), vec![rollback(4, 7)], steps(5..=9)].concat();
+    write_all(&stopped, &[steps(1..=6), vec![rollback(4, 6)], resume.clone(), again].concat());
+    let found = EventLog::read(&stopped).unwrap();
+    assert_eq!(found.events, [&expected[..5], &resume, &expected[5..]].concat());
+}
+
+#[test]
+fn a_log_that_begins_anew_is_followed_from_its_beginning() {
+    let (_dir, path) = folder();
+    let start = |time| Event::Start(Box::new(Start { time: Some(time), ..Start::default() }));
+    write_all(&path, &[start(1), Event::Step(step(1))]);
+    let mut tail = EventTail::new(&path);
+    assert!(tail.poll().unwrap());
+    std::fs::remove_file(&path).unwrap();
+    write_all(&path, &[start(2), Event::Step(step(1)), Event::Step(step(2)), Event::Step(step(3))]);
+    assert!(tail.poll().unwrap());
+    assert_eq!(tail.log().events.len(), 4);
+    assert_eq!(tail.log().start().unwrap().time, Some(2));
+    assert_eq!(tail.news(), [start(2)], "steps as they should be are no news");
+    // What the next line takes back is told all the same, once.
+    let overflow = Event::Step(Step { class: Class::Overflow, ..step(4) });
+    let resume = Event::Resume(Resume { step: 3, time: None });
+    let mut writer = EventWriter::append_to(&path).unwrap();
+    let told = [overflow, eval(4, 1.0), resume];
+    told.iter().for_each(|event| writer.write(event).unwrap());
+    drop(writer);
+    assert!(tail.poll().unwrap());
+    assert_eq!(tail.news(), told);
+    assert_eq!(tail.log().events.len(), 5);
+    assert!(!tail.poll().unwrap() && tail.news().is_empty());
+    std::fs::write(&path, "{}\n").unwrap();
+    assert!(tail.poll().unwrap_err().to_string().contains("line 1 is not an event"));
 }
 
 #[test]

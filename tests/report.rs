@@ -5,9 +5,15 @@
 
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
-use taper::events::{Action, Class, End, Eval, Event, EventLog, EventWriter, Nonfinite, Reason, Sample, Start, Step};
+use taper::events::{
+    Action, Class, DataRange, End, Eval, Event, EventLog, EventWriter, Nonfinite, Reason, Rollback, Sample, Spike,
+    Start, Step,
+};
+use taper::report::csv::csv;
+use taper::report::differences::differences;
 use taper::report::figure::{Average, envelope, median, smooth, smoothing_window};
-use taper::report::{LossAt, Run, State, charts, draw, summary};
+use taper::report::incidents::incidents;
+use taper::report::{LossAt, Run, State, draw, draw_often, draw_runs, figures_of, summary, tensorboard};
 
 /// A step with a smooth loss, never clipped.
 fn step(step: u64) -> Step {
@@ -56,6 +62,7 @@ fn eventful(dir: &Path) {
                 class: Class::Nonfinite,
                 parameter,
                 action: Action::Skip,
+                data: None,
             }));
         }
         if s % 100 == 0 {
@@ -96,7 +103,7 @@ proptest! {
     #[test]
     fn smoothing_is_the_average_of_the_window(values in values(), half in 0usize..20) {
         let points: Vec<(f64, f64)> = values.iter().enumerate().map(|(i, &v)| (i as f64, v)).collect();
-        for average in [Average::Mean, Average::Median] {
+        for average in [Average::Mean, Average::Median, Average::Max] {
             let smoothed = smooth(&points, 2 * half + 1, average);
             prop_assert_eq!(smoothed.len(), values.len(), "few points are all kept");
             for (i, &(x, y)) in smoothed.iter().enumerate() {
@@ -108,6 +115,7 @@ proptest! {
                     _ if finite.len() * 2 < window.len() => f64::NAN,
                     Average::Mean => finite.iter().sum::<f64>() / finite.len() as f64,
                     Average::Median => finite[finite.len() / 2],
+                    Average::Max => finite[finite.len() - 1],
                 };
                 prop_assert!((y - expected).abs() < 1e-9 || (y.is_nan() && expected.is_nan()), "{} {} {}", i, y, expected);
             }
@@ -174,11 +182,11 @@ fn every_chart_is_drawn_twice_and_shows_what_happened() {
     eventful(&run);
     let files = draw(&run).unwrap();
     let names: Vec<&str> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
-    let stems = ["loss", "grad_norm", "learning_rate", "throughput"];
+    // No FLOPs are known for this run, and no MFU.
+    let stems = ["loss", "loss_tokens", "loss_time", "grad_norm", "learning_rate", "throughput"];
     let mut expected: Vec<String> = stems.iter().flat_map(|s| [format!("{s}.png"), format!("{s}.svg")]).collect();
     expected.push("index.html".into());
     assert_eq!(names, expected);
-    assert_eq!(charts::CHARTS.iter().map(|chart| chart.stem).collect::<Vec<_>>(), stems);
     // Nothing else is left there, such as files written aside.
     assert_eq!(std::fs::read_dir(run.join("report")).unwrap().count(), files.len());
 
@@ -191,7 +199,12 @@ fn every_chart_is_drawn_twice_and_shows_what_happened() {
         // Every ink that the SVG uses in an opaque line is somewhere in the picture, unmixed.
         let blue = pixels.chunks(3).filter(|rgb| *rgb == [0x25, 0x63, 0xB0]).count();
         assert!(blue > 500, "{stem}: the line of the first series has {blue} pixels");
-        assert!(svg.contains("optimizer step") && svg.contains("my&lt;run&gt; · "), "{stem}");
+        let x = match stem {
+            "loss_tokens" => "training tokens",
+            "loss_time" => "time in optimizer steps (seconds)",
+            _ => "optimizer step",
+        };
+        assert!(svg.contains(x) && svg.contains("my&lt;run&gt; · "), "{stem}");
         assert!(svg.starts_with("<svg width=\"960\" ") && svg.trim_end().ends_with("</svg>"));
     }
 
@@ -205,6 +218,8 @@ fn every_chart_is_drawn_twice_and_shows_what_happened() {
     let norm = std::fs::read_to_string(run.join("report/grad_norm.svg")).unwrap();
     for label in [
         "clip norm 1",
+        "gradient norm, mean of 9 steps",
+        "largest, max of 9 steps",
         "clipped (10 of 400 steps)",
         "norm overflowed (1 of 400 steps)",
         "gradient not finite (2 of 400 steps)",
@@ -224,7 +239,9 @@ fn the_page_stands_alone_and_nothing_breaks_out_of_it() {
     eventful(&run);
     draw(&run).unwrap();
     let html = std::fs::read_to_string(run.join("report/index.html")).unwrap();
+    // A name, and an empty icon in the page itself, for want of which a browser would ask the server for one.
     let without_namespace = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    let without_namespace = without_namespace.replacen("<link rel=\"icon\" href=\"data:,\">", "", 1);
     for forbidden in ["http:", "https:", "<script", "<link", "@import", "url(", "src="] {
         assert!(!without_namespace.contains(forbidden), "{forbidden}");
     }
@@ -239,12 +256,23 @@ fn the_page_stands_alone_and_nothing_breaks_out_of_it() {
     ] {
         assert!(html.contains(expected), "{expected}");
     }
-    // Each of the four charts in two shapes, all elements closed.
-    assert_eq!(html.matches("<svg ").count(), 8);
-    for element in ["svg", "figure", "details", "table", "pre", "style", "main"] {
+    // Each of the six charts in two shapes, all elements closed.
+    assert_eq!(html.matches("<svg ").count(), 12);
+    for element in ["div", "label", "td", "tr", "svg", "figure", "details", "table", "pre", "style", "main"] {
         let opened = html.matches(&format!("<{element}>")).count() + html.matches(&format!("<{element} ")).count();
         assert_eq!(opened, html.matches(&format!("</{element}>")).count(), "{element}");
     }
+}
+
+#[test]
+fn a_run_that_goes_on_gets_the_whole_page_and_fewer_files() {
+    let dir = tempfile::tempdir().unwrap();
+    eventful(dir.path());
+    let files = draw_often(dir.path()).unwrap();
+    assert_eq!(files.iter().filter(|file| file.extension().is_some_and(|e| e == "png")).count(), 4);
+    let page = std::fs::read(dir.path().join("report/index.html")).unwrap();
+    draw(dir.path()).unwrap();
+    assert!(page == std::fs::read(dir.path().join("report/index.html")).unwrap());
 }
 
 #[test]
@@ -301,19 +329,158 @@ fn runs_of_every_size_and_kind_can_be_drawn() {
 }
 
 #[test]
-fn several_runs_can_be_overlaid() {
+fn several_runs_are_overlaid_in_one_report() {
     let dir = tempfile::tempdir().unwrap();
-    let runs: Vec<Run> = ["first", "second"]
-        .map(|name| {
-            eventful(&dir.path().join(name));
-            Run::load(dir.path().join(name)).unwrap()
-        })
-        .into();
-    let figure = (charts::CHARTS[0].figure)(&runs);
-    let labels: Vec<&str> = figure.series.iter().map(|series| series.label.as_str()).collect();
-    assert!(labels.contains(&"first: validation") && labels.contains(&"second: validation"), "{labels:?}");
-    let norms = (charts::CHARTS[1].figure)(&runs);
-    assert_eq!(norms.levels.len(), 1, "the same clip norm is one line");
+    let paths: Vec<PathBuf> = ["first", "second"].map(|name| dir.path().join(name)).into();
+    for (path, lr) in paths.iter().zip(["1e-3", "2e-3"]) {
+        eventful(path);
+        let config = format!("[run]\nname = \"{}\"\n[optimizer]\nlr = {lr}\nbeta1 = 0.9\n", path.display());
+        std::fs::write(path.join("config.toml"), config).unwrap();
+    }
+    std::fs::write(paths[1].join("environment.json"), "{\"threads\": 7, \"cpu\": {\"model\": \"x\"}}").unwrap();
+    let runs = Run::load_all(&paths).unwrap();
+    let figures = figures_of(&runs);
+    let figure = |stem: &str| &figures.iter().find(|(chart, _)| chart.stem == stem).unwrap().1;
+    assert!(figures.iter().all(|(chart, _)| chart.group != "loss"), "each loss has a chart of its own");
+    let labels = |stem: &str| figure(stem).series.iter().map(|series| series.label.clone()).collect::<Vec<_>>();
+    assert_eq!(labels("val_loss"), ["first", "second"]);
+    // What every step was stands behind the lines and is not in the legend.
+    assert_eq!(labels("train_loss"), ["", "first, mean of 9 steps", "", "second, mean of 9 steps"]);
+    assert_eq!(figure("grad_norm").levels, [(1.0, "clip norm 1".to_string(), 2)], "the same clip norm is one line");
+    // By the log's own numbers: 1000 tokens and 10 ms a step.
+    assert_eq!(figure("val_loss_tokens").series[0].points[1], (100_000.0, 4.0));
+    let (x, y) = figure("val_loss_time").series[0].points[1];
+    assert!((x - 1.0).abs() < 1e-9 && y == 4.0, "{x}");
+
+    let found = differences(&runs);
+    let expected = [("optimizer.lr", [Some("0.001"), Some("0.002")]), ("environment.threads", [None, Some("7")])];
+    assert_eq!(found.len(), expected.len());
+    for (found, (key, values)) in found.iter().zip(expected) {
+        assert_eq!(found.key, key);
+        assert_eq!(found.values.iter().map(|v| v.as_deref()).collect::<Vec<_>>(), values);
+    }
+
+    let files = draw_runs(&runs, &dir.path().join("both")).unwrap();
+    let html = std::fs::read_to_string(files.last().unwrap()).unwrap();
+    for expected in [
+        "<th scope=\"row\">optimizer.lr</th><td>0.001</td><td>0.002</td>",
+        "<th scope=\"col\">second</th>",
+        "<i>first</i>",
+        "<summary>Config of second</summary>",
+        "<h2>Incidents of first</h2>",
+    ] {
+        assert!(html.contains(expected), "{expected}");
+    }
+    // Two runs of one name are told apart, and one run is not compared with itself.
+    let deeper = dir.path().join("deeper/first");
+    eventful(&deeper);
+    let runs = Run::load_all(&[paths[0].clone(), deeper.clone()]).unwrap();
+    let above = dir.path().file_name().unwrap().to_string_lossy();
+    assert_eq!((&runs[0].name, &*runs[1].name), (&format!("{above}/first"), "deeper/first"));
+    let twice = Run::load_all(&[paths[0].clone(), dir.path().join("second/../first")]).unwrap_err();
+    assert_eq!(twice.exit_code(), 2);
+}
+
+#[test]
+fn incidents_name_the_data_and_the_command_that_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("it's");
+    let data = |first| DataRange { first_sequence: first, sequences: 2, context_length: 64, positions: vec![640, 0] };
+    let spike = Spike { step: 2, loss: 11.0, z_score: 6.5, data: Some(data(4)) };
+    let back = Rollback { step: 0, from: 3, loss: 12.0, z_score: 7.5, data: data(0) };
+    let bad = Nonfinite {
+        step: 1,
+        class: Class::Nonfinite,
+        parameter: Some("wte.weight".into()),
+        action: Action::Skip,
+        data: Some(data(2)),
+    };
+    let tail =
+        [Event::Rollback(back), Event::Step(step(1)), Event::Nonfinite(bad), Event::Step(step(2)), Event::Spike(spike)];
+    write_run(&run, &[vec![Event::Step(step(1)), Event::Step(step(2)), Event::Step(step(3))], tail.into()].concat());
+    std::fs::write(run.join("config.toml"), "[data]\nshards = \"my shards\"\n[tokenizer]\nkind = \"gpt2\"\n").unwrap();
+    let run = Run::load(&run).unwrap();
+    let found = incidents(&run);
+    let kinds: Vec<_> = found.iter().map(|i| (i.step, i.kind, i.action.unwrap())).collect();
+    assert_eq!(kinds, [(3, "rollback", "rollback"), (1, "nonfinite", "skip"), (2, "spike", "none")]);
+    assert_eq!(
+        found[0].text.split("; ").last(),
+        Some("went back to the checkpoint of step 0 and left out 2 sequences")
+    );
+    assert_eq!(found[1].parameter.as_deref(), Some("wte.weight"));
+    let path = dir.path().display();
+    assert_eq!(
+        found[2].commands,
+        [
+            format!("taper data inspect '{path}/it'\\''s' --sequence 4 --count 2"),
+            "taper data inspect 'my shards' --tokenizer gpt2 --at 640 --tokens 64".into(),
+            "taper data inspect 'my shards' --tokenizer gpt2 --at 0 --tokens 64".into(),
+        ]
+    );
+    draw_runs(&[run], &dir.path().join("out")).unwrap();
+    let html = std::fs::read_to_string(dir.path().join("out/index.html")).unwrap();
+    assert!(html.contains("<summary>data: sequences 4 to 5</summary>"));
+}
+
+#[test]
+fn the_table_has_every_measurement() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("a,b");
+    let start = Start { flops_per_token: Some(6.0), ..Start::default() };
+    let mut events = vec![Event::Start(Box::new(start)), eval(0, 9.5)];
+    events.push(Event::Step(Step { mfu: Some(0.25), ..step(1) }));
+    events.push(Event::Step(Step { loss: f64::NAN, grad_norm: f64::INFINITY, class: Class::LossNonfinite, ..step(2) }));
+    events.push(eval(2, f64::NEG_INFINITY));
+    events.push(Event::Eval(Eval { step: 2, tokens: 2000, split: "books".into(), loss: 1.5 }));
+    write_run(&run, &events);
+    let table = csv(&[Run::load(&run).unwrap()]);
+    let expected = "\
+run,step,tokens,flops,time_s,train_loss,val_loss,books_loss,learning_rate,grad_norm,grad_norm_clipped,class,step_ms,tokens_per_s,mfu
+\"a,b\",0,0,0,0,,9.5,,,,,,,,
+\"a,b\",1,1000,6000,0.01,9,,,0.001,0.501,0.5,finite,10,100000,0.25
+\"a,b\",2,2000,12000,0.02,nan,-inf,1.5,0.001,inf,0.5,loss_nonfinite,10,100000,
+";
+    assert_eq!(table, expected);
+}
+
+/// Truth: records and checksums taken apart by the description in TensorFlow's record_writer.h, CRC-32C bit by bit after
+/// RFC 3720; the protobuf fields by hand. (TensorBoard's own EventAccumulator reads these files too; see docs/report.md.)
+#[test]
+fn tensorboard_files_hold_the_scalars() {
+    fn masked(bytes: &[u8]) -> u32 {
+        let crc = !bytes.iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { 0x82F6_3B78 ^ (c >> 1) } else { c >> 1 })
+        });
+        crc.rotate_left(17).wrapping_add(0xA282_EAD8)
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let start = Start { time: Some(1_700_000_000), ..Start::default() };
+    let unknown = Step { tokens_per_s: f64::NAN, loss: 2.5, ..step(300) };
+    write_run(&run, &[Event::Start(Box::new(start)), Event::Step(unknown), eval(300, 3.25)]);
+    let files = tensorboard::write(&[Run::load(&run).unwrap()], &dir.path().join("tb")).unwrap();
+    assert_eq!(files, [dir.path().join("tb/run/events.out.tfevents.1700000000.taper")]);
+    let file = std::fs::read(&files[0]).unwrap();
+    let (mut at, mut records) = (0, Vec::new());
+    while at < file.len() {
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+        let length = u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+        let message = &file[at + 12..at + 12 + length];
+        assert_eq!(word(at + 8), masked(&file[at..at + 8]));
+        assert_eq!(word(at + 12 + length), masked(message));
+        records.push(message.to_vec());
+        at += 16 + length;
+    }
+    assert_eq!(records.len(), 3);
+    let time = |seconds: f64| [&[0x09][..], &seconds.to_le_bytes()].concat();
+    assert_eq!(records[0], [time(1.7e9), b"\x1a\x0dbrain.Event:2".to_vec()].concat());
+    // Step 300 is 0b10_0101100: two bytes, the lower seven bits first. The value: tag of 8 bytes, then 3.25 as a float.
+    let value = [&b"\x0a\x08loss/val\x15"[..], &3.25f32.to_le_bytes()].concat();
+    let summary = [&[0x2a, 17, 0x0a, 15][..], &value].concat();
+    assert_eq!(records[2], [time(1.7e9 + 0.01), vec![0x10, 0xAC, 0x02], summary].concat());
+    let text = String::from_utf8_lossy(&records[1]).into_owned();
+    assert!(text.contains("loss/train") && text.contains("optimizer/grad_norm_clipped"));
+    assert!(!text.contains("tokens_per_s") && !text.contains("mfu"), "what was not measured is not there");
 }
 
 #[test]
@@ -369,15 +536,23 @@ fn the_command_prints_paths_or_one_json_object() {
     assert!(text.contains("best val loss") && text.contains("3.2500 at step 300"), "{text}");
     assert!(text.contains("wrote a/report/loss.png"), "{text}");
 
-    let (code, text, errors) = taper(&["a", "b", "--out", "out", "--json"]);
+    let (code, text, errors) = taper(&["a", "b", "--out", "out", "--csv", "t.csv", "--tensorboard", "tb", "--json"]);
     assert_eq!((code, errors.as_str()), (0, ""));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["schema"], 1);
     assert_eq!(json["runs"][1]["name"], "b");
-    assert_eq!(json["runs"][1]["files"][0], "out/b/loss.png");
-    assert_eq!(json["runs"][0]["summary"]["best_val_loss"]["loss"], 3.25);
-    assert_eq!(json["runs"][0]["summary"]["classes"]["clipped"], 10);
-    assert!(dir.path().join("out/a/index.html").is_file());
+    assert_eq!(json["files"][0], "out/val_loss.png");
+    let summary = &json["runs"][0]["summary"];
+    assert_eq!((&summary["best_val_loss"]["loss"], &summary["classes"]["clipped"]), (&3.25.into(), &10.into()));
+    let seconds = json["runs"][0]["evals"][4]["time_s"].as_f64().unwrap();
+    assert!((seconds - 4.0).abs() < 1e-9, "400 steps of 10 ms: {seconds}");
+    assert_eq!(json["runs"][0]["incidents"][0]["parameter"], "h.0.attn.qkv.weight");
+    assert_eq!(json["charts"][0]["series"][1]["points"][0], serde_json::json!([0.0, 9.5]));
+    assert!(dir.path().join("out/index.html").is_file() && dir.path().join("tb/b").is_dir());
+    assert_eq!(std::fs::read_to_string(dir.path().join("t.csv")).unwrap().lines().count(), 1 + 2 * 401);
+    assert_eq!(taper(&["a", "b"]).0, 0);
+    assert!(dir.path().join("report/val_loss.svg").is_file());
 
     assert_eq!(taper(&["nowhere"]).0, 2);
-    assert_eq!(taper(&["a", "./a", "--out", "out"]).0, 2, "two reports in one folder");
+    assert_eq!(taper(&["a", "./a", "--out", "out"]).0, 2, "one run twice");
 }

@@ -175,6 +175,7 @@ fn verdicts_follow_from_the_losses() {
     assert!(noise.variance_training.abs() < 1e-12 && noise.variance_interaction.abs() < 1e-12);
 
     let text = report.text();
+    assert!(text.contains("\narm       verdict "), "what one wants to know first: {text}");
     assert!(text.contains("3.025000") && text.contains("-0.100000"), "six decimals: {text}");
     assert!(text.contains("Failed: empty/seed-1: no disk | left"), "{text}");
     let files = report.write(&sweep, &out.join("report")).unwrap();
@@ -334,6 +335,55 @@ fn finished_runs_say_how_long_the_rest_takes() {
     assert!(told.speed.measured && (told.speed.flops_per_second - 300_000.0).abs() < 1e-6 && told.runs == (4, 1, 0));
 }
 
+/// A program in the place of training: it fails if another run is on its device, and waits until the other device is at
+/// work too.
+#[cfg(unix)]
+#[test]
+fn one_run_at_a_time_on_each_device() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::AtomicBool;
+    use taper::sweep::runner::{self, Folder, News, Options};
+
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("train.sh");
+    let script = format!(
+        "#!/bin/sh\ncd {}\nwhile [ $# -gt 0 ]; do case $1 in --device) device=$2;; esac; shift; done\n\
+         mkdir busy-$device || exit 9\ntouch seen-$device\ni=0\n\
+         while [ ! -e seen-cuda:0 ] || [ ! -e seen-cuda:1 ]; do sleep 0.05; i=$((i+1)); [ $i -lt 600 ] || exit 8; done\n\
+         sleep 0.02\nrmdir busy-$device\n",
+        place.path().display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let sweep =
+        made_up(&place.path().join("out"), "seeds = 3", "[[arm]]\nname = \"a\"\nset = { \"optimizer.lr\" = 1e-4 }\n");
+    let before = outcomes(&sweep).unwrap();
+    let options = Options { program, devices: runner::devices("cuda:0,cuda:1").unwrap(), retry_failed: false };
+    let folder = Folder::open(&sweep).unwrap();
+    let (mut started, mut ended) = (Vec::new(), Vec::new());
+    runner::run(&folder, &sweep, &before, &options, &AtomicBool::new(false), &mut |news| match news {
+        News::Started(job, device) => started.push((job.name.clone(), device.unwrap().to_owned())),
+        News::Ended(job, entry) => ended.push((job.name.clone(), entry.code)),
+    })
+    .unwrap();
+    assert_eq!(started.len(), 6);
+    assert!(["cuda:0", "cuda:1"].iter().all(|device| started.iter().any(|(_, on)| on == device)));
+    ended.sort();
+    let all: Vec<_> = (0..6).map(|i| (format!("{}/seed-{}", ["a", "baseline"][i / 3], i % 3 + 1), Some(0))).collect();
+    assert_eq!(ended, all);
+    assert_eq!(std::fs::read_to_string(place.path().join("out/jobs.jsonl")).unwrap().lines().count(), 6);
+    // Six runs that take a minute each are done in three on two devices, and in one minute on ten.
+    let minutes = |devices| {
+        let estimate = estimate(&sweep, &before, || 1e9).unwrap();
+        let one = estimate.seconds.unwrap();
+        (6.0 * estimate.at_once(devices).seconds.unwrap() / one * 1e9).round() / 1e9
+    };
+    assert_eq!((minutes(0), minutes(2), minutes(10)), (6.0, 3.0, 1.0));
+    // Asked to stop before it began, it starts nothing.
+    let stopped = runner::run(&folder, &sweep, &before, &options, &AtomicBool::new(true), &mut |_| panic!("nothing"));
+    assert_eq!(stopped.unwrap_err().exit_code(), 3);
+}
+
 fn taper(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
     command.current_dir(folder).stdin(Stdio::null()).env("RAYON_NUM_THREADS", "2");
@@ -383,6 +433,19 @@ fn a_sweep_runs_to_its_end_and_a_failure_stays_in_its_run() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["ablation"]["runs"], serde_json::json!([2, 4]));
     assert!(folder.path().join("out/report/index.html").is_file());
+    // The folder says what it is: `report` makes the same report of it, and hands on the measurements of its runs.
+    let alone = taper(folder.path()).args(["report", "out", "--json", "--csv", "all.csv"]).output().unwrap();
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    let alone: serde_json::Value = serde_json::from_slice(&alone.stdout).unwrap();
+    assert_eq!((&alone["sweep"], &alone["ablation"]), (&"s".into(), &report["ablation"]));
+    let table = std::fs::read_to_string(folder.path().join("all.csv")).unwrap();
+    let rows = |run: &str| table.lines().filter(|line| line.starts_with(run)).count();
+    // Step 0 and three steps.
+    assert_eq!((rows("baseline/seed-1,"), rows("baseline/seed-2,"), table.lines().count()), (4, 4, 9));
+    let mixed = taper(folder.path()).args(["report", "out", "out/baseline/seed-1"]).output().unwrap();
+    assert_eq!(mixed.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&mixed.stderr).contains("out/ARM/seed-N"));
+
     let journal = || std::fs::read_to_string(folder.path().join("out/jobs.jsonl")).unwrap();
     let before = journal();
     assert_eq!(before.lines().count(), 4);

@@ -45,6 +45,9 @@ pub struct TrainingState {
     pub val_loss: Option<f64>,
     /// The lowest validation loss so far and its step.
     pub best: Option<(u64, f64)>,
+    /// The checkpoint that was last gone back to after a spike, and how often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollbacks: Option<(u64, u64)>,
     /// Seeds of initial weights, data order and dropout.
     pub seeds: [u64; 3],
     /// The resolved micro-batch: part of the run, because it is part of the order of sums.
@@ -234,6 +237,7 @@ mod tests {
             recent_losses: vec![3.25, 1.0 / 3.0],
             val_loss: Some(3.2),
             best: Some((5, 3.1)),
+            rollbacks: Some((4, 2)),
             seeds: [1, 2, 3],
             micro_batch: 4,
             config_hash: "c".into(),

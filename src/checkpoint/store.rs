@@ -19,6 +19,8 @@ pub struct Keep {
     pub last: usize,
     /// Those whose step is a multiple of this.
     pub every: Option<u64>,
+    /// This one.
+    pub pinned: Option<u64>,
 }
 
 /// The checkpoints of one run.
@@ -111,7 +113,8 @@ impl Store {
         let steps = self.steps()?;
         let newest = steps.len().saturating_sub(keep.last.max(1));
         for &step in &steps[..newest] {
-            let stays = best == Some(step) || keep.every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
+            let wanted = [best, keep.pinned].contains(&Some(step));
+            let stays = wanted || keep.every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
             if !stays {
                 // Renamed first, so that a removal cut short leaves no half checkpoint behind.
                 let old = self.folder.join(format!(".old-{}", name(step)));
@@ -199,13 +202,13 @@ mod tests {
     fn pruning_keeps_what_is_asked_for() {
         let run = tempfile::tempdir().unwrap();
         let store = Store::of_run(run.path());
-        for step in [100, 200, 300, 400, 500] {
+        for step in [100, 150, 200, 300, 400, 500] {
             save(&store, step, "").unwrap();
         }
         store.point("latest", 500).unwrap();
         store.point("best", 100).unwrap();
-        store.prune(Keep { last: 2, every: Some(300) }, Some(100)).unwrap();
-        assert_eq!(store.steps().unwrap(), [100, 300, 400, 500]);
+        store.prune(Keep { last: 2, every: Some(300), pinned: Some(200) }, Some(100)).unwrap();
+        assert_eq!(store.steps().unwrap(), [100, 200, 300, 400, 500]);
         assert_eq!(
             (store.pointed("latest"), store.pointed("best"), store.pointed("none")),
             (Some(500), Some(100), None)

@@ -1,19 +1,22 @@
 //! `taper data`: turn text into token shards, and look into shards.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::pull::Transfer;
 use super::{print_json, print_line};
+use crate::config::Config;
 use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
-    Inspection, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
+    Inspection, Loader, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
 };
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
+use crate::train::source;
 
 /// Subcommands of `taper data`.
 #[derive(Debug, Subcommand)]
@@ -36,6 +39,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         taper data inspect data/readme --verify\n  \
         taper data inspect data/readme --at 100 --tokens 20\n  \
+        taper data inspect runs/quickstart --sequence 640 --count 8\n  \
         taper data inspect 'fineweb10B/fineweb_train_*.bin' --at 0 --tokenizer gpt2 --json")]
     Inspect(Inspect),
 }
@@ -126,15 +130,22 @@ pub struct Pull {
 /// Arguments of `taper data inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A folder of shards, a glob, or one shard.
+    /// A folder of shards, a glob, or one shard; with --sequence, a run folder.
     #[arg(value_name = "DIR")]
     input: String,
     /// Show the text from this position (in tokens, from 0) of the split on.
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
-    /// How many tokens to show.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    tokens: usize,
+    /// Show the training sequence of this number (from 0, over the whole run) as the run of this folder reads it: an
+    /// incident in a run's report names the sequences of its step.
+    #[arg(long, value_name = "N", conflicts_with_all = ["at", "split", "tokenizer", "format", "verify"])]
+    sequence: Option<u64>,
+    /// How many sequences to show.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "sequence")]
+    count: u64,
+    /// How many tokens to show [default: 64; a whole sequence].
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
     /// Which split to show.
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     split: SplitName,
@@ -269,6 +280,9 @@ const SHARD_TOKENS: u64 = 100_000_000;
 const TOKENIZER: &str = "tokenizer.json";
 
 fn run_inspect(args: &Inspect) -> Result<()> {
+    if let Some(first) = args.sequence {
+        return show_sequences(args, first);
+    }
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
         Some(name) => Some(super::models::tokenizer(name)?),
@@ -322,7 +336,45 @@ fn look(args: &Inspect, options: &ShardOptions, tokenizer: Option<&Tokenizer>, a
         Split::Val => val.ok_or_else(|| Error::usage(format!("{}: there are no validation shards", args.input)))?,
     };
     let decode = tokenizer.map(|tokenizer| move |ids: &[u32]| tokenizer.decode(ids));
-    excerpt(&stream, split, at, args.tokens, decode.as_ref().map(|decode| decode as &Decode))
+    excerpt(&stream, split, at, args.tokens.unwrap_or(64), decode.as_ref().map(|decode| decode as &Decode))
+}
+
+/// Shows training sequences by their numbers, as a run reads them: its data, its tokenizer, its order.
+fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
+    let run = Path::new(&args.input);
+    let path = run.join("config.toml");
+    if !path.is_file() {
+        return Err(Error::usage(format!(
+            "{} holds no config.toml; --sequence needs a run folder, whose config says which data it reads in which order",
+            run.display()
+        )));
+    }
+    let config = Config::load(&path, &[])?;
+    let context_length = config.model.context_length.ok_or_else(|| {
+        Error::data(&path, "model.context_length is not there; the config.toml of a run says every key of its model")
+    })?;
+    let tokenizer = source::tokenizer(run, &config.tokenizer, &config.data, &|note| eprintln!("{note}"))?;
+    let made = run.join(source::DATA).join("tokens").to_string_lossy().into_owned();
+    let options = ShardOptions { tokenizer_hash: Some(tokenizer.hash().to_string()), ..ShardOptions::default() };
+    let shards = Shards::open(config.data.shards.as_ref().unwrap_or(&made), &options)?;
+    let stream = Arc::new(shards.into_streams(tokenizer.vocab_size()).0);
+    let loader = Loader::new(stream.clone(), context_length, config.data.shuffle, config.run.seed_data())?;
+    let decode = |ids: &[u32]| tokenizer.decode(ids);
+    let mut found = Vec::new();
+    for sequence in first..first.saturating_add(args.count) {
+        let (at, count) = (loader.start_of(sequence), args.tokens.unwrap_or(context_length));
+        let excerpt = excerpt(&stream, Split::Train, at, count, Some(&decode))?;
+        if args.json {
+            let mut value = serde_json::to_value(&excerpt).map_err(|error| Error::data(run, error.to_string()))?;
+            value["sequence"] = sequence.into();
+            found.push(value);
+            continue;
+        }
+        let Excerpt { position, offset, file, text, .. } = excerpt;
+        print_line(&format!("sequence {sequence}: position {position} of train (token {offset} of {file})"))?;
+        print_line(&format!("{}\n", text.unwrap_or_default()))?;
+    }
+    if args.json { print_json(&serde_json::json!({ "sequences": found })) } else { Ok(()) }
 }
 
 fn describe(found: &Inspection) -> Result<()> {

@@ -23,6 +23,7 @@ mod summary;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;
+pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -67,10 +68,12 @@ enum Command {
     Push(push::Args),
     /// Fetch a model from the Hugging Face Hub.
     Pull(pull::Args),
-    /// Draw the charts of a run.
+    /// Draw the charts of a run, of several overlaid, or of a sweep; hand their numbers to other programs.
     Report(report::Args),
     /// Train many runs and say which differences are real.
     Sweep(sweep::Args),
+    /// Watch a run on the terminal.
+    Watch(watch::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Time training steps and operators.
@@ -118,6 +121,7 @@ fn run(command: Command) -> Result<()> {
         Command::Pull(args) => pull::run(args),
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {

@@ -1,7 +1,7 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, charts in the run folder.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -122,6 +122,10 @@ impl Observer for Console {
                 self.say(&message);
             }
             Event::Checkpoint(checkpoint) => self.say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
+            Event::Rollback(rollback) => self.say(&format!(
+                "step {}: back to the state of step {}; {} sequences are left out",
+                rollback.from, rollback.step, rollback.data.sequences
+            )),
             Event::Start(_) | Event::Resume(_) => self.bar.reset_eta(),
             Event::End(_) => {}
         }
@@ -140,13 +144,13 @@ impl Charts {
     /// Draws once more, when all is written.
     pub fn finish(&mut self, run: &Path) {
         self.join();
-        self.draw(run);
+        self.draw(run, report::draw);
         self.join();
     }
 
-    fn draw(&mut self, run: &Path) {
+    fn draw(&mut self, run: &Path, draw: fn(&Path) -> crate::Result<Vec<PathBuf>>) {
         let run = run.to_path_buf();
-        self.drawing = Some(std::thread::spawn(move || report::draw(&run).map(|_| ())));
+        self.drawing = Some(std::thread::spawn(move || draw(&run).map(|_| ())));
     }
 
     fn join(&mut self) {
@@ -169,7 +173,7 @@ impl Observer for Charts {
         // A checkpoint that comes while the last one's charts are still being drawn does without.
         if self.drawing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.join();
-            self.draw(run);
+            self.draw(run, report::draw_often);
         }
     }
 }

@@ -9,11 +9,11 @@ use super::train::stop_flag;
 use super::{print_json, print_line};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::sweep::Sweep;
 use crate::sweep::plan::{Estimate, estimate};
 use crate::sweep::report::report;
-use crate::sweep::results::{Entry, Outcome, State, outcomes};
-use crate::sweep::runner::{self, Folder, Options};
-use crate::sweep::{Sweep, plan::Job};
+use crate::sweep::results::{Outcome, State, outcomes};
+use crate::sweep::runner::{self, Folder, News, Options};
 
 /// Arguments of `taper sweep`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ Examples:
   taper sweep docs/examples/ablation/SWEEP.toml --dry-run        the plan: runs, time, cost
   taper sweep docs/examples/ablation/SWEEP.toml                  train what is missing, then compare
   taper sweep docs/examples/ablation/SWEEP.toml --report-only    compare what is there
-  taper sweep my-sweep.toml --price-per-hour 2.50 --device cuda
+  taper sweep my-sweep.toml --price-per-hour 2.50 --device cuda:0,cuda:1
 
 The same command goes on with a sweep that was stopped or killed. docs/statistics.md explains the table.
 Exit codes: 0 done, 1 failed (or runs of the sweep failed), 2 bad usage or config, 3 stopped by a signal.")]
@@ -44,8 +44,8 @@ pub struct Args {
     /// Train runs again that failed before.
     #[arg(long)]
     retry_failed: bool,
-    /// cpu, cuda, cuda:N or auto, for every run [default: run.device of the config].
-    #[arg(long, value_name = "DEVICE")]
+    /// cpu, cuda, cuda:N or auto, or several (cuda:0,cuda:1): one run at a time on each [default: run.device of the config].
+    #[arg(long, value_name = "DEVICE,..")]
     device: Option<String>,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
@@ -63,9 +63,10 @@ pub fn run(args: Args) -> Result<()> {
     let sweep = Sweep::load(&args.sweep, args.out.as_deref())?;
     let before = outcomes(&sweep)?;
     if args.report_only {
-        return tell(&sweep, &before, args.json);
+        return tell(&sweep, &before, None, args.json, &[]);
     }
-    let estimate = estimate(&sweep, &before, matmul_rate)?;
+    let devices = args.device.as_deref().map(runner::devices).transpose()?.unwrap_or_default();
+    let estimate = estimate(&sweep, &before, matmul_rate)?.at_once(devices.len());
     say(&plan(&sweep, &before, &estimate, args.price_per_hour));
     if args.dry_run {
         return if args.json {
@@ -76,14 +77,18 @@ pub fn run(args: Args) -> Result<()> {
     }
     let stop = stop_flag()?;
     let program = std::env::current_exe().map_err(Error::io("find", Path::new("the program itself")))?;
-    let options = Options { program, device: args.device.clone(), retry_failed: args.retry_failed };
+    let options = Options { program, devices, retry_failed: args.retry_failed };
     let due = before.iter().filter(|outcome| runner::is_due(outcome, args.retry_failed)).count();
     {
         let folder = Folder::open(&sweep)?;
-        let (begun, mut done) = (Instant::now(), 0);
-        let mut told = |job: &Job, entry: Option<&Entry>| match entry {
-            None => say(&format!("[{}/{due}] {} ...", done + 1, job.name)),
-            Some(entry) => {
+        let (begun, mut started, mut done) = (Instant::now(), 0, 0);
+        let mut told = |news: News| match news {
+            News::Started(job, device) => {
+                started += 1;
+                let on = device.map_or(String::new(), |device| format!(" on {device}"));
+                say(&format!("[{started}/{due}] {}{on} ...", job.name));
+            }
+            News::Ended(job, entry) => {
                 done += 1;
                 let message = entry.message.as_ref().map_or(String::new(), |message| format!(": {message}"));
                 let left = begun.elapsed().as_secs_f64() / done as f64 * (due - done) as f64;
@@ -92,13 +97,13 @@ pub fn run(args: Args) -> Result<()> {
                 } else {
                     String::new()
                 };
-                say(&format!("  {} after {}{message}{rest}", entry.ended, duration(entry.seconds)));
+                say(&format!("  {} {} after {}{message}{rest}", job.name, entry.ended, duration(entry.seconds)));
             }
         };
         runner::run(&folder, &sweep, &before, &options, &stop, &mut told)?;
     }
     let after = outcomes(&sweep)?;
-    tell(&sweep, &after, args.json)?;
+    tell(&sweep, &after, None, args.json, &[])?;
     match after.iter().filter(|outcome| outcome.state == State::Failed).count() {
         0 => Ok(()),
         failed => Err(Error::Training(format!(
@@ -109,14 +114,22 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Writes the report and prints it.
-fn tell(sweep: &Sweep, outcomes: &[Outcome], json: bool) -> Result<()> {
+/// Writes the report of the runs that are there, into the sweep's folder if nowhere else, and prints it; `more` are files
+/// that were written besides.
+pub(super) fn tell(
+    sweep: &Sweep,
+    outcomes: &[Outcome],
+    out: Option<&Path>,
+    json: bool,
+    more: &[PathBuf],
+) -> Result<()> {
     let report = report(sweep, outcomes);
     if report.ablation.runs.0 == 0 {
         let hint = format!("{} holds no finished run yet", sweep.out.display());
         return Err(Error::usage(format!("{hint}; train the sweep first (without --report-only)")));
     }
-    let files = report.write(sweep, &sweep.out.join("report"))?;
+    let mut files = report.write(sweep, out.unwrap_or(&sweep.out.join("report")))?;
+    files.extend_from_slice(more);
     if json {
         let mut value = report.json(sweep)?;
         value["files"] = files.iter().map(|file| file.display().to_string()).collect();

@@ -178,6 +178,17 @@ impl Ready {
         self.config.dist.lanes.unwrap_or_else(|| lanes::default_lanes(micro_batches))
     }
 
+    /// The memory of a training step, as predicted.
+    pub fn predicted_bytes(&self) -> u64 {
+        batch::predicted_bytes(
+            self.model.config(),
+            self.model.layout().parameters(),
+            self.micro_batch(),
+            self.config.train.recompute,
+            lanes::buffers(self.lanes()),
+        )
+    }
+
     /// The number of steps, with a word on what the last step and the end of the data leave out.
     pub fn max_steps(&self) -> Result<u64> {
         let context = self.model.config().context_length;
@@ -200,6 +211,7 @@ impl Ready {
             tokens_per_step: (self.config.train.global_batch() * self.model.config().context_length) as u64,
             max_steps: Some(max_steps),
             clip_norm: self.config.stability.clip_norm.value(),
+            memory_bytes: Some(self.predicted_bytes()),
             flops_per_token: Some(self.model.config().flops_per_token() as f64),
             device: Some(device_words(self.device)),
             time: now(),

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::Config;
 use super::schema::{self, Key, Section};
+use crate::train::config::Spike;
 
 /// Sections and keys that leave the trained weights as they are: names and places, when something is measured, saved or shown,
 /// and what trades memory for time at the same bits. They do not enter [`Config::hash`], and a resumed run may change them.
@@ -16,6 +17,7 @@ const NOT_DETERMINING: &[&str] = &[
     "train.log_every",
     "train.recompute",
     "stability.max_consecutive_skips",
+    "stability.spike",
     "stability.spike_window",
     "stability.spike_threshold",
     "dist.shard_optimizer",
@@ -37,6 +39,10 @@ pub struct Difference {
     /// Whether the key can change the trained weights.
     pub determines: bool,
 }
+
+/// Keys that determine all the same where a run goes back after spikes: they say when, and where to.
+const DETERMINING_ROLLBACKS: &[&str] =
+    &["stability.spike", "stability.spike_window", "stability.spike_threshold", "checkpoint.every"];
 
 impl Config {
     /// The config as TOML: every section and key in the order of the documentation, and keys that are not set as comments.
@@ -62,7 +68,7 @@ impl Config {
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let values = self.values();
-        for (section, key) in keys().filter(|(section, key)| determines(section, key)) {
+        for (section, key) in keys().filter(|(section, key)| self.determines(section, key)) {
             if let Some(value) = value(&values, section, key) {
                 hasher.update(format!("{}.{} = {}\n", section.name, key.name, literal(value)));
             }
@@ -77,11 +83,19 @@ impl Config {
     pub fn differences(&self, after: &Config) -> Vec<Difference> {
         let (ours, theirs) = (self.values(), after.values());
         let pairs = keys().map(|(section, key)| {
-            let [before, after] = [&ours, &theirs].map(|values| value(values, section, key).map(literal));
+            let [was, is] = [&ours, &theirs].map(|values| value(values, section, key).map(literal));
+            let determines = self.determines(section, key) || after.determines(section, key);
             let key_path = format!("{}.{}", section.name, key.name);
-            Difference { key: key_path, before, after, determines: determines(section, key) }
+            Difference { key: key_path, before: was, after: is, determines }
         });
         pairs.filter(|pair| pair.before != pair.after).collect()
+    }
+
+    /// Whether a key can change the trained weights.
+    fn determines(&self, section: &Section, key: &Key) -> bool {
+        let path = format!("{}.{}", section.name, key.name);
+        let back = self.stability.spike == Spike::Rollback && DETERMINING_ROLLBACKS.contains(&&*path);
+        back || !NOT_DETERMINING.iter().any(|name| *name == section.name || *name == path)
     }
 
     fn values(&self) -> toml::Table {
@@ -105,11 +119,6 @@ fn keys() -> impl Iterator<Item = (&'static Section, &'static Key)> {
     schema::sections().iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)))
 }
 
-fn determines(section: &Section, key: &Key) -> bool {
-    let path = format!("{}.{}", section.name, key.name);
-    !NOT_DETERMINING.iter().any(|name| *name == section.name || *name == path)
-}
-
 fn value<'a>(values: &'a toml::Table, section: &Section, key: &Key) -> Option<&'a toml::Value> {
     let value = values.get(&section.name)?.get(&key.name)?;
     // An empty list is the default of the lists that may be left out.
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_names_that_do_not_determine_exist() {
-        for name in NOT_DETERMINING {
+        for name in NOT_DETERMINING.iter().chain(DETERMINING_ROLLBACKS) {
             let known = schema::find(name).is_some() || keys().any(|(s, k)| format!("{}.{}", s.name, k.name) == *name);
             assert!(known, "{name}");
         }

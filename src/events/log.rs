@@ -3,7 +3,7 @@
 //! The bytes are cut into pieces at line ends and parsed in parallel; a million steps take about a second. What a resumed
 //! run superseded is dropped here, so that nobody downstream needs to think of it.
 
-use super::{Checkpoint, End, Eval, Event, Nonfinite, Resume, Sample, Spike, Start, Step};
+use super::{Checkpoint, End, Eval, Event, Nonfinite, Resume, Rollback, Sample, Spike, Start, Step};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -29,31 +29,15 @@ impl EventLog {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::parse(&bytes).map_err(|Damage { line, what }| {
-            Error::data(
-                path,
-                format!(
-                    "line {line} is not an event ({what}); the file is damaged there: restore it from a copy, or remove that line"
-                ),
-            )
-        })
+        Self::parse(&bytes).map_err(|damage| damage.at(path))
     }
 
     /// Reads the text of a log.
     fn parse(bytes: &[u8]) -> Result<Self, Damage> {
         let end_of_lines = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let (lines, tail) = bytes.split_at(end_of_lines);
-        let pieces: Vec<Result<Piece, Damage>> = pieces(lines).into_par_iter().map(parse_piece).collect();
-
-        let count = pieces.iter().flatten().map(|piece| piece.events.len()).sum::<usize>() + 1;
-        let mut log = EventLog { events: Vec::with_capacity(count), ..EventLog::default() };
-        let mut line_count = 0;
-        for piece in pieces {
-            let piece = piece.map_err(|damage| Damage { line: line_count + damage.line, ..damage })?;
-            line_count += piece.lines;
-            log.unknown += piece.unknown;
-            log.events.extend(piece.events);
-        }
+        let mut log = EventLog::default();
+        let line_count = log.extend(lines)?;
         if is_whole(tail) {
             match parse_line(tail) {
                 Ok(Some(event)) => log.events.push(event),
@@ -65,6 +49,20 @@ impl EventLog {
         }
         drop_superseded(&mut log.events);
         Ok(log)
+    }
+
+    /// Appends the events of whole lines as they stand, and gives the number of lines.
+    pub(super) fn extend(&mut self, lines: &[u8]) -> Result<usize, Damage> {
+        let pieces: Vec<Result<Piece, Damage>> = pieces(lines).into_par_iter().map(parse_piece).collect();
+        self.events.reserve(pieces.iter().flatten().map(|piece| piece.events.len()).sum::<usize>() + 1);
+        let mut line_count = 0;
+        for piece in pieces {
+            let piece = piece.map_err(|damage| Damage { line: line_count + damage.line, ..damage })?;
+            line_count += piece.lines;
+            self.unknown += piece.unknown;
+            self.events.extend(piece.events);
+        }
+        Ok(line_count)
     }
 
     /// The optimizer steps.
@@ -102,6 +100,11 @@ impl EventLog {
         self.events.iter().filter_map(|event| if let Event::Resume(e) = event { Some(e) } else { None })
     }
 
+    /// The places where training went back after a spike.
+    pub fn rollbacks(&self) -> impl Iterator<Item = &Rollback> {
+        self.events.iter().filter_map(|event| if let Event::Rollback(e) = event { Some(e) } else { None })
+    }
+
     /// What the newest process set out to do.
     pub fn start(&self) -> Option<&Start> {
         self.events.iter().rev().find_map(|event| if let Event::Start(e) = event { Some(&**e) } else { None })
@@ -115,10 +118,23 @@ impl EventLog {
 }
 
 /// A line that is not an event.
-struct Damage {
+pub(super) struct Damage {
     /// Counted from 1.
-    line: usize,
-    what: String,
+    pub line: usize,
+    pub what: String,
+}
+
+impl Damage {
+    /// As an error about a file.
+    pub fn at(self, path: &Path) -> Error {
+        let Damage { line, what } = self;
+        Error::data(
+            path,
+            format!(
+                "line {line} is not an event ({what}); the file is damaged there: restore it from a copy, or remove that line"
+            ),
+        )
+    }
 }
 
 struct Piece {
@@ -187,6 +203,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Event>, String> {
         "spike" => Event::Spike(read(line)?),
         "checkpoint" => Event::Checkpoint(read(line)?),
         "resume" => Event::Resume(read(line)?),
+        "rollback" => Event::Rollback(read(line)?),
         "end" => Event::End(read(line)?),
         _ => return Ok(None),
     }))
@@ -199,14 +216,17 @@ pub(super) fn is_whole(tail: &[u8]) -> bool {
 }
 
 /// Applies the `resume` events: a record beyond the step of a later `resume` goes, and so does a record *at* that step
-/// which the resumed process wrote once more (as it does at step 0, when it had to start from the beginning).
-fn drop_superseded(events: &mut Vec<Event>) {
-    if !events.iter().any(|event| matches!(event, Event::Resume(_))) {
+/// which the resumed process wrote once more (as it does at step 0, when it had to start from the beginning). A
+/// `rollback` takes back what lies beyond its step just so; a process that was resumed from before it writes it once more, and the
+/// last one counts.
+pub(super) fn drop_superseded(events: &mut Vec<Event>) {
+    if !events.iter().any(|event| matches!(event, Event::Resume(_) | Event::Rollback(_))) {
         return;
     }
-    let mut limit = u64::MAX; // the smallest step among the resumes that follow
+    let mut limit = u64::MAX; // the smallest step among the resumes and rollbacks that follow
     let mut latest = (u64::MAX, 0); // the smallest step met going backwards, and the kinds of records met at it
     let mut repeated = (u64::MAX, 0); // the step of the next resume, and the kinds that were written again at it
+    let mut rollbacks = Vec::new(); // those met
     let mut keep = vec![true; events.len()];
     for (event, keep) in events.iter().zip(&mut keep).rev() {
         let Some(step) = event.step() else { continue };
@@ -218,7 +238,18 @@ fn drop_superseded(events: &mut Vec<Event>) {
         if let Event::Resume(_) = event {
             limit = step;
             repeated = (step, if latest.0 == step { latest.1 } else { 0 });
-        } else if step == latest.0 {
+            continue;
+        }
+        if let Event::Rollback(rollback) = event {
+            limit = step;
+            // Positions in the data only grow within a run: the same one again is the same rollback again. The step is part
+            // of it, so that what takes back the one takes back the other, and a log may be followed piece by piece.
+            let this = (step, rollback.from, rollback.data.first_sequence);
+            *keep = !rollbacks.contains(&this);
+            rollbacks.push(this);
+            continue;
+        }
+        if step == latest.0 {
             latest.1 |= kind;
         } else {
             latest = (step, kind);
@@ -237,6 +268,6 @@ fn kind_bit(event: &Event) -> u8 {
         Event::Nonfinite(_) => 8,
         Event::Spike(_) => 16,
         Event::Checkpoint(_) => 32,
-        Event::Start(_) | Event::Resume(_) | Event::End(_) => 0,
+        Event::Start(_) | Event::Resume(_) | Event::Rollback(_) | Event::End(_) => 0,
     }
 }

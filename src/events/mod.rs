@@ -3,7 +3,7 @@
 //! It is the contract between training, which writes, and everything that reads: reports, dashboards, other people's
 //! scripts. The one idea: *a line is a fact that is never changed*. A run that is resumed does not erase what it did
 //! beyond the checkpoint it goes on from; it appends `resume {step}`, and readers drop the earlier records beyond that
-//! step ([`EventLog`] does). A run that is killed leaves at most one torn line, the last, which readers pass over and
+//! step ([`EventLog`] does); `rollback {step}` says the same without a restart. A run that is killed leaves at most one torn line, the last, which readers pass over and
 //! [`EventWriter::append_to`] cuts off.
 //!
 //! Unusual: JSON has no NaN and no infinities, and those are the very numbers one looks for in a log, so they are written
@@ -14,10 +14,12 @@
 
 mod log;
 pub(crate) mod number;
+mod tail;
 mod writer;
 
 pub use log::EventLog;
 pub use number::number_to_string;
+pub use tail::EventTail;
 pub use writer::EventWriter;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,8 @@ pub enum Event {
     Checkpoint(Checkpoint),
     /// Training goes on from a checkpoint: earlier records beyond its step no longer count.
     Resume(Resume),
+    /// After a spike, training went back to a checkpoint: earlier records beyond its step no longer count.
+    Rollback(Rollback),
     /// A process stopped training, by its own will or by an error it could still report.
     End(End),
 }
@@ -61,6 +65,7 @@ impl Event {
             Event::Spike(e) => Some(e.step),
             Event::Checkpoint(e) => Some(e.step),
             Event::Resume(e) => Some(e.step),
+            Event::Rollback(e) => Some(e.step),
             Event::End(e) => Some(e.step),
         }
     }
@@ -87,6 +92,9 @@ pub struct Start {
     /// Floating-point operations for one trained token, forward and backward.
     #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
     pub flops_per_token: Option<f64>,
+    /// Bytes of memory on the device that the run needs, as planned or measured before the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// What it runs on, in words ("CPU, 16 threads", "NVIDIA H200").
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -218,6 +226,29 @@ pub struct Nonfinite {
     pub parameter: Option<String>,
     /// What was done.
     pub action: Action,
+    /// The data of the step; older logs do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataRange>,
+}
+
+/// Which training data a step or several consumed. Sequences are numbered over the whole run in the order of training
+/// (`taper data inspect RUN --sequence N` shows one); positions are tokens of the training split, counted from 0
+/// (`taper data inspect DIR --at POSITION`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataRange {
+    /// The number of the first sequence.
+    pub first_sequence: u64,
+    /// How many sequences.
+    pub sequences: u64,
+    /// Tokens of a sequence.
+    pub context_length: u64,
+    /// Where the first sequences begin: at most [`DataRange::LISTED`] of them, since shuffling scatters them.
+    pub positions: Vec<u64>,
+}
+
+impl DataRange {
+    /// Positions that are listed at most.
+    pub const LISTED: usize = 8;
 }
 
 /// A jump of the loss.
@@ -228,9 +259,12 @@ pub struct Spike {
     /// Its loss, in nats per token.
     #[serde(with = "number")]
     pub loss: f64,
-    /// How many (robust) standard deviations it lies above the recent losses.
+    /// How many standard deviations it lies above the mean of the recent losses.
     #[serde(with = "number")]
     pub z_score: f64,
+    /// The data of the step; older logs do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataRange>,
 }
 
 /// A checkpoint that is whole on disk.
@@ -253,6 +287,23 @@ pub struct Resume {
     /// Seconds since 1970-01-01 UTC (a timing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
+}
+
+/// Training went back to a checkpoint after a spike, and goes on with later data (`stability.spike = "rollback"`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The step whose state it goes back to.
+    pub step: u64,
+    /// The step at which the loss spiked.
+    pub from: u64,
+    /// Its loss, in nats per token.
+    #[serde(with = "number")]
+    pub loss: f64,
+    /// As in [`Spike`].
+    #[serde(with = "number")]
+    pub z_score: f64,
+    /// The data that is left out: all that was read since the checkpoint, the spiking step's included.
+    pub data: DataRange,
 }
 
 /// Why a process stopped training.

@@ -39,7 +39,7 @@ pub use plan::{Plan, PlannedFile, Upload};
 pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};
 pub use push::{PushOptions, PushResult, plan_push, push};
 pub use repo::{Repo, is_hub_name};
-pub use settings::Settings;
+pub use settings::{Settings, TOKEN_VARIABLES};
 pub use token::Token;
 
 /// Someone who watches bytes go by, and is told what a person should know.

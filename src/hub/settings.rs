@@ -11,6 +11,10 @@ use std::time::Duration;
 use super::token::Token;
 use crate::error::{Error, Result};
 
+/// The variables that may hold an access token, the first before the second. No process that is started to do without the
+/// Hub inherits them.
+pub const TOKEN_VARIABLES: [&str; 2] = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+
 /// What a client needs to know.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -64,7 +68,7 @@ impl Settings {
             return Err(Error::usage("HF_ENDPOINT must be an address such as https://huggingface.co"));
         }
         let token_path = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
-        let token = match ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].iter().find_map(|&name| Some((name, get(name)?))) {
+        let token = match TOKEN_VARIABLES.iter().find_map(|&name| Some((name, get(name)?))) {
             Some((name, value)) => Token::parse(&value, name)?,
             None => read_token(&token_path)?,
         };

@@ -25,6 +25,36 @@ pub enum Scale {
     FromZero,
 }
 
+/// What the horizontal axis measures.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Across {
+    /// Optimizer steps, from 0.
+    Steps,
+    /// An amount that grows from 0, with the name of the axis.
+    Amount(String),
+    /// Any values, laid out by a scale, with the name of the axis.
+    Values(String, Scale),
+}
+
+impl Across {
+    /// The name of the axis.
+    pub fn label(&self) -> &str {
+        match self {
+            Across::Steps => "optimizer step",
+            Across::Amount(label) | Across::Values(label, _) => label,
+        }
+    }
+
+    /// The axis for these values.
+    pub fn axis(&self, values: impl Iterator<Item = f64>, max_ticks: usize) -> Axis {
+        match self {
+            Across::Steps => Axis::steps(values.fold(0.0, f64::max), max_ticks),
+            Across::Amount(_) => Axis::from_zero(values.fold(0.0, f64::max), max_ticks),
+            Across::Values(_, scale) => Axis::values(values, *scale, max_ticks),
+        }
+    }
+}
+
 /// A ratio of largest to smallest value beyond which a linear axis shows little but the largest.
 const LOG_RATIO: f64 = 100.0;
 
@@ -33,6 +63,13 @@ impl Axis {
     pub fn steps(last: f64, max_ticks: usize) -> Self {
         let hi = last.max(1.0);
         let step = round_step(hi / max_ticks.max(1) as f64).max(1.0);
+        Self { lo: 0.0, hi, log: false, ticks: linear_ticks(0.0, hi, step) }
+    }
+
+    /// An axis of amounts that grow from 0: tokens, seconds, floating-point operations.
+    pub fn from_zero(last: f64, max_ticks: usize) -> Self {
+        let hi = if last > 0.0 { last.min(1e300) } else { 1.0 };
+        let step = round_step(hi / max_ticks.max(1) as f64);
         Self { lo: 0.0, hi, log: false, ticks: linear_ticks(0.0, hi, step) }
     }
 

@@ -15,7 +15,9 @@ use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, PathElement, Polygon};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBColor, ShapeStyle, TextStyle, register_font};
+use plotters::style::{
+    Color, FontStyle, FontTransform, IntoFont, RGBAColor, RGBColor, ShapeStyle, TextStyle, register_font,
+};
 use std::sync::OnceLock;
 
 /// Device pixels of the drawing for each logical pixel.
@@ -153,9 +155,9 @@ fn register_fonts() {
     });
 }
 
-fn color(paint: Paint) -> RGBColor {
+fn color(paint: Paint) -> RGBAColor {
     let ([r, g, b], _) = paint.versions();
-    RGBColor(r, g, b)
+    RGBColor(r, g, b).mix(paint.opacity())
 }
 
 fn style(paint: Paint, width: f64) -> ShapeStyle {

@@ -75,6 +75,7 @@ impl Sheet {
         let width = f64::from(shape.width);
         let series = figure.series.iter().map(|s| match s.kind {
             Kind::Raw => (Swatch::Area(Paint::Pale(s.ink)), &s.label),
+            Kind::Glass => (Swatch::Area(Paint::Glass(s.ink)), &s.label),
             Kind::Line | Kind::Dots => (Swatch::Line(Paint::Ink(s.ink)), &s.label),
         });
         let levels = figure.levels.iter().map(|(_, label, ink)| (Swatch::Dashes(Paint::Ink(*ink)), label));
@@ -140,14 +141,14 @@ fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, sheet: &Sheet)
 
     let plot = layout(figure, sheet);
     axes(canvas, figure, &plot, height)?;
-    for series in figure.series.iter().filter(|s| s.kind == Kind::Raw) {
+    for series in figure.series.iter().filter(|s| is_raw(s)) {
         raw(canvas, series, &plot)?;
     }
     for &(value, _, ink) in &figure.levels {
         let (_, y) = plot.place((0.0, value));
         canvas.dashes((plot.left, plot.right), y, 1.25, Paint::Ink(ink))?;
     }
-    for series in figure.series.iter().filter(|s| s.kind != Kind::Raw) {
+    for series in figure.series.iter().filter(|s| !is_raw(s)) {
         line(canvas, series, &plot)?;
     }
     let (often, seldom): (Vec<_>, Vec<_>) = figure.marks.iter().partition(|marks| marks.glyph == Glyph::Tick);
@@ -155,6 +156,10 @@ fn draw<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, sheet: &Sheet)
         rug(canvas, marks, &plot)?;
     }
     seldom.into_iter().enumerate().try_for_each(|(row, marks)| mark(canvas, marks, &plot, row))
+}
+
+fn is_raw(series: &Series) -> bool {
+    matches!(series.kind, Kind::Raw | Kind::Glass)
 }
 
 /// Shortens a text to a width, with an ellipsis.
@@ -190,8 +195,7 @@ fn legend<DB: DrawingBackend>(canvas: &Canvas<DB>, sheet: &Sheet) -> Result<()> 
 /// Chooses axes for what is shown, and the plot's place for the labels of those axes.
 fn layout(figure: &Figure, sheet: &Sheet) -> Plot {
     let points = figure.series.iter().flat_map(|s| s.points.iter().copied());
-    let steps = points.clone().map(|p| p.0).chain(figure.marks.iter().flat_map(|m| m.at.iter().map(|a| a.0)));
-    let last = steps.fold(0.0, f64::max);
+    let across = points.clone().map(|p| p.0).chain(figure.marks.iter().flat_map(|m| m.at.iter().map(|a| a.0)));
     let values = points.map(|p| p.1).chain(figure.levels.iter().map(|l| l.0));
     let height = sheet.bottom - sheet.ceiling;
     let y = Axis::values(values, figure.scale, (height / 44.0) as usize);
@@ -199,7 +203,7 @@ fn layout(figure: &Figure, sheet: &Sheet) -> Plot {
     // The label of the axis runs upwards at the left edge, the labels of the ticks stand between it and the plot.
     let left = PAD + LABEL_EM + 10.0 + labels + 8.0;
     let right = f64::from(sheet.size.0) - PAD - 14.0;
-    let x = Axis::steps(last, ((right - left) / 84.0) as usize);
+    let x = figure.across.axis(across, ((right - left) / 84.0) as usize);
     Plot { left, right, top: sheet.top, ceiling: sheet.ceiling, bottom: sheet.bottom, x, y }
 }
 
@@ -216,7 +220,9 @@ fn axes<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, plot: &Plot, h
         canvas.text(label, (x, plot.bottom + 18.0), LABEL_EM, Align::Middle, Paint::Muted)?;
     }
     let centre = (plot.left + plot.right) / 2.0;
-    canvas.text("optimizer step", (centre, height - 11.0), LABEL_EM, Align::Middle, Paint::Muted)?;
+    let suffix = if plot.x.log { ", log scale" } else { "" };
+    let label = fit(&format!("{}{suffix}", figure.across.label()), LABEL_EM, plot.width());
+    canvas.text(&label, (centre, height - 11.0), LABEL_EM, Align::Middle, Paint::Muted)?;
     let suffix = if plot.y.log { ", log scale" } else { "" };
     let label = fit(&format!("{}{suffix}", figure.y_label), LABEL_EM, plot.bottom - plot.top + 20.0);
     let middle = (plot.top + plot.bottom) / 2.0;
@@ -225,7 +231,7 @@ fn axes<DB: DrawingBackend>(canvas: &Canvas<DB>, figure: &Figure, plot: &Plot, h
 
 /// Raw values: their line, or where there are more of them than pixels the area between smallest and largest.
 fn raw<DB: DrawingBackend>(canvas: &Canvas<DB>, series: &Series, plot: &Plot) -> Result<()> {
-    let paint = Paint::Pale(series.ink);
+    let paint = if series.kind == Kind::Glass { Paint::Glass(series.ink) } else { Paint::Pale(series.ink) };
     let columns = plot.width() as usize;
     if series.points.len() <= columns {
         for part in parts(&series.points) {

@@ -12,13 +12,15 @@ pub type Ink = usize;
 pub enum Kind {
     /// Every value, in a pale ink: a line, or the min/max envelope where there are more points than pixels.
     Raw,
+    /// The same, so that what lies below shows through: for several runs overlaid.
+    Glass,
     /// A line in full ink.
     Line,
     /// A line in full ink with a dot at each point, as long as the dots do not touch.
     Dots,
 }
 
-/// Values against steps.
+/// Values against steps, or against what the figure says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// The name in the legend; empty to leave it out.
@@ -27,7 +29,7 @@ pub struct Series {
     pub ink: Ink,
     /// How it is drawn.
     pub kind: Kind,
-    /// Step and value, by ascending step. A value that is not finite breaks the line.
+    /// Step (or what else the axis measures) and value, ascending. A value that is not finite breaks the line.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -66,6 +68,8 @@ pub struct Figure {
     pub y_label: String,
     /// The layout of the value axis.
     pub scale: super::axis::Scale,
+    /// What the horizontal axis measures.
+    pub across: super::axis::Across,
     /// Drawn in this order.
     pub series: Vec<Series>,
     /// Horizontal dashed lines: value, label, ink.
@@ -121,11 +125,24 @@ pub fn smoothing_window(points: usize) -> Option<usize> {
 pub enum Average {
     /// For losses: every step counts the same.
     Mean,
-    /// For what has outliers that say nothing about the rest, as gradient norms and step times do.
+    /// For what has outliers that say nothing about the rest, as step times do.
     Median,
+    /// The largest value.
+    Max,
 }
 
-/// The mean or median of the finite values in a window centred on the point, at up to 1000 evenly chosen points, the
+impl Average {
+    /// As the legend says it.
+    fn name(self) -> &'static str {
+        match self {
+            Average::Mean => "mean",
+            Average::Median => "median",
+            Average::Max => "max",
+        }
+    }
+}
+
+/// The mean, median or maximum of the finite values in a window centred on the point, at up to 1000 evenly chosen points, the
 /// last included. At the ends the window is cut, not shifted. Where less than half of a window's values are finite there
 /// is nothing to show: NaN.
 pub fn smooth(points: &[(f64, f64)], window: usize, average: Average) -> Vec<(f64, f64)> {
@@ -146,6 +163,7 @@ pub fn smooth(points: &[(f64, f64)], window: usize, average: Average) -> Vec<(f6
             _ if 2 * count < part.len() => f64::NAN,
             Average::Mean => finite.sum::<f64>() / count as f64,
             Average::Median => median(finite).unwrap_or(f64::NAN),
+            Average::Max => finite.fold(f64::NEG_INFINITY, f64::max),
         }
     };
     chosen.into_iter().map(|at| (points[at].0, value(at))).collect()
@@ -158,20 +176,31 @@ pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
-/// The raw values and, where there are enough of them, their smoothed line: how every noisy quantity is shown.
+/// The raw values and, where there are enough of them, their smoothed line: how every noisy quantity of one run is shown.
 pub fn raw_and_smoothed(label: &str, ink: Ink, average: Average, points: Vec<(f64, f64)>) -> Vec<Series> {
     match smoothing_window(points.len()) {
         None => vec![Series { label: label.into(), ink, kind: Kind::Dots, points }],
         Some(window) => {
-            let line = smooth(&points, window, average);
-            let average = match average {
-                Average::Mean => "mean",
-                Average::Median => "median",
-            };
-            vec![
-                Series { label: format!("{label}, every step"), ink, kind: Kind::Raw, points },
-                Series { label: format!("{label}, {average} of {window} steps"), ink, kind: Kind::Line, points: line },
-            ]
+            let line = smoothed(label, ink, average, window, &points);
+            vec![Series { label: format!("{label}, every step"), ink, kind: Kind::Raw, points }, line]
+        }
+    }
+}
+
+/// The smoothed line of a series.
+pub fn smoothed(label: &str, ink: Ink, average: Average, window: usize, points: &[(f64, f64)]) -> Series {
+    let label = format!("{label}, {} of {window} steps", average.name());
+    Series { label, ink, kind: Kind::Line, points: smooth(points, window, average) }
+}
+
+/// A noisy quantity of one of several runs: its smoothed line, before what every step was, as glass. Only the line is in
+/// the legend.
+pub fn glass_and_smoothed(label: &str, ink: Ink, average: Average, points: Vec<(f64, f64)>) -> Vec<Series> {
+    match smoothing_window(points.len()) {
+        None => vec![Series { label: label.into(), ink, kind: Kind::Dots, points }],
+        Some(window) => {
+            let line = smoothed(label, ink, average, window, &points);
+            vec![Series { label: String::new(), ink, kind: Kind::Glass, points }, line]
         }
     }
 }

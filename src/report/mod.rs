@@ -2,7 +2,8 @@
 //!
 //! The way of a report: [`Run::load`] reads the log; each chart of [`charts::CHARTS`] is a pure function from runs to a
 //! [`figure::Figure`]; `draw` turns a figure into pixels through `canvas`; `page` puts everything into one HTML file.
-//! Every function takes a slice of runs, so that several can be overlaid.
+//! Every function takes a slice of runs: several are overlaid. The same numbers leave in other forms through [`csv`],
+//! [`json`] and [`tensorboard`].
 //!
 //! Unusual: files appear whole or not at all (written aside, then renamed), since a report is drawn at every checkpoint
 //! while somebody may be looking at it. Nothing random or timed is drawn: the same log gives the same bytes.
@@ -10,14 +11,19 @@
 pub mod axis;
 mod canvas;
 pub mod charts;
+pub mod csv;
+pub mod differences;
 mod draw;
 pub mod figure;
+pub mod incidents;
+pub mod json;
 mod page;
 mod paint;
 pub mod plot;
 mod png;
 pub mod shell;
 mod summary;
+pub mod tensorboard;
 
 pub use summary::{ClassCounts, LossAt, State, Summary, summary};
 
@@ -30,10 +36,18 @@ use std::path::{Path, PathBuf};
 pub struct Run {
     /// The name of its folder.
     pub name: String,
+    /// Its folder, as given.
+    pub path: PathBuf,
     /// What happened.
     pub log: EventLog,
     /// The text of its config.toml, if there is one.
     pub config: Option<String>,
+    /// The text of its environment.json, if there is one.
+    pub environment: Option<String>,
+    /// For each optimizer step, ascending: the step, and the seconds that all steps until then took.
+    clock: Vec<(u64, f64)>,
+    /// From the log's start.
+    flops_per_token: Option<f64>,
 }
 
 impl Run {
@@ -58,15 +72,84 @@ impl Run {
                 "there is nothing to draw yet: the log holds no step and no evaluation; try again once the run has made a step",
             ));
         }
-        let config = std::fs::read(run_dir.join("config.toml")).ok();
-        let config = config.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Ok(Self { name: name_of(run_dir), log, config })
+        let text = |name: &str| {
+            let bytes = std::fs::read(run_dir.join(name)).ok();
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let (config, environment) = (text("config.toml"), text("environment.json"));
+        let clock = clock(&log);
+        let flops_per_token = log.start().and_then(|start| start.flops_per_token);
+        let (name, path) = (name_of(run_dir), run_dir.to_path_buf());
+        Ok(Self { name, path, log, config, environment, clock, flops_per_token })
+    }
+
+    /// Reads several run folders; those of the same name are told apart by the end of their paths, `baseline/seed-1`.
+    ///
+    /// # Errors
+    /// Those of [`Run::load`], and if a folder is given twice.
+    pub fn load_all(run_dirs: &[PathBuf]) -> Result<Vec<Self>> {
+        let mut runs: Vec<Run> = run_dirs.iter().map(Run::load).collect::<Result<_>>()?;
+        let real = |run: &Run| run.path.canonicalize().unwrap_or_else(|_| run.path.clone());
+        for (i, run) in runs.iter().enumerate() {
+            if runs[..i].iter().any(|other| real(other) == real(run)) {
+                return Err(Error::usage(format!("the run {} is given twice", run.path.display())));
+            }
+        }
+        for parts in 2.. {
+            let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+            let shared = |name: &String| names.iter().filter(|other| *other == name).count() > 1;
+            if !names.iter().any(shared) {
+                break;
+            }
+            let paths: Vec<PathBuf> = runs.iter().map(real).collect();
+            for ((run, name), path) in runs.iter_mut().zip(&names).zip(&paths) {
+                let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+                if shared(name) {
+                    run.name = all[all.len().saturating_sub(parts)..].join("/");
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    /// The same run by another name.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// The seconds that the optimizer steps until this one took; what was done between them is not counted, nor what a
+    /// resume took back.
+    pub fn seconds_at(&self, step: u64) -> Option<f64> {
+        match self.clock.partition_point(|(at, _)| *at <= step) {
+            0 => (step == 0).then_some(0.0),
+            found => Some(self.clock[found - 1].1),
+        }
+    }
+
+    /// Floating-point operations of training on so many tokens, where the log tells those of one.
+    pub fn flops_at(&self, tokens: u64) -> Option<f64> {
+        self.flops_per_token.map(|flops| flops * tokens as f64)
+    }
+
+    /// The seconds that all optimizer steps took.
+    pub fn seconds(&self) -> f64 {
+        self.clock.last().map_or(0.0, |(_, seconds)| *seconds)
     }
 
     /// The splits that were evaluated, "val" first.
     pub fn splits(&self) -> Vec<String> {
         summary::splits(&self.log)
     }
+}
+
+/// The running sum of the times of the steps; a step without one takes none.
+fn clock(log: &EventLog) -> Vec<(u64, f64)> {
+    let mut seconds = 0.0;
+    let tick = |e: &crate::events::Step| {
+        seconds += if e.step_ms.is_finite() { e.step_ms / 1e3 } else { 0.0 };
+        (e.step, seconds)
+    };
+    log.steps().map(tick).collect()
 }
 
 /// The last part of a path, looked up on disk where the path as given has none (`.`, `runs/..`).
@@ -84,26 +167,49 @@ pub fn draw(run_dir: &Path) -> Result<Vec<PathBuf>> {
     draw_run(&Run::load(run_dir)?, &run_dir.join("report"))
 }
 
+/// As [`draw`], in half the time, for a run that goes on: of charts that differ only in what they are drawn against, the
+/// page has all, and files are made of the first.
+///
+/// # Errors
+/// See [`draw`].
+pub fn draw_often(run_dir: &Path) -> Result<Vec<PathBuf>> {
+    draw_some(&[Run::load(run_dir)?], &run_dir.join("report"), |chart| chart.stem == chart.group)
+}
+
 /// Draws the report of a loaded run into any folder, which is made where it is missing; see [`draw`].
 ///
 /// # Errors
 /// If a file cannot be written.
 pub fn draw_run(run: &Run, out: &Path) -> Result<Vec<PathBuf>> {
+    draw_runs(std::slice::from_ref(run), out)
+}
+
+/// Draws one report of one or several loaded runs, overlaid; see [`draw`].
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn draw_runs(runs: &[Run], out: &Path) -> Result<Vec<PathBuf>> {
+    draw_some(runs, out, |_| true)
+}
+
+/// Draws the page, and files of some charts.
+fn draw_some(runs: &[Run], out: &Path, wanted: fn(&charts::Chart) -> bool) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    let runs = std::slice::from_ref(run);
-    let (mut files, mut figures) = (Vec::new(), Vec::new());
-    for chart in charts::CHARTS {
-        let figure = (chart.figure)(runs);
-        if figure.is_empty() {
-            continue;
-        }
-        for (extension, bytes) in [("png", draw::png(&figure)?), ("svg", draw::svg(&figure)?.into_bytes())] {
+    let mut files = Vec::new();
+    let figures = figures_of(runs);
+    for (chart, figure) in figures.iter().filter(|(chart, _)| wanted(chart)) {
+        for (extension, bytes) in [("png", draw::png(figure)?), ("svg", draw::svg(figure)?.into_bytes())] {
             files.push(write_whole(out.join(format!("{}.{extension}", chart.stem)), &bytes)?);
         }
-        figures.push(figure);
     }
-    files.push(write_whole(out.join("index.html"), page::page(run, &figures)?.as_bytes())?);
+    files.push(write_whole(out.join("index.html"), page::page(runs, &figures)?.as_bytes())?);
     Ok(files)
+}
+
+/// The charts that have anything to show.
+pub fn figures_of(runs: &[Run]) -> Vec<(&'static charts::Chart, figure::Figure)> {
+    let all = charts::CHARTS.iter().map(|chart| (chart, (chart.figure)(runs)));
+    all.filter(|(_, figure)| !figure.is_empty()).collect()
 }
 
 /// Writes a file aside and renames it into place, so that no reader meets half of it.

@@ -23,6 +23,8 @@ pub enum Paint {
     Ink(Ink),
     /// A series in pale, for raw values behind their mean.
     Pale(Ink),
+    /// A series that others shine through: the colour of its ink, so that it needs no dark rule of its own.
+    Glass(Ink),
 }
 
 /// Light and dark version of each ink. Neighbours differ in lightness too, for those who see fewer hues.
@@ -46,13 +48,18 @@ impl Paint {
             Paint::Muted => ([0x56, 0x60, 0x6D], [0x9D, 0xA8, 0xB4]),
             Paint::Grid => ([0xE3, 0xE7, 0xEC], [0x27, 0x2F, 0x38]),
             Paint::Axis => ([0x9A, 0xA3, 0xAE], [0x5A, 0x64, 0x72]),
-            Paint::Ink(ink) => INKS[ink % INKS.len()],
+            Paint::Ink(ink) | Paint::Glass(ink) => INKS[ink % INKS.len()],
             Paint::Pale(ink) => {
                 let (light, dark) = INKS[ink % INKS.len()];
                 let (paper, night) = Paint::Surface.versions();
                 (mix(light, paper), mix(dark, night))
             }
         }
+    }
+
+    /// How much of what lies below it hides, from 0 to 1.
+    pub fn opacity(self) -> f64 {
+        if let Paint::Glass(_) = self { 0.22 } else { 1.0 }
     }
 
     /// All colours that can be on a chart.

@@ -7,10 +7,14 @@ use crate::error::Result;
 
 /// What wide tables need beyond the style of run pages.
 const TABLES: &str = "\
-.wide-table{overflow-x:auto}
-.wide-table th,.wide-table td{white-space:nowrap;width:auto;overflow-wrap:normal}
-.wide-table thead th{color:var(--text);font-weight:600}
+.wide-table{overflow-x:auto;width:max-content;min-width:100%;max-width:calc(100vw - 2rem);margin-left:50%;\
+transform:translateX(-50%);font-size:.875rem}
+.wide-table th,.wide-table td{white-space:nowrap;width:auto;overflow-wrap:normal;padding-right:.6rem}
+.wide-table thead th{color:var(--text);font-weight:600;min-width:0}
+.wide-table td.verdict,.wide-table th.verdict{white-space:normal;min-width:9.5rem}
 td.number,th.number{text-align:right}
+@media (max-width:640px){.wide-table th:first-child{white-space:normal;overflow-wrap:anywhere;min-width:4.5rem}
+.wide-table td.verdict,.wide-table th.verdict{min-width:7.5rem}}
 ";
 
 /// A self-contained page: `title` as plain text, `body` as HTML.
@@ -20,7 +24,7 @@ pub fn page(title: &str, body: &str) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n\
          <style>\n{}{TABLES}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        style()
+        style(&[])
     )
 }
 

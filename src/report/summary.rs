@@ -80,6 +80,8 @@ pub struct Summary {
     pub classes: ClassCounts,
     /// Jumps of the loss.
     pub spikes: u64,
+    /// How often training went back to a checkpoint after a spike.
+    pub rollbacks: u64,
     /// How often training went on after a stop.
     pub resumes: u64,
 }
@@ -143,6 +145,7 @@ pub fn summary(log: &EventLog) -> Summary {
         training_s: training_ms / 1e3,
         classes,
         spikes: log.spikes().count() as u64,
+        rollbacks: log.rollbacks().count() as u64,
         resumes: log.resumes().count() as u64,
     }
 }
@@ -184,7 +187,13 @@ impl Summary {
             counts.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n} {name}")).collect();
         row("steps by gradient", (!counts.is_empty()).then(|| counts.join(", ")));
         row("loss spikes", (self.spikes > 0).then(|| self.spikes.to_string()));
-        row("resumed", (self.resumes > 0).then(|| format!("{} times", self.resumes).replace("1 times", "once")));
+        let times = |count: u64| match count {
+            0 => None,
+            1 => Some("once".to_owned()),
+            count => Some(format!("{count} times")),
+        };
+        row("rolled back", times(self.rollbacks));
+        row("resumed", times(self.resumes));
         rows
     }
 }

@@ -28,6 +28,10 @@ const KEYS: &[&str] = &[
     "grid",
 ];
 const ARM_KEYS: &[&str] = &["name", "set"];
+/// The copy of the sweep file in the folder of its runs.
+pub const COPY: &str = "sweep.toml";
+/// The base config there.
+pub const BASE: &str = "base.toml";
 
 /// A sweep, checked.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct Sweep {
     pub name: String,
     /// The folder of its runs.
     pub out: PathBuf,
+    /// The text of the sweep file, with its name.
+    pub text: String,
     /// The text of the base config.
     pub base: String,
     /// What messages call the base config.
@@ -131,17 +137,48 @@ impl Sweep {
         Ok(sweep)
     }
 
+    /// Reads the sweep that a folder of runs belongs to, from the copies that the folder holds; `None` if it is no such folder.
+    ///
+    /// # Errors
+    /// As [`Sweep::load`]; and if the folder was made by a version that kept no copy.
+    pub fn of_folder(folder: &Path) -> Result<Option<Sweep>> {
+        let (path, base) = (folder.join(COPY), folder.join(BASE));
+        if !path.is_file() {
+            let old = base.is_file() && folder.join(super::results::JOURNAL).is_file();
+            return match old {
+                false => Ok(None),
+                true => Err(Error::usage(format!(
+                    "{} holds runs of a sweep, and no {COPY}; name the sweep's own file: taper sweep FILE --report-only --out {}",
+                    folder.display(),
+                    folder.display()
+                ))),
+            };
+        }
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io("read", path));
+        let (text, base_text) = (read(&path)?, read(&base)?);
+        let base = (base_text, base.display().to_string());
+        let mut sweep = Self::parse_with(&text, &path.display().to_string(), "sweep", Some(base))?;
+        sweep.out = folder.to_path_buf();
+        Ok(Some(sweep))
+    }
+
     /// Reads a sweep from text; see [`Sweep::load`]. `origin` is what messages call the text, `stem` its name by default.
     ///
     /// # Errors
     /// As [`Sweep::load`].
     pub fn parse(text: &str, origin: &str, stem: &str) -> Result<Sweep> {
+        Self::parse_with(text, origin, stem, None)
+    }
+
+    /// As [`Sweep::parse`], with a base config (its text, and what messages call it) in place of the one that `text` names.
+    fn parse_with(text: &str, origin: &str, stem: &str, base: Option<(String, String)>) -> Result<Sweep> {
         check_names(text, origin)?;
         let wrong = |message: String| Error::usage(format!("{origin}: {message}"));
         let file: File = toml::from_str(text)
             .map_err(|error| wrong(error.to_string().trim().lines().collect::<Vec<_>>().join("\n  ")))?;
-        let (base, base_origin) = match &file.base {
-            toml::Value::String(base) => {
+        let (base, base_origin) = match (base, &file.base) {
+            (Some(base), _) => base,
+            (None, toml::Value::String(base)) => {
                 let path = Path::new(base);
                 (
                     std::fs::read_to_string(path)
@@ -150,7 +187,7 @@ impl Sweep {
                     base.clone(),
                 )
             }
-            toml::Value::Table(table) => (table.to_string(), format!("{origin}, [base]")),
+            (None, toml::Value::Table(table)) => (table.to_string(), format!("{origin}, [base]")),
             _ => return Err(wrong("base is the path of a config file, or the config itself as tables".into())),
         };
         let mut arms: Vec<Arm> = Vec::new();
@@ -159,7 +196,13 @@ impl Sweep {
         }
         arms.extend(grid(&file.grid).map_err(wrong)?);
         let name = file.name.clone().unwrap_or_else(|| stem.into());
+        let text = match file.name {
+            Some(_) => text.to_owned(),
+            // As TOML, which a name need not be in without quotes.
+            None => format!("name = {}\n{text}", toml::Value::from(name.as_str())),
+        };
         let mut sweep = Sweep {
+            text,
             out: file.out.as_ref().map_or_else(|| Path::new("runs").join(&name), PathBuf::from),
             name,
             base,

@@ -91,6 +91,15 @@ pub struct Estimate {
     pub speed: Speed,
 }
 
+impl Estimate {
+    /// The same where so many runs are trained at a time, each as fast as if it were alone.
+    pub fn at_once(self, runs: usize) -> Self {
+        let (all, done, failed) = self.runs;
+        let lanes = runs.min(all - done - failed).max(1) as f64;
+        Self { seconds: self.seconds.map(|seconds| seconds / lanes), ..self }
+    }
+}
+
 /// Estimates what is left. `fallback` gives the rate of matrix products, where no run is finished yet.
 ///
 /// # Errors

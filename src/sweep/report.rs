@@ -28,9 +28,11 @@ pub struct Report {
     sizes: Vec<String>,
 }
 
-/// The columns of the table; all but the first and last are numbers.
+/// The columns of the table, what one wants to know first; all but the first two are numbers.
 const COLUMNS: [&str; 10] =
-    ["arm", "n", "loss", "difference", "std. error", "interval", "p", "corrected p", "detectable", "verdict"];
+    ["arm", "verdict", "n", "loss", "difference", "std. error", "interval", "p", "corrected p", "detectable"];
+/// Columns of text.
+const WORDS: usize = 2;
 
 fn cells(row: &Row, min_effect: f64) -> [String; 10] {
     let six = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.6}"));
@@ -38,6 +40,7 @@ fn cells(row: &Row, min_effect: f64) -> [String; 10] {
     let c = row.comparison.as_ref();
     [
         row.arm.clone(),
+        row.verdict.words() + small(row, min_effect),
         row.losses.len().to_string(),
         six(row.mean),
         c.map_or(String::new(), |c| signed(c.difference)),
@@ -46,7 +49,6 @@ fn cells(row: &Row, min_effect: f64) -> [String; 10] {
         c.map_or(String::new(), |c| probability(c.p)),
         c.map_or(String::new(), |c| probability(c.p_corrected)),
         c.map_or(String::new(), |c| format!("{:.6}", c.smallest_effect)),
-        row.verdict.words() + small(row, min_effect),
     ]
 }
 
@@ -211,7 +213,7 @@ impl Report {
         let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
         let line = |cells: &[String]| {
             let cells = cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
-                0 | 9 => format!("{cell:<width$}"),
+                0..WORDS => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
@@ -228,7 +230,7 @@ impl Report {
     pub fn markdown(&self) -> String {
         let escape = |text: &str| text.replace('|', "\\|").replace('\n', " ");
         let mut text =
-            format!("# {}\n\n| {} |\n| - |{}\n", escape(&self.title), COLUMNS.join(" | "), " -: |".repeat(8) + " - |");
+            format!("# {}\n\n| {} |\n| - | - |{}\n", escape(&self.title), COLUMNS.join(" | "), " -: |".repeat(8));
         for row in &self.ablation.rows {
             text += &format!("| {} |\n", cells(row, self.min_effect).map(|cell| escape(&cell)).join(" | "));
         }
@@ -267,7 +269,11 @@ impl Report {
     fn html(&self) -> Result<String> {
         let escape = shell::text;
         let mut body = format!("<h1>{}</h1>\n<div class=\"wide-table\">\n<table>\n<thead><tr>", escape(&self.title));
-        let class = |i: usize| if i == 0 || i == 9 { "" } else { " class=\"number\"" };
+        let class = |i: usize| match i {
+            0 => "",
+            1 => " class=\"verdict\"",
+            _ => " class=\"number\"",
+        };
         for (i, name) in COLUMNS.iter().enumerate() {
             let _ = write!(body, "<th scope=\"col\"{}>{name}</th>", class(i));
         }
@@ -289,14 +295,14 @@ impl Report {
         }
         body += "</tbody>\n</table>\n</div>\n";
         self.lines.iter().for_each(|line| body += &format!("<p>{}</p>\n", escape(line)));
+        for view in &self.views {
+            body += &plot::figure_element(&view.plot)?;
+        }
         for (heading, lines) in [("Noise by source", &self.noise), ("Size and compute", &self.sizes)] {
             if !lines.is_empty() {
                 body += &format!("<h2>{heading}</h2>\n");
                 lines.iter().for_each(|line| body += &format!("<p>{}</p>\n", escape(line)));
             }
-        }
-        for view in &self.views {
-            body += &plot::figure_element(&view.plot)?;
         }
         body += "<h2>What each arm changes</h2>\n<table>\n";
         for row in &self.ablation.rows {

@@ -3,6 +3,8 @@
 //! Everything that decides a result is a function of (config, step): the sequences of a step, dropout masks, the learning
 //! rate. So a checkpoint needs only the numbers and the counters, and a resumed run cannot be told from an unbroken one.
 
+mod rollback;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +17,13 @@ use crate::data::{Loader, TokenStream};
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::events::{self, Event, EventLog, EventWriter};
+use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::optim::schedule::learning_rate;
 use crate::optim::{Class, Outcome, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
-use crate::train::config::{Nonfinite, RunConfig, StabilityConfig, TrainConfig};
+use crate::train::config::{Nonfinite, RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Snapshot, save};
 use crate::train::spike::SpikeWatch;
@@ -116,6 +118,7 @@ impl<'a> Trainer<'a> {
             recent_losses: Vec::new(),
             val_loss: None,
             best: None,
+            rollbacks: None,
             seeds: [job.run.seed_init(), job.run.seed_data(), job.run.seed_dropout()],
             micro_batch: job.micro_batch,
             config_hash: job.config_hash.clone(),
@@ -225,14 +228,23 @@ impl<'a> Trainer<'a> {
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
         if self.state.step == 0 {
             self.evaluate()?;
+            if self.job.stability.spike == Spike::Rollback {
+                // Somewhere to go back to before the first checkpoint.
+                self.save()?;
+            }
         }
         while self.state.step < self.job.max_steps {
             if stop.load(Ordering::Relaxed) {
                 self.save()?;
                 return Err(Error::Stopped { step: self.state.step });
             }
+            let before = self.state.step;
             self.one_step()?;
             let step = self.state.step;
+            if step <= before {
+                // Gone back to a checkpoint: what is due at its step was done when it was written.
+                continue;
+            }
             let last = step == self.job.max_steps;
             if last || self.job.eval.every.is_due(step) {
                 self.evaluate()?;
@@ -257,10 +269,11 @@ impl<'a> Trainer<'a> {
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
         let batch = self.batch();
         let tokens = batch.tokens() as u64;
+        let data = data_range(&batch);
         self.engine.step(&batch, lr)?;
         let (loss, outcome) = self.engine.finished()?.pop().expect("the step that was just started");
         if outcome.class.is_refused() && self.job.stability.nonfinite == Nonfinite::Error {
-            return self.stop_at_nonfinite(step + 1, outcome);
+            return self.stop_at_nonfinite(step + 1, outcome, data);
         }
         self.state.step += 1;
         self.state.tokens += tokens;
@@ -279,13 +292,21 @@ impl<'a> Trainer<'a> {
             tokens_per_s: tokens as f64 / seconds,
             mfu: None,
         }))?;
-        self.watch_stability(loss, outcome)
+        self.watch_stability(loss, outcome, data)
     }
 
     /// Events and counters after a step: skipped steps, spikes.
-    fn watch_stability(&mut self, loss: f64, outcome: Outcome) -> Result<()> {
+    fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
         if let Some(z_score) = self.spikes.take(loss) {
-            self.record(Event::Spike(events::Spike { step: self.state.step, loss, z_score }))?;
+            if self.job.stability.spike == Spike::Rollback {
+                return self.roll_back(loss, z_score);
+            }
+            self.record(Event::Spike(events::Spike {
+                step: self.state.step,
+                loss,
+                z_score,
+                data: Some(data.clone()),
+            }))?;
         }
         self.state.recent_losses = self.spikes.recent();
         if !outcome.class.is_refused() {
@@ -296,7 +317,7 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         self.state.consecutive_skips += 1;
-        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip);
+        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip, data);
         self.record(event)?;
         let most = self.job.stability.max_consecutive_skips;
         if self.state.consecutive_skips >= most {
@@ -310,17 +331,23 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action) -> Event {
+    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action, data: DataRange) -> Event {
         let parameter = match outcome.class {
             Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
             _ => None,
         };
-        Event::Nonfinite(events::Nonfinite { step, class: logged_class(outcome.class), parameter, action })
+        Event::Nonfinite(events::Nonfinite {
+            step,
+            class: logged_class(outcome.class),
+            parameter,
+            action,
+            data: Some(data),
+        })
     }
 
     /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
-    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome) -> Result<()> {
-        let event = self.nonfinite(step, outcome, events::Action::Error);
+    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome, data: DataRange) -> Result<()> {
+        let event = self.nonfinite(step, outcome, events::Action::Error, data);
         let Event::Nonfinite(what) = &event else { unreachable!("made above") };
         let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
         let message = format!(
@@ -414,7 +441,8 @@ impl<'a> Trainer<'a> {
         {
             self.state.best = Some((step, loss));
         }
-        let keep = Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every };
+        let keep =
+            Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every, pinned: self.pinned() };
         let snapshot = Snapshot {
             model: self.model,
             params: &self.engine.params().to_device(Device::Cpu, DType::F32)?,
@@ -429,6 +457,18 @@ impl<'a> Trainer<'a> {
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
         Ok(())
+    }
+}
+
+/// Where a step's data lies.
+fn data_range(batch: &StepBatch) -> DataRange {
+    let (first_sequence, sequences) = (batch.first_sequence, (batch.micro_batch * batch.micro_batches) as u64);
+    let listed = first_sequence..first_sequence + sequences.min(DataRange::LISTED as u64);
+    DataRange {
+        first_sequence,
+        sequences,
+        context_length: batch.loader.context_length() as u64,
+        positions: listed.map(|sequence| batch.loader.start_of(sequence)).collect(),
     }
 }
 

@@ -3,5 +3,6 @@
 mod bad_input;
 mod common;
 mod resume;
+mod rollback;
 mod runs;
 mod stability;

@@ -1,11 +1,11 @@
-//! The gradient norm before clipping, with the clip line, and every step that was clipped, overflowed or not finite.
-//! An infinite norm has no place on the axis: it is drawn at the top edge and labelled, rather than lost.
+//! The gradient norm before clipping, its mean and maximum over an interval, with the clip line, and every step that was
+//! clipped, overflowed or not finite. An infinite norm has no place on the axis: it is drawn at the top edge and labelled, rather than lost.
 
-use super::{ink, label, steps, title};
+use super::{ink, label, noisy, steps, title};
 use crate::events::{Class, Step, number_to_string};
 use crate::report::Run;
-use crate::report::axis::Scale;
-use crate::report::figure::{Average, Figure, Glyph, Marks, raw_and_smoothed};
+use crate::report::axis::{Across, Scale};
+use crate::report::figure::{Average, Figure, Glyph, Marks, smoothed, smoothing_window};
 
 /// What is marked, how, and in which ink.
 const MARKED: [(Class, &str, Glyph, usize); 5] = [
@@ -22,8 +22,11 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
         let points: Vec<(f64, f64)> = run.log.steps().map(|e| (e.step as f64, e.grad_norm)).collect();
         let count = points.len();
         if !points.is_empty() {
-            let label = label("gradient norm", run, runs);
-            series.extend(raw_and_smoothed(&label, ink(0, i, runs), Average::Median, points));
+            let most = smoothing_window(points.len())
+                .filter(|_| runs.len() == 1)
+                .map(|window| smoothed("largest", 7, Average::Max, window, &points));
+            series.extend(noisy("gradient norm", i, runs, Average::Mean, points));
+            series.extend(most);
         }
         if let Some(clip) = clip_norm(run) {
             levels.push((clip, label(&format!("clip norm {clip}"), run, runs), ink(2, i, runs)));
@@ -37,12 +40,19 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
             }
         }
     }
-    // Several runs with the same clip norm share one line.
-    levels.dedup_by(|a, b| a.0 == b.0);
+    // Runs with the same clip norm share one line.
+    for at in (0..levels.len()).rev() {
+        if let Some(first) = levels[..at].iter().position(|level| level.0 == levels[at].0) {
+            levels[first].1 = format!("clip norm {}", levels[first].0);
+            levels[first].2 = 2;
+            levels.remove(at);
+        }
+    }
     Figure {
         title: title("gradient norm", runs),
         y_label: "gradient norm (L2)".into(),
         scale: Scale::Auto,
+        across: Across::Steps,
         series,
         levels,
         marks,

@@ -1,9 +1,9 @@
 //! Tokens per second of each step, with the median of the run and, where the hardware's peak is known, its utilisation.
 
-use super::{ink, label, short, title};
+use super::{ink, label, noisy, short, title};
 use crate::report::Run;
-use crate::report::axis::Scale;
-use crate::report::figure::{Average, Figure, median, raw_and_smoothed};
+use crate::report::axis::{Across, Scale};
+use crate::report::figure::{Average, Figure, median};
 
 pub(super) fn figure(runs: &[Run]) -> Figure {
     let (mut series, mut levels) = (Vec::new(), Vec::new());
@@ -13,13 +13,14 @@ pub(super) fn figure(runs: &[Run]) -> Figure {
         let Some(typical) = median(points.iter().map(|p| p.1)) else { continue };
         let mfu = median(run.log.steps().filter_map(|e| e.mfu));
         let mfu = mfu.map_or(String::new(), |mfu| format!(", MFU {:.1}%", 100.0 * mfu));
-        series.extend(raw_and_smoothed(&label("throughput", run, runs), ink(0, i, runs), Average::Median, points));
+        series.extend(noisy("throughput", i, runs, Average::Median, points));
         levels.push((typical, label(&format!("median {}{mfu}", short(typical)), run, runs), ink(1, i, runs)));
     }
     Figure {
         title: title("throughput", runs),
         y_label: "tokens per second".into(),
         scale: Scale::FromZero,
+        across: Across::Steps,
         series,
         levels,
         marks: Vec::new(),

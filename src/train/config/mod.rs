@@ -217,6 +217,16 @@ pub enum Nonfinite {
     Error,
 }
 
+/// What happens at a step whose loss stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Spike {
+    /// It is noted in the event log, nothing else.
+    Log,
+    /// The run goes back to its last scheduled checkpoint and leaves out the data read since then.
+    Rollback,
+}
+
 /// What keeps training from falling apart, and what is noted when it tries to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -227,9 +237,13 @@ pub struct StabilityConfig {
     pub nonfinite: Nonfinite,
     /// With `nonfinite = "skip"`: the run stops with an error after so many skipped steps in a row.
     pub max_consecutive_skips: u64,
-    /// A `spike` event is logged where the loss stands out from this many steps before it. Nothing else changes.
+    /// What to do at a loss spike: `"log"` notes it; `"rollback"` goes back to the last checkpoint of `checkpoint.every` (or
+    /// the start) and goes on with later data, leaving out what was read since then (Chowdhery et al. 2022, PaLM).
+    pub spike: Spike,
+    /// A spike is a loss that stands out from those of this many steps before it.
     pub spike_window: u64,
-    /// By how many standard deviations of the window a loss must be above the window's mean to be a spike.
+    /// By how many robust standard deviations (1.4826 times the median distance from the median) a loss must be above the
+    /// window's median to be a spike.
     pub spike_threshold: Limit,
 }
 
@@ -239,6 +253,7 @@ impl Default for StabilityConfig {
             clip_norm: Limit::At(1.0),
             nonfinite: Nonfinite::Skip,
             max_consecutive_skips: 100,
+            spike: Spike::Log,
             spike_window: 100,
             spike_threshold: Limit::At(6.0),
         }
