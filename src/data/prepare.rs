@@ -106,6 +106,22 @@ pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Pr
     check(options)?;
     let train = inputs::resolve(&options.inputs)?;
     let val = options.val_inputs.as_deref().map(inputs::resolve).transpose()?.unwrap_or_default();
+    prepare_sources(options, train, val, encoder, progress)
+}
+
+/// [`prepare`] for sources that are known already, remote ones among them; `options.inputs` and `val_inputs` are then only
+/// their names in the manifest.
+///
+/// # Errors
+/// As [`prepare`], and whatever fetching a remote source fails with.
+pub fn prepare_sources(
+    options: &PrepareOptions,
+    train: Vec<Source>,
+    val: Vec<Source>,
+    encoder: &dyn Encode,
+    progress: &dyn Progress,
+) -> Result<Manifest> {
+    check(options)?;
     if let Some(both) = val.iter().find(|v| train.iter().any(|t| t.path == v.path)) {
         let message = format!("{} is both training and validation text; name it once", both.path.display());
         return Err(Error::usage(message));
@@ -202,6 +218,10 @@ fn fingerprint(options: &PrepareOptions, encoder: &dyn Encode, splits: &[&Vec<So
         options.text_column,
     );
     for (split, source) in splits.iter().enumerate().flat_map(|(i, sources)| sources.iter().map(move |s| (i, s))) {
+        if let Some(remote) = &source.remote {
+            text.push_str(&format!("{split} {:?} {} {}\n", source.path, source.bytes, remote.identity()));
+            continue;
+        }
         let time = std::fs::metadata(&source.path)
             .and_then(|meta| meta.modified())
             .map_err(Error::io("read", &source.path))?;

@@ -30,15 +30,16 @@ mod push;
 mod remote;
 mod repo;
 mod settings;
+mod stream;
 mod token;
 
-pub use background::{Background, Pushed};
-pub use dataset::{Selection, pull_dataset};
+pub use background::{Background, Finish, Pushed};
+pub use dataset::{Selection, Streamed, pull_dataset, stream_dataset};
 pub use http::Client;
 pub use plan::{Plan, PlannedFile, Upload};
 pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};
 pub use push::{PushOptions, PushResult, plan_push, push};
-pub use repo::{Repo, is_hub_name};
+pub use repo::{Repo, is_hub_name, names_hub, no_such_path};
 pub use settings::Settings;
 pub use token::Token;
 

@@ -137,6 +137,8 @@ fn train(folder: &Folder, job: &Job, options: &Options, stop: &AtomicBool) -> Re
         command.arg("--device").arg(device);
     }
     let other = console.try_clone().map_err(Error::io("write", &console_path))?;
+    // An access token is no child's business; what the runs need of the Hub comes by the file that `hf auth login` writes.
+    command.env_remove("HF_TOKEN").env_remove("HUGGING_FACE_HUB_TOKEN");
     command.stdin(Stdio::null()).stdout(console).stderr(other);
     detach(&mut command);
     let begun = Instant::now();
