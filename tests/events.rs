@@ -261,7 +261,10 @@ fn newer_logs_are_read_by_older_readers() {
     );
     let log = read_text(text).unwrap();
     assert_eq!((log.events.len(), log.unknown, log.torn), (2, 1, false));
-    assert_eq!(log.events[1], Event::Eval(Eval { step: 3, tokens: 9, split: "val".into(), loss: 3.0, standard_error: None }));
+    assert_eq!(
+        log.events[1],
+        Event::Eval(Eval { step: 3, tokens: 9, split: "val".into(), loss: 3.0, standard_error: None })
+    );
 }
 
 #[test]

@@ -37,16 +37,12 @@ pub(super) fn hash(readme: &str) -> String {
 ///
 /// # Errors
 /// Never, unless a number cannot be written.
-pub(super) fn card(
-    ready: &Ready,
-    state: &TrainingState,
-    val: Option<&Evaluation>,
-    samples: &[Sample],
-) -> Result<Card> {
+pub(super) fn card(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples: &[Sample]) -> Result<Card> {
     let facts = facts(ready, state, val, samples);
     let readme = render(&facts);
     let recorded = Recorded { readme_xxh3: hash(&readme), facts };
-    let facts = serde_json::to_string(&recorded).map_err(|error| Error::Training(format!("the model card: {error}")))?;
+    let facts =
+        serde_json::to_string(&recorded).map_err(|error| Error::Training(format!("the model card: {error}")))?;
     Ok(Card { readme, facts })
 }
 

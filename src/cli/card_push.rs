@@ -131,7 +131,9 @@ pub(super) fn complete(
     };
     if own_text && template.is_none() {
         if source.recorded.is_some() {
-            notes.push("README.md was edited by hand and goes up as it stands; --card-template renders a new one".into());
+            notes.push(
+                "README.md was edited by hand and goes up as it stands; --card-template renders a new one".into(),
+            );
         }
         return Ok(notes);
     }
@@ -151,17 +153,14 @@ pub(super) fn complete(
         }
     }
     facts.repository = Some(repo.id());
-    if facts.name == "model" || facts.name.is_empty() {
-        facts.name = repo.name().into();
-    }
+    facts.name = repo.name().into();
     facts.license = args.license.clone().or(facts.license);
     if let Some(watts) = args.watts {
         facts.power = Some(CardPower { watts, basis: "as the author states".into() });
     }
-    facts.price = args.price_per_hour.map(|per_hour| CardPrice {
-        per_hour,
-        currency: args.currency.clone().unwrap_or_else(|| "USD".into()),
-    });
+    facts.price = args
+        .price_per_hour
+        .map(|per_hour| CardPrice { per_hour, currency: args.currency.clone().unwrap_or_else(|| "USD".into()) });
     let card = match &template {
         Some(template) => render_with(template, &facts)?,
         None => render(&facts),
@@ -190,9 +189,7 @@ fn of_run(run: &report::Run, facts: &mut CardFacts) {
 fn of_folder(folder: &Path) -> Result<CardFacts> {
     let found = read_model_folder(folder)?;
     let has = |name: &str| folder.join(name).is_file();
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(CardFacts {
-        name,
         has_tokenizer: has("tokenizer.json") || has("vocab.json") && has("merges.txt"),
         ..of_model(&Gpt::new(found.config)?)
     })

@@ -11,8 +11,8 @@ use super::pull::Transfer;
 use super::{print_json, print_line};
 use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
-    Inspection, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
-    prepare_sources,
+    Inspection, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect,
+    prepare, prepare_sources,
 };
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Repo, Selection, Settings};
@@ -233,7 +233,8 @@ fn run_pull(args: Pull) -> Result<()> {
         Selection { split: split.into(), folder, files, limit: args.limit }
     };
     if let (Some(tokenizer), Some(out)) = (&args.tokenizer, &args.out) {
-        let selections: Vec<Selection> = std::iter::once(&args.split).chain(&args.val_split).map(|s| select(s)).collect();
+        let selections: Vec<Selection> =
+            std::iter::once(&args.split).chain(&args.val_split).map(|s| select(s)).collect();
         return stream_and_prepare(&args, client, &repo, &selections, tokenizer, out);
     }
     let train = hub::pull_dataset(&client, &repo, &select(&args.split), &bar)?;

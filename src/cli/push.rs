@@ -252,7 +252,9 @@ fn finish_card(staged: &Path, source: &card_push::Source, run: &Path, repo: &Rep
         }
         // Replaced, because writing through a link would change the checkpoint.
         match std::fs::remove_file(&target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &target)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &target)(error));
+            }
             _ => {}
         }
         std::fs::copy(entry.path(), &target).map_err(Error::io("write", &target))?;

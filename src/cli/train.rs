@@ -96,10 +96,9 @@ pub fn run(args: Args) -> Result<()> {
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
-    let tokenizer =
-        models::tokenizer_section(&config.tokenizer)
-            .and_then(|section| source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note)))
-            .context(|| "preparing the tokenizer".into())?;
+    let tokenizer = models::tokenizer_section(&config.tokenizer)
+        .and_then(|section| source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note)))
+        .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;

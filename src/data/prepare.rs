@@ -358,10 +358,14 @@ impl Work<'_> {
                     let _ = sender.send(Err(error));
                 }
                 while !failed {
-                    let batch = next_batch(&mut documents);
-                    failed = !matches!(&batch, Ok(batch) if !batch.pieces.is_empty());
+                    let (batch, error) = next_batch(&mut documents);
+                    failed = batch.pieces.is_empty() || error.is_some();
                     // A receiver that has gone away has failed, and says so itself.
-                    failed |= sender.send(batch).is_err();
+                    failed |= sender.send(Ok(batch)).is_err();
+                    // What was read before it is written first: the next run then begins there.
+                    if let Some(error) = error {
+                        let _ = sender.send(Err(error));
+                    }
                 }
             });
             for batch in batches {
@@ -388,17 +392,23 @@ impl Work<'_> {
     }
 }
 
-/// Reads pieces up to about [`BATCH_BYTES`]; an empty batch is the end.
-fn next_batch(documents: &mut Documents) -> Result<Batch> {
-    let (mut pieces, mut bytes) = (Vec::new(), 0);
+/// Reads pieces up to about [`BATCH_BYTES`], or to what cannot be read; an empty batch is the end.
+fn next_batch(documents: &mut Documents) -> (Batch, Option<Error>) {
+    let (mut pieces, mut bytes, mut failed) = (Vec::new(), 0, None);
     while bytes < BATCH_BYTES {
-        let Some(piece) = documents.next() else { break };
-        let piece = piece?;
+        let piece = match documents.next() {
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => {
+                failed = Some(error);
+                break;
+            }
+            None => break,
+        };
         // A piece costs some memory of its own, so that many tiny documents do not pile up.
         bytes += piece.text.len() + size_of::<Piece>();
         pieces.push(piece);
     }
-    Ok(Batch { pieces, consumed: documents.consumed_bytes() })
+    (Batch { pieces, consumed: documents.consumed_bytes() }, failed)
 }
 
 /// The state that a split's writer keeps in the journal.

@@ -194,6 +194,19 @@ impl Failure {
         if is_lookup { Failure::NoHost(message) } else { Failure::Network(message) }
     }
 
+    /// The failure with each of its texts changed.
+    pub fn reworded(self, change: &dyn Fn(&str) -> String) -> Failure {
+        match self {
+            Failure::Network(text) => Failure::Network(change(&text)),
+            Failure::NoHost(text) => Failure::NoHost(change(&text)),
+            Failure::Refused(text) => Failure::Refused(change(&text)),
+            Failure::Status { status, code, message, url, wait } => {
+                Failure::Status { status, code, message: change(&message), url: change(&url), wait }
+            }
+            failure @ (Failure::Cancelled | Failure::Other(_)) => failure,
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -50,7 +50,10 @@ pub(super) fn commit(
                     Some(commit) => commit.to_string(),
                     None => head(client, repo)?.unwrap_or_default(),
                 };
-                return Ok(Committed { commit, pull_request: answer["pullRequestUrl"].as_str().map(String::from) });
+                return Ok(Committed {
+                    commit,
+                    pull_request: answer["pullRequestUrl"].as_str().map(|url| client.hidden(url)),
+                });
             }
             Err(failure) => failure,
         };

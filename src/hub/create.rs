@@ -58,7 +58,7 @@ pub(super) fn check_card(client: &Client, repo: &Repo, card: &str, progress: &dy
     let body = json!({"content": card, "repoType": repo.kind()}).to_string();
     let list = |value: &serde_json::Value| {
         let all = value.as_array().into_iter().flatten();
-        all.filter_map(|one| one["message"].as_str()).collect::<Vec<_>>().join("; ")
+        client.hidden(&all.filter_map(|one| one["message"].as_str()).collect::<Vec<_>>().join("; "))
     };
     let said = match client.json(&Request::json("/api/validate-yaml", body.as_bytes())) {
         Ok((_, said)) => said,

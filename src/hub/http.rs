@@ -184,8 +184,12 @@ impl Client {
     /// Sends a request once; redirects are followed.
     ///
     /// # Errors
-    /// A failure, for a status of 400 and more too.
+    /// A failure, for a status of 400 and more too. Whatever it says, the token is not in it.
     pub(super) fn send_once(&self, request: &Request) -> Result<Answer, Failure> {
+        self.follow(request).map_err(|failure| failure.reworded(&|text| self.hidden(text)))
+    }
+
+    fn follow(&self, request: &Request) -> Result<Answer, Failure> {
         let mut url = match request.url.starts_with('/') {
             true => format!("{}{}", self.settings.endpoint, request.url),
             false => request.url.clone(),

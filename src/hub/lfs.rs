@@ -33,7 +33,15 @@ pub(super) fn upload(
     let objects: Vec<&PlannedFile> = objects.into_values().collect();
     let mut sent = 0;
     for group in objects.chunks(BATCH) {
-        let mut todo = batch(client, repo, pr, group)?;
+        let mut todo = match batch(client, repo, pr, group)? {
+            Batch::Actions(todo) => todo,
+            #[cfg(feature = "xet")]
+            Batch::Xet => {
+                super::xet::upload(client, repo, pr, group, progress)?;
+                sent += group.len();
+                continue;
+            }
+        };
         let queue: VecDeque<(&PlannedFile, Value)> =
             group.iter().filter_map(|file| Some((*file, todo.remove(file.oid.as_str())?))).collect();
         sent += queue.len();
@@ -57,8 +65,10 @@ fn all(
     let together = Together { progress, what: format!("{} files", queue.len()), state: Mutex::default() };
     let whole = queue.iter().map(|(file, _)| file.size).sum();
     let (queue, failed) = (Mutex::new(queue), Mutex::new(None));
+    // Apart, so that the lock is not held while the object is sent.
+    let next = || lock(&queue).pop_front();
     let work = || {
-        while let Some((file, actions)) = lock(&queue).pop_front() {
+        while let Some((file, actions)) = next() {
             let result = if threads == 1 {
                 progress.begin(&file.path, 0, Some(file.size));
                 let result = object(client, repo, pr, file, actions, progress);
@@ -126,9 +136,26 @@ impl Progress for One<'_> {
     }
 }
 
-/// The actions for each object that is not stored, by its hash. An object that the Hub cannot take just now (an error of
+/// What the Hub says to a batch.
+enum Batch {
+    /// The actions for each object that is not stored, by its hash.
+    Actions(BTreeMap<String, Value>),
+    /// The objects go by Xet.
+    #[cfg(feature = "xet")]
+    Xet,
+}
+
+/// The ways of transfer that we offer.
+fn transfers(client: &Client) -> &'static [&'static str] {
+    match cfg!(feature = "xet") && client.settings().xet {
+        true => &["basic", "multipart", "xet"],
+        false => &["basic", "multipart"],
+    }
+}
+
+/// Asks the Hub what is to be done with each object. An object that the Hub cannot take just now (an error of
 /// its own, with a status that may pass) is asked for again.
-fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<BTreeMap<String, Value>, Failure> {
+fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<Batch, Failure> {
     let mut tries = Tries::new(client);
     loop {
         match batch_once(client, repo, pr, files) {
@@ -138,16 +165,11 @@ fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Resu
     }
 }
 
-fn batch_once(
-    client: &Client,
-    repo: &Repo,
-    pr: bool,
-    files: &[&PlannedFile],
-) -> Result<BTreeMap<String, Value>, Failure> {
+fn batch_once(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<Batch, Failure> {
     let objects: Vec<Value> = files.iter().map(|file| json!({"oid": file.oid, "size": file.size})).collect();
     let mut body = json!({
         "operation": "upload",
-        "transfers": ["basic", "multipart"],
+        "transfers": transfers(client),
         "objects": objects,
         "hash_algo": "sha256",
     });
@@ -162,6 +184,13 @@ fn batch_once(
         Err(Failure::Network(message)) => return Err(Failure::Refused(message)),
         answer => answer?.1,
     };
+    if answer["transfer"] == "xet" {
+        #[cfg(feature = "xet")]
+        if client.settings().xet {
+            return Ok(Batch::Xet);
+        }
+        return Err(Failure::Refused("the Hub wants large files by Xet, which was not offered".into()));
+    }
     let answers = answer["objects"].as_array().cloned().unwrap_or_default();
     let mut todo = BTreeMap::new();
     for file in files {
@@ -169,7 +198,8 @@ fn batch_once(
         let about = about.ok_or_else(|| Failure::Refused(format!("the Hub does not say where {} goes", file.path)))?;
         if let Some(error) = about.get("error").filter(|error| !error.is_null()) {
             let message = error["message"].as_str().unwrap_or("no reason given");
-            let message = format!("the Hub does not take {} ({}): {}", file.path, error["code"], client.hidden(message));
+            let message =
+                format!("the Hub does not take {} ({}): {}", file.path, error["code"], client.hidden(message));
             let passes = error["code"].as_u64().and_then(|code| u16::try_from(code).ok());
             return Err(match passes.is_some_and(|code| TRANSIENT.contains(&code)) {
                 true => Failure::Network(message),
@@ -180,7 +210,7 @@ fn batch_once(
             todo.insert(file.oid.clone(), actions.clone());
         }
     }
-    Ok(todo)
+    Ok(Batch::Actions(todo))
 }
 
 /// Sends one object, by whichever way the actions say; new ones are asked for where these fail.
@@ -217,10 +247,15 @@ fn object(
                 }
             }
         }
-        match batch(client, repo, pr, &[file])?.remove(&file.oid) {
-            // It arrived after all.
-            None => return Ok(()),
-            Some(fresh) => actions = fresh,
+        match batch(client, repo, pr, &[file])? {
+            Batch::Actions(mut fresh) => match fresh.remove(&file.oid) {
+                // It arrived after all.
+                None => return Ok(()),
+                Some(fresh) => actions = fresh,
+            },
+            // The Hub has changed its mind.
+            #[cfg(feature = "xet")]
+            Batch::Xet => return super::xet::upload(client, repo, pr, &[file], progress),
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! The layout of the cache is that of the Python client, so the two share what either has fetched; `hf_hub` names its
 //! folders. The rest of that crate is not used: it stores the body of an error as a file, checks no byte, and cannot
-//! upload without Xet.
+//! upload without Xet. Xet itself is a feature of the build, on the Hub's own crate `hf-xet`.
 
 mod answer;
 mod background;
@@ -32,6 +32,8 @@ mod repo;
 mod settings;
 mod stream;
 mod token;
+#[cfg(feature = "xet")]
+mod xet;
 
 pub use background::{Background, Finish, Pushed};
 pub use dataset::{Selection, Streamed, pull_dataset, stream_dataset};

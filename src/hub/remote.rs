@@ -146,7 +146,8 @@ fn size(answer: &Answer) -> Option<u64> {
 /// An etag without the marks around it: the sign of a weak one, quotes, and what servers append that compress.
 fn normalize(etag: &str) -> String {
     let etag = etag.trim();
-    let etag = etag.strip_prefix("W/").or(etag.strip_prefix("w/")).unwrap_or(etag).trim_matches('"').to_ascii_lowercase();
+    let etag =
+        etag.strip_prefix("W/").or(etag.strip_prefix("w/")).unwrap_or(etag).trim_matches('"').to_ascii_lowercase();
     match etag.find(|c: char| !c.is_ascii_hexdigit()) {
         Some(at) if matches!(&etag[at..], "-gzip" | "--gzip" | ";gzip" | ":gzip" | "-br" | "-zstd" | "-df") => {
             etag[..at].to_string()
