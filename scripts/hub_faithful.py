@@ -99,6 +99,69 @@ for kind in ["gpt2", "llama"]:
     assert json.loads(run_taper("push", str(folder), f"me/{kind}-by-taper", "--json"))["committed"] == []
     done(f"taper push of {kind}, loaded by from_pretrained: the same logits")
 
+# Runs of taper: GPT-2 and Llama shapes, tied and untied, with and without biases. What is pushed loads with no code of ours.
+TEXT = "All that is gold does not glitter, not all those who wander are lost. " * 60
+(work / "text.txt").write_text(TEXT)
+CONFIG = """
+[model]
+n_layer = 2
+n_head = 4
+n_embd = 32
+context_length = 32
+{shape}
+[tokenizer]
+kind = "train"
+vocab_size = 300
+[data]
+text = ["{work}/text.txt"]
+val_fraction = 0.2
+[train]
+micro_batch = 4
+max_steps = 6
+[schedule]
+warmup_steps = 1
+[eval]
+every = 6
+[checkpoint]
+every = 6
+[sample]
+every = 6
+prompt = ["All that "]
+max_new_tokens = 8
+"""
+LLAMA = 'norm = "rmsnorm"\nposition = "rope"\nmlp = "swiglu"\n'
+SHAPES = {
+    "gpt2-tied": "",
+    "gpt2-untied-no-biases": "tie_embeddings = false\nbias = false\nqkv_bias = false\n",
+    "llama-tied": LLAMA + "bias = false\nqkv_bias = false\nn_kv_head = 2\n",
+    "llama-untied-biases": LLAMA + "tie_embeddings = false\nbias = true\nqkv_bias = true\n",
+}
+for name, shape in SHAPES.items():
+    config, run, repo = work / f"{name}.toml", work / "runs" / name, f"me/{name}"
+    config.write_text(CONFIG.format(shape=shape, work=work))
+    run_taper("train", str(config), "--device", "cpu", "--run", str(run))
+    pushed = json.loads(run_taper("push", str(run), repo, "--license", "mit", "--price-per-hour", "3.5", "--json"))
+    assert "report/loss.png" in pushed["committed"], pushed
+    card = huggingface_hub.ModelCard.load(repo)
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation", card.data
+    assert card.data.model_name == name and set(metrics) == {"loss", "perplexity"}, metrics
+    for part in ["95% interval", "| time |", "| cost |", "| energy, estimated |", "(<report/loss.png>)", "## Samples"]:
+        assert part in card.text, (part, card.text)
+    model = transformers.AutoModelForCausalLM.from_pretrained(repo).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(repo)
+    (work / "eval.txt").write_text(TEXT[:90])
+    tokens = tokenizer(TEXT[:90], add_special_tokens=False, return_tensors="pt")["input_ids"][:, :33]
+    with torch.no_grad():
+        loss = model(tokens[:, :32], labels=tokens[:, :32]).loss.item()
+        ours = json.loads(run_taper("eval", repo, "--data", str(work / "eval.txt"), "--max-tokens", "32", "--json"))
+    assert abs(loss - ours["loss"]) < 1e-4, (loss, ours)
+    pipe = transformers.pipeline("text-generation", model=repo)
+    text = pipe("All that ", max_new_tokens=6, do_sample=False, return_full_text=False)[0]["generated_text"]
+    greedy = json.loads(run_taper("sample", repo, "--prompt", "All that ", "--max-new-tokens", "6", "--temperature", "0", "--json"))
+    assert text == greedy["samples"][0]["text"], (text, greedy)
+    done(f"a run of taper, {name}: card, tokenizer, labels loss ({loss:.6f} and {ours['loss']:.6f}), pipeline")
+
 api.upload_file(path_or_fileobj=b"text", path_in_repo="a b/\u00e4.txt", repo_id="me/gpt2")
 assert pathlib.Path(hf_hub_download("me/gpt2", "a b/\u00e4.txt")).read_bytes() == b"text"
 pr = api.create_commit("me/gpt2", [CommitOperationDelete("empty.txt")], commit_message="x", create_pr=True)

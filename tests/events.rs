@@ -26,7 +26,7 @@ fn step(step: u64) -> Step {
 }
 
 fn eval(step: u64, loss: f64) -> Event {
-    Event::Eval(Eval { step, tokens: step * 64, split: "val".into(), loss })
+    Event::Eval(Eval { step, tokens: step * 64, split: "val".into(), loss, standard_error: None })
 }
 
 /// The data of a step of four sequences.
@@ -352,7 +352,10 @@ fn newer_logs_are_read_by_older_readers() {
     );
     let log = read_text(text).unwrap();
     assert_eq!((log.events.len(), log.unknown, log.torn), (2, 1, false));
-    assert_eq!(log.events[1], Event::Eval(Eval { step: 3, tokens: 9, split: "val".into(), loss: 3.0 }));
+    assert_eq!(
+        log.events[1],
+        Event::Eval(Eval { step: 3, tokens: 9, split: "val".into(), loss: 3.0, standard_error: None })
+    );
 }
 
 #[test]

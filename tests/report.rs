@@ -32,7 +32,7 @@ fn step(step: u64) -> Step {
 }
 
 fn eval(step: u64, loss: f64) -> Event {
-    Event::Eval(Eval { step, tokens: step * 1000, split: "val".into(), loss })
+    Event::Eval(Eval { step, tokens: step * 1000, split: "val".into(), loss, standard_error: None })
 }
 
 fn write_run(dir: &Path, events: &[Event]) {

@@ -44,7 +44,8 @@ fn finish(folder: PathBuf, loss: f64, parameters: u64, tokens: u64) {
     let mut log = EventWriter::create(folder.join("events.jsonl")).unwrap();
     let start =
         Start { parameters, max_steps: Some(1), flops_per_token: Some(6.0 * parameters as f64), ..Start::default() };
-    let eval = |step, loss| Event::Eval(Eval { step, tokens: step * tokens, split: "val".into(), loss });
+    let eval =
+        |step, loss| Event::Eval(Eval { step, tokens: step * tokens, split: "val".into(), loss, standard_error: None });
     let step = Step {
         step: 1,
         tokens,

@@ -124,6 +124,9 @@ pub(super) fn training(facts: &CardFacts) -> String {
              12 x layers x heads x head size x context length for attention (Chowdhery et al. 2022, appendix B).\n\n",
         );
     }
+    if facts.training_seconds.is_some() {
+        card.push_str("Time is that of the optimizer steps; validation, samples and checkpoints are not in it.\n\n");
+    }
     if let Some(power) = facts.power.as_ref().filter(|_| hours.is_some()) {
         let _ = write!(
             card,

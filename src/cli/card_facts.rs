@@ -1,21 +1,118 @@
 //! The facts of a run for the model card of its checkpoints.
+//!
+//! Training tells what the run itself decides, and nothing that a clock says, so that identical runs write identical
+//! folders. What a push adds (time, cost, the picture) is in `card_push`.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::train::{Ready, device_words};
-use crate::card::{CardEvaluation, CardFacts, CardSample, Loading, render};
+use crate::card::{CardEvaluation, CardFacts, CardPower, CardSample, Loading, render};
 use crate::checkpoint::Layout;
 use crate::checkpoint::state::TrainingState;
+use crate::config::Config;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::Evaluation;
 use crate::events::Sample;
+use crate::hub;
+use crate::model::{Gpt, ModelConfig};
+use crate::train::save::Card;
 
-/// README.md of a checkpoint.
-pub(super) fn readme(ready: &Ready, state: &TrainingState, val_loss: Option<f64>, samples: &[Sample]) -> String {
+/// The content of `training/card.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Recorded {
+    /// The hash of the README.md that was made from the facts: a user's own text is told apart by it.
+    pub readme_xxh3: String,
+    /// The facts.
+    pub facts: CardFacts,
+}
+
+/// The hash that [`Recorded`] knows a README.md by.
+pub(super) fn hash(readme: &str) -> String {
+    format!("{:032x}", xxh3_128(readme.as_bytes()))
+}
+
+/// The card of a checkpoint.
+///
+/// # Errors
+/// Never, unless a number cannot be written.
+pub(super) fn card(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples: &[Sample]) -> Result<Card> {
+    let facts = facts(ready, state, val, samples);
+    let readme = render(&facts);
+    let recorded = Recorded { readme_xxh3: hash(&readme), facts };
+    let facts =
+        serde_json::to_string(&recorded).map_err(|error| Error::Training(format!("the model card: {error}")))?;
+    Ok(Card { readme, facts })
+}
+
+fn facts(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples: &[Sample]) -> CardFacts {
     let (config, model) = (&ready.config, ready.model.config());
+    let evaluation = |found: &Evaluation| CardEvaluation {
+        data: "the validation split of the training data".into(),
+        dataset: None,
+        loss: found.loss(),
+        standard_error: found.standard_error,
+        predictions: Some(found.predictions),
+        bits_per_byte: None,
+    };
+    let on_hub = |name: &&String| hub::names_hub(name);
+    let id = |name: &String| name.split('@').next().unwrap_or_default().to_string();
+    let data = config.data.text.iter().chain(&config.data.shards).chain(&config.data.val);
+    CardFacts {
+        name: config.run.name.clone().unwrap_or_else(|| "model".into()),
+        license: config.push.license.clone(),
+        datasets: data.filter(on_hub).map(id).collect(),
+        base_model: config.model.init_from.as_ref().filter(on_hub).map(id),
+        tokenizer: Some(format!("{}, {} tokens", ready.tokenizer.kind(), ready.tokenizer.vocab_size())),
+        data: ready.streams.description.clone(),
+        step: state.step,
+        tokens: state.tokens,
+        data_tokens: Some(ready.streams.train.len()),
+        flops: Some(state.tokens as f64 * model.flops_per_token() as f64),
+        hyperparameters: hyperparameters(config, ready, state),
+        hardware: Some(device_words(ready.device)),
+        power: power(ready.device),
+        precision: Some(ready.precision().name().into()),
+        evaluation: val.filter(|found| found.loss().is_finite()).map(evaluation),
+        samples: samples.iter().map(|sample| card_sample(config, sample)).collect(),
+        seeds: ["seed_init", "seed_data", "seed_dropout"].map(String::from).into_iter().zip(state.seeds).collect(),
+        command: Some("taper train config.toml".into()),
+        config_toml: Some(config.to_toml()),
+        taper_version: version(),
+        ..of_model(&ready.model)
+    }
+}
+
+/// A text that the model wrote, with how it was drawn.
+pub(super) fn card_sample(config: &Config, sample: &Sample) -> CardSample {
+    let mut settings = format!("temperature {}", config.sample.temperature);
+    settings.extend(config.sample.top_k.map(|k| format!(", top-k {k}")));
+    settings.extend(config.sample.top_p.map(|p| format!(", top-p {p}")));
+    CardSample { prompt: sample.prompt.clone(), text: sample.text.clone(), settings: Some(settings) }
+}
+
+/// What the model alone tells.
+pub(super) fn of_model(gpt: &Gpt) -> CardFacts {
+    let model = gpt.config();
     let loading = match Layout::of(model) {
         Layout::Gpt2 => Loading::Transformers { class: "GPT2LMHeadModel".into() },
         Layout::Llama => Loading::Transformers { class: "LlamaForCausalLM".into() },
         Layout::Own { reasons } => Loading::TaperOnly { because: reasons },
     };
-    let row = |name: &str, value: String| (name.to_string(), value);
-    let architecture = vec![
+    CardFacts {
+        loading,
+        has_tokenizer: true,
+        parameters: gpt.layout().parameters() as u64,
+        parameters_non_embedding: Some(gpt.parameters_non_embedding() as u64),
+        architecture: architecture(model),
+        taper_version: version(),
+        ..CardFacts::default()
+    }
+}
+
+fn architecture(model: &ModelConfig) -> Vec<(String, String)> {
+    vec![
         row("layers", model.n_layer.to_string()),
         row("heads", model.n_head.to_string()),
         row("key-value heads", model.n_kv_head.to_string()),
@@ -29,62 +126,57 @@ pub(super) fn readme(ready: &Ready, state: &TrainingState, val_loss: Option<f64>
         row("feed-forward", word(&model.mlp)),
         row("tied embeddings", model.tie_embeddings.to_string()),
         row("dropout", model.dropout.to_string()),
-    ];
-    let hyperparameters = vec![
-        row("optimizer", format!("AdamW, betas {} and {}", config.optimizer.beta1, config.optimizer.beta2)),
-        row("learning rate", config.optimizer.lr.to_string()),
-        row("schedule", format!("{}, {} warmup steps", word(&config.schedule.kind), config.schedule.warmup_steps)),
-        row("weight decay", config.optimizer.weight_decay.to_string()),
-        row("global batch", format!("{} sequences", config.train.global_batch())),
-        row("steps", state.step.to_string()),
-    ];
-    let mut settings = format!("temperature {}", config.sample.temperature);
-    settings.extend(config.sample.top_k.map(|k| format!(", top-k {k}")));
-    settings.extend(config.sample.top_p.map(|p| format!(", top-p {p}")));
-    let of = |sample: &Sample| CardSample {
-        prompt: sample.prompt.clone(),
-        text: sample.text.clone(),
-        settings: Some(settings.clone()),
-    };
-    let val = ready.streams.val.as_ref();
-    let predictions = val.map(|val| val.len().min(config.eval.max_tokens.unwrap_or(u64::MAX)) - 1);
-    render(&CardFacts {
-        name: config.run.name.clone().unwrap_or_else(|| "model".into()),
-        license: None,
-        languages: Vec::new(),
-        datasets: Vec::new(),
-        base_model: None,
-        tags: Vec::new(),
-        loading,
-        has_tokenizer: true,
-        repository: None,
-        parameters: ready.model.layout().parameters() as u64,
-        parameters_non_embedding: Some(ready.model.parameters_non_embedding() as u64),
-        architecture,
-        tokenizer: Some(format!("{}, {} tokens", ready.tokenizer.kind(), ready.tokenizer.vocab_size())),
-        data: ready.streams.description.clone(),
-        step: state.step,
-        tokens: state.tokens,
-        data_tokens: Some(ready.streams.train.len()),
-        flops: Some(state.tokens as f64 * model.flops_per_token() as f64),
-        hyperparameters,
-        hardware: Some(device_words(ready.device)),
-        precision: Some(ready.precision().name().into()),
-        evaluation: val_loss.map(|loss| CardEvaluation {
-            data: "the validation split of the training data".into(),
-            dataset: None,
-            loss,
-            standard_error: None,
-            predictions,
-            bits_per_byte: None,
-        }),
-        samples: samples.iter().map(of).collect(),
-        seeds: ["seed_init", "seed_data", "seed_dropout"].map(String::from).into_iter().zip(state.seeds).collect(),
-        command: Some("taper train config.toml".into()),
-        config_toml: Some(config.to_toml()),
-        taper_version: env!("CARGO_PKG_VERSION").into(),
-        ..CardFacts::default()
+    ]
+}
+
+fn hyperparameters(config: &Config, ready: &Ready, state: &TrainingState) -> Vec<(String, String)> {
+    let (optimizer, schedule) = (&config.optimizer, &config.schedule);
+    let clip = config.stability.clip_norm.value().map_or("none".into(), |norm| format!("norm {norm}"));
+    let context = ready.model.config().context_length;
+    let batch = config.train.global_batch();
+    vec![
+        row(
+            "optimizer",
+            format!("AdamW, betas {} and {}, epsilon {}", optimizer.beta1, optimizer.beta2, optimizer.eps),
+        ),
+        row("learning rate", optimizer.lr.to_string()),
+        row(
+            "schedule",
+            format!(
+                "{}, {} warmup steps, down to {} of the rate",
+                word(&schedule.kind),
+                schedule.warmup_steps,
+                schedule.min_lr_ratio
+            ),
+        ),
+        row("weight decay", optimizer.weight_decay.to_string()),
+        row("gradient clipping", clip),
+        row("global batch", format!("{batch} sequences ({} tokens)", batch * context)),
+        row("micro-batch", format!("{} sequences", state.micro_batch)),
+    ]
+}
+
+/// Watts that a thread of a CPU is taken to draw, its share of the package and of memory included.
+const WATTS_A_THREAD: f64 = 10.0;
+
+/// The power of the hardware where nobody has measured it.
+fn power(device: Device) -> Option<CardPower> {
+    let Device::Cpu = device else { return None };
+    let threads = rayon::current_num_threads();
+    Some(CardPower {
+        watts: WATTS_A_THREAD * threads as f64,
+        basis: format!("assumed, {WATTS_A_THREAD} W for each of {threads} CPU threads"),
     })
+}
+
+/// The version, with the commit where whoever built it said so.
+fn version() -> String {
+    let commit = option_env!("TAPER_COMMIT").map_or(String::new(), |commit| format!(" ({commit})"));
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+fn row(name: &str, value: String) -> (String, String) {
+    (name.to_string(), value)
 }
 
 /// The word that a config file uses for a choice.

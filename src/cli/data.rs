@@ -7,15 +7,17 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::models::{self, data_inputs};
 use super::pull::Transfer;
 use super::{print_json, print_line};
 use crate::config::Config;
 use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
-    Inspection, Loader, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect, prepare,
+    Inspection, Loader, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer,
+    inspect, prepare, prepare_sources,
 };
 use crate::error::{Error, Result};
-use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
+use crate::hub::{self, Client, Repo, Selection, Settings};
 use crate::train::source;
 
 /// Subcommands of `taper data`.
@@ -33,7 +35,9 @@ pub enum Command {
         taper data pull roneneldan/TinyStories --tokenizer gpt2 --out data/stories --val-split validation\n  \
         taper data pull HuggingFaceFW/fineweb --folder sample/10BT --limit 2 --tokenizer gpt2 --val-fraction 0.01 --out data/web\n  \
         taper data pull kjj0/fineweb10B-gpt2 --files 'fineweb_*_00000[01].bin'\n\n\
-        Without --out the files stay in the cache, and their folder is printed; ready .bin shards are trained on from there.")]
+        With --out each file is tokenized and removed while the next one comes in, so two at most are on disk; if this is\n\
+        stopped, run it again: it goes on where it was. Without --out the files stay in the cache, and their folder is\n\
+        printed; ready .bin shards are trained on from there.")]
     Pull(Pull),
     /// Say what shards hold, check them, and show the text at a position.
     #[command(after_help = "Examples:\n  \
@@ -47,8 +51,8 @@ pub enum Command {
 /// Arguments of `taper data prepare`.
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Files (.txt, .md, .jsonl, each also as .gz or .zst; .parquet; anything else is UTF-8 text), folders, globs, or the
-    /// word cargo-sources.
+    /// Files (.txt, .md, .jsonl, each also as .gz or .zst; .parquet; anything else is UTF-8 text), folders, globs, the word
+    /// cargo-sources, or OWNER/NAME, the training split of a data set on the Hub.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
     /// gpt2, bytes, a tokenizer.json, or a folder that holds one.
@@ -194,30 +198,33 @@ pub fn run(command: Command) -> Result<()> {
 
 fn run_prepare(args: Prepare) -> Result<()> {
     let tokenizer = super::models::tokenizer(&args.tokenizer)?;
+    let val = data_inputs(&args.val, "validation")?;
     let options = PrepareOptions {
-        val_inputs: (!args.val.is_empty()).then_some(args.val),
+        val_inputs: (!val.is_empty()).then_some(val),
         val_fraction: args.val_fraction,
         threads: args.threads,
         shard_tokens: args.shard_tokens,
         parse_special: args.parse_special,
         text_column: args.text_column,
         overwrite: args.overwrite,
-        ..PrepareOptions::new(args.inputs, &args.out, args.tokenizer)
+        ..PrepareOptions::new(data_inputs(&args.inputs, "train")?, &args.out, args.tokenizer)
     };
     let bar = Bar::new();
     let made = prepare(&options, &tokenizer, &bar);
     bar.bar.finish_and_clear();
-    let manifest = made?;
+    tell(&tokenizer, &made?, &args.out, args.json)
+}
+
+/// Puts the tokenizer beside the shards, and says what was made.
+fn tell(tokenizer: &Tokenizer, manifest: &Manifest, out: &Path, json: bool) -> Result<()> {
     // The folder then says by itself what its tokens mean.
-    tokenizer.save_file(&args.out.join(TOKENIZER))?;
-    if args.json {
-        return print_json(
-            &serde_json::to_value(&manifest).map_err(|error| Error::data(&args.out, error.to_string()))?,
-        );
+    tokenizer.save_file(&out.join(TOKENIZER))?;
+    if json {
+        return print_json(&serde_json::to_value(manifest).map_err(|error| Error::data(out, error.to_string()))?);
     }
     print_line(&format!(
         "{}: {} tokens for training, {} for validation, from {} documents, in {} shards of {}",
-        args.out.display(),
+        out.display(),
         grouped(manifest.tokens(Split::Train)),
         grouped(manifest.tokens(Split::Val)),
         grouped(manifest.documents),
@@ -232,33 +239,16 @@ fn run_pull(args: Pull) -> Result<()> {
         repo = repo.at(revision)?;
     }
     let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
-    let pull = |split: &str| {
+    let select = |split: &str| {
         let (folder, files) = (args.folder.clone(), args.files.clone());
-        hub::pull_dataset(&client, &repo, &Selection { split: split.into(), folder, files, limit: args.limit }, &bar)
+        Selection { split: split.into(), folder, files, limit: args.limit }
     };
-    let train = pull(&args.split)?;
-    let val = args.val_split.as_deref().map(pull).transpose()?;
-    let paths = |pulled: &Pulled| -> Vec<String> {
-        pulled.files.iter().map(|file| pulled.folder.join(file).to_string_lossy().into_owned()).collect()
-    };
-    if let (Some(tokenizer), Some(out)) = (args.tokenizer, args.out) {
-        if train.files.iter().any(|file| file.ends_with(".bin")) {
-            return Err(Error::usage(format!("{repo} holds tokens already: leave --tokenizer and --out out")));
-        }
-        return run_prepare(Prepare {
-            inputs: paths(&train),
-            tokenizer,
-            out,
-            val_fraction: args.val_fraction,
-            val: val.as_ref().map(paths).unwrap_or_default(),
-            threads: 0,
-            text_column: args.text_column,
-            parse_special: false,
-            shard_tokens: SHARD_TOKENS,
-            overwrite: args.overwrite,
-            json: args.json,
-        });
+    if let (Some(tokenizer), Some(out)) = (&args.tokenizer, &args.out) {
+        let selections: Vec<Selection> =
+            std::iter::once(&args.split).chain(&args.val_split).map(|s| select(s)).collect();
+        return stream_and_prepare(&args, client, &repo, &selections, tokenizer, out);
     }
+    let train = hub::pull_dataset(&client, &repo, &select(&args.split), &bar)?;
     if args.json {
         return print_json(&serde_json::json!({
             "dataset": repo.id(),
@@ -271,6 +261,39 @@ fn run_pull(args: Pull) -> Result<()> {
     let commit = &train.commit[..7];
     eprintln!("{repo} at commit {commit}: {} files, {} of them fetched now", train.files.len(), train.fetched);
     print_line(&train.folder.to_string_lossy())
+}
+
+/// Tokenizes a data set while it comes in.
+fn stream_and_prepare(
+    args: &Pull,
+    client: Client,
+    repo: &Repo,
+    selections: &[Selection],
+    name: &str,
+    out: &Path,
+) -> Result<()> {
+    let tokenizer = super::models::tokenizer(name)?;
+    let spool = out.join(".fetch");
+    let streamed = hub::stream_dataset(client, repo, selections, &spool)?;
+    let called = |split: &str| vec![format!("{}@{} ({split})", repo.id(), &streamed.commit[..12])];
+    let options = PrepareOptions {
+        val_inputs: args.val_split.as_deref().map(called),
+        val_fraction: args.val_fraction,
+        text_column: args.text_column.clone(),
+        overwrite: args.overwrite,
+        ..PrepareOptions::new(called(&args.split), out, name)
+    };
+    let mut sources = streamed.sources.into_iter();
+    let (train, val) = (sources.next().unwrap_or_default(), sources.next().unwrap_or_default());
+    let bar = Bar::new();
+    let made = prepare_sources(&options, train, val, &tokenizer, &bar);
+    bar.bar.finish_and_clear();
+    let manifest = made?;
+    match std::fs::remove_dir_all(&spool) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &spool)(error)),
+        _ => {}
+    }
+    tell(&tokenizer, &manifest, out, args.json)
 }
 
 /// Tokens of a full shard, unless told otherwise.
@@ -353,7 +376,9 @@ fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
     let context_length = config.model.context_length.ok_or_else(|| {
         Error::data(&path, "model.context_length is not there; the config.toml of a run says every key of its model")
     })?;
-    let tokenizer = source::tokenizer(run, &config.tokenizer, &config.data, &|note| eprintln!("{note}"))?;
+    let section = models::tokenizer_section(&config.tokenizer)?;
+    let note = |note: &str| eprintln!("{note}");
+    let tokenizer = source::tokenizer(run, &section, &config.data, &models::data_section, &note)?;
     let made = run.join(source::DATA).join("tokens").to_string_lossy().into_owned();
     let options = ShardOptions { tokenizer_hash: Some(tokenizer.hash().to_string()), ..ShardOptions::default() };
     let shards = Shards::open(config.data.shards.as_ref().unwrap_or(&made), &options)?;

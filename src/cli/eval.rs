@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::models::{Engine, ModelArgs, Opened, reference};
+use super::models::{Engine, ModelArgs, Opened, data_inputs, reference};
 use super::{print_json, print_line};
 use crate::data::{
     Documents, ShardOptions, Shards, Split, TextOptions, TokenStream, eval_windows, tokenizer::Tokenizer,
 };
 use crate::error::{Error, Result};
-use crate::eval::{Evaluation, evaluate};
+use crate::eval::{Evaluation, evaluate, standard_error};
 use crate::reference::Precision;
 
 /// Arguments of `taper eval`.
@@ -27,11 +27,13 @@ Examples:
   taper eval runs/quickstart --data data/fineweb10B --split val --max-tokens 1000000
 
 Text is tokenized with the model's tokenizer; end-of-text stands between documents.
-bits_per_byte divides by all bytes of the text, its first token included.")]
+bits_per_byte divides by all bytes of the text, its first token included. The interval is 1.96 standard errors to each
+side, over windows of the context length: how another text of the same kind would vary, not another training run.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text (files, folders, globs) or token shards (.bin files, a folder or glob of them).
+    /// Text (files, folders, globs), token shards (.bin files, a folder or glob of them), or OWNER/NAME, the validation split
+    /// of a data set on the Hub.
     #[arg(long, value_name = "FILE|SHARDS", num_args = 1.., required = true)]
     data: Vec<String>,
     /// Which shards to measure where there are both [default: val if there is any].
@@ -85,9 +87,19 @@ pub fn run(args: Args) -> Result<()> {
             "bits_per_byte": bits,
             "tokens": found.tokens,
             "predictions": found.predictions,
+            "windows": found.windows,
+            "standard_error": found.standard_error,
+            "interval": found.interval().map(|(low, high)| [low, high]),
         }));
     }
     print_line(&format!("loss           {loss:.6} nats per token"))?;
+    match found.standard_error.zip(found.interval()) {
+        Some((error, (low, high))) => print_line(&format!(
+            "               95% interval {low:.6} to {high:.6}, standard error {error:.6}, over {} windows",
+            found.windows
+        ))?,
+        None => print_line("               no interval: it takes two windows")?,
+    }
     print_line(&format!("perplexity     {perplexity:.4}"))?;
     match bits {
         Some(bits) => print_line(&format!("bits per byte  {bits:.6}"))?,
@@ -126,33 +138,38 @@ fn by_the_book(
 ) -> Result<Evaluation> {
     let tokens = stream.len().min(max_tokens.unwrap_or(u64::MAX));
     let oracle = reference(opened.model.config(), &opened.params, Precision::F64)?;
-    let mut found = Evaluation { sum: 0.0, predictions: 0, tokens };
+    let mut found = Evaluation { sum: 0.0, predictions: 0, tokens, windows: 0, standard_error: None };
+    let mut sums = Vec::new();
     for window in eval_windows(tokens, opened.model.config().context_length) {
         let mut ids = vec![0; window.inputs + 1];
         stream.read(window.start, &mut ids)?;
-        found.sum += oracle.loss(&ids[..window.inputs], &ids[1..], 1, window.inputs)? * window.inputs as f64;
+        let sum = oracle.loss(&ids[..window.inputs], &ids[1..], 1, window.inputs)? * window.inputs as f64;
+        sums.push((sum, window.inputs as u64));
+        found.sum += sum;
         found.predictions += window.inputs as u64;
         progress(found.predictions, tokens - 1);
     }
+    (found.windows, found.standard_error) = (sums.len() as u64, standard_error(&sums));
     Ok(found)
 }
 
 /// The inputs as one stream of the model's tokens.
 fn open_data(args: &Args, opened: &Opened) -> Result<TokenStream> {
-    let shards = args.data.iter().filter(|input| is_shards(input)).count();
+    let inputs = data_inputs(&args.data, "validation")?;
+    let shards = inputs.iter().filter(|input| is_shards(input)).count();
     if shards == 0 {
         if args.split.is_some() {
             return Err(Error::usage("--split chooses among token shards, and the data is text"));
         }
-        return from_text(&args.data, opened);
+        return from_text(&inputs, opened);
     }
-    if shards < args.data.len() {
+    if shards < inputs.len() {
         return Err(Error::usage("--data mixes text and token shards; measure them one after the other"));
     }
     let options = ShardOptions { tokenizer_hash: Some(opened.tokenizer.hash().to_string()), ..ShardOptions::default() };
     let mut chosen = Vec::new();
     let mut found = Vec::new();
-    for input in &args.data {
+    for input in &inputs {
         let shards = Shards::open(input, &options)?;
         shards.verify()?;
         found.push(shards);

@@ -7,6 +7,7 @@
 pub mod bench;
 mod bench_ops;
 mod card_facts;
+mod card_push;
 mod convert;
 pub mod data;
 pub mod doctor;

@@ -206,7 +206,7 @@ fn start_of(folder: &str) -> Result<(ModelConfig, Weights)> {
 fn with_tokenizer<T>(config: &Config, use_it: impl FnOnce(&Tokenizer) -> Result<T>) -> Result<T> {
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let note = |text: &str| eprintln!("{text}");
-    use_it(&source::tokenizer(folder.path(), &config.tokenizer, &config.data, &note)?)
+    use_it(&source::tokenizer(folder.path(), &config.tokenizer, &config.data, &super::models::data_section, &note)?)
 }
 
 fn init(args: &InitArgs) -> Result<()> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use super::card_push::{self, CardArgs};
 use super::models::locate_here;
 use super::progress::say;
 use super::pull::Transfer;
@@ -49,6 +50,8 @@ pub struct Args {
     /// The commit's first line.
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
+    #[command(flatten)]
+    card: CardArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -64,8 +67,23 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(revision) = &args.revision {
         repo = repo.at(revision)?;
     }
-    let options =
-        PushOptions { private: args.private, pr: args.pr, with_state: args.with_state, message: args.message.clone() };
+    let overlay = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let run = card_push::run_of(&folder);
+    let card = match run.as_deref().and_then(card_push::config_of) {
+        Some(config) => args.card.clone().or(&config.push),
+        None => args.card.clone(),
+    };
+    let source = card_push::Source::read(&folder);
+    for note in card_push::complete(&folder, &source, run.as_deref(), &repo, &card, overlay.path())? {
+        say(&format!("note: {note}"));
+    }
+    let options = PushOptions {
+        private: args.private,
+        pr: args.pr,
+        with_state: args.with_state,
+        message: args.message.clone(),
+        overlay: Some(overlay.path().to_path_buf()),
+    };
     let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
     if args.dry_run {
         let plan = hub::plan_push(&client, &folder, &repo, &options, &bar)?;
@@ -111,12 +129,14 @@ fn plan_json(plan: &Plan, repo: &Repo) -> Value {
         "files": files,
         "deleted": plan.deleted,
         "bytes": plan.bytes(),
-        "card": card(&plan.folder),
+        "card": card(plan),
     })
 }
 
-fn card(folder: &Path) -> Option<String> {
-    std::fs::read_to_string(folder.join("README.md")).ok()
+/// The card that would be sent.
+fn card(plan: &Plan) -> Option<String> {
+    let file = plan.files.iter().find(|file| file.path == "README.md")?;
+    std::fs::read_to_string(&file.local).ok()
 }
 
 fn show(plan: &Plan, repo: &Repo, args: &Args) -> Result<()> {
@@ -140,7 +160,7 @@ fn show(plan: &Plan, repo: &Repo, args: &Args) -> Result<()> {
     }
     let sent = plan.files.iter().filter(|file| file.is_sent()).count();
     print_line(&format!("{sent} files, {} bytes; nothing was sent (--dry-run)", plan.bytes()))?;
-    match card(&plan.folder) {
+    match card(plan) {
         Some(card) => print_line(&format!("\nREADME.md:\n{card}")),
         None => print_line("\nthere is no README.md, so the page on the Hub would have no model card"),
     }
@@ -151,13 +171,14 @@ pub(super) struct Pusher {
     background: Option<Background>,
     repo: String,
     run: PathBuf,
+    card: CardArgs,
 }
 
 impl Pusher {
     /// The pusher that the config asks for; one that does nothing if it asks for none, or cannot be.
     pub fn new(config: &PushConfig, run: &Path) -> Pusher {
         let repo = config.repo.clone().unwrap_or_default();
-        let mut pusher = Pusher { background: None, repo, run: run.to_path_buf() };
+        let mut pusher = Pusher { background: None, repo, run: run.to_path_buf(), card: CardArgs::of(config) };
         if config.every == PushEvery::Checkpoint {
             match pusher.start(config) {
                 Ok(background) => pusher.background = Some(background),
@@ -204,8 +225,39 @@ impl Observer for Pusher {
     fn event(&mut self, _: &Event) {}
 
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
-        if let Some(background) = &self.background {
-            background.offer(run, checkpoint);
+        if let (Some(background), Ok(repo)) = (&self.background, Repo::model(&self.repo)) {
+            // Read now, since the run may remove the checkpoint; drawn and written later, beside the run.
+            let source = card_push::Source::read(checkpoint);
+            let (run, card) = (run.to_path_buf(), self.card.clone());
+            let finish = {
+                let run = run.clone();
+                Box::new(move |staged: &Path| finish_card(staged, &source, &run, &repo, &card))
+            };
+            background.offer(&run, checkpoint, finish);
         }
     }
+}
+
+/// Puts the completed card and the picture of the loss into a staged folder, whose files are links to the checkpoint's.
+fn finish_card(staged: &Path, source: &card_push::Source, run: &Path, repo: &Repo, card: &CardArgs) -> Result<()> {
+    let overlay = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    card_push::complete(staged, source, Some(run), repo, card, overlay.path())?;
+    for entry in walkdir::WalkDir::new(overlay.path()) {
+        let entry = entry.map_err(|error| Error::io("read", overlay.path())(error.into()))?;
+        let inner = entry.path().strip_prefix(overlay.path()).unwrap_or(entry.path());
+        let target = staged.join(inner);
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
+            continue;
+        }
+        // Replaced, because writing through a link would change the checkpoint.
+        match std::fs::remove_file(&target) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &target)(error));
+            }
+            _ => {}
+        }
+        std::fs::copy(entry.path(), &target).map_err(Error::io("write", &target))?;
+    }
+    Ok(())
 }

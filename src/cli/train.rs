@@ -17,6 +17,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::error::{Error, Result, ResultExt};
+use crate::eval::Evaluation;
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
@@ -97,15 +98,16 @@ pub fn run(args: Args) -> Result<()> {
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
-    let tokenizer =
-        source::tokenizer(&run, &models::tokenizer_section(&config.tokenizer)?, &config.data, &|note| say(note))
-            .context(|| "preparing the tokenizer".into())?;
+    let tokenizer = models::tokenizer_section(&config.tokenizer)
+        .and_then(|section| source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note)))
+        .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
     resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
     let streams = {
         let bar = PrepareBar::new();
-        source::streams(&run, &config.data, &tokenizer, model.config().vocab_size, found.is_some(), &bar)?
+        let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some());
+        source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)?
     };
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
@@ -302,8 +304,8 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     }
     let config = &ready.config;
     let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
-    let card = |state: &TrainingState, loss: Option<f64>, samples: &[crate::events::Sample]| {
-        card_facts::readme(&ready, state, loss, samples)
+    let card = |state: &TrainingState, val: Option<&Evaluation>, samples: &[crate::events::Sample]| {
+        card_facts::card(&ready, state, val, samples)
     };
     let job = Job {
         folder: &ready.run,

@@ -59,9 +59,9 @@ impl Source<'_> {
         let marked = String::from_utf8_lossy(&bytes[start..end]).chars().count().max(1);
         let line = String::from_utf8_lossy(&bytes[line_start..line_end]).replace('\t', " ");
         let column = before.chars().count() + 1;
-        let head = format!("{}:{number}:{column}: {message}", self.origin);
+        let head = format!("{}:{number}:{column}: {}", self.origin, without_secrets(message));
         // A line that does not fit on a screen, or holds control characters, explains nothing.
-        let line = line.trim_end();
+        let line = without_secrets(line.trim_end());
         if line.chars().count() > 160 || line.chars().any(char::is_control) {
             return Error::Usage(head);
         }
@@ -69,6 +69,30 @@ impl Source<'_> {
         let blank = " ".repeat(gutter.len());
         let mark = format!("{}{}", " ".repeat(column - 1), "^".repeat(marked));
         Error::Usage(format!("{head}\n {blank} |\n {gutter} | {line}\n {blank} | {mark}"))
+    }
+}
+
+/// A text in which access tokens are stars: someone may have put theirs where it does not belong, and messages are pasted into
+/// issues. A token of the Hub begins with `hf_`; what a key called `token` is given is one, whatever it looks like.
+fn without_secrets(text: &str) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(is_word) {
+        let (before, from) = rest.split_at(start);
+        let (word, after) = from.split_at(from.find(|c| !is_word(c)).unwrap_or(from.len()));
+        shown.push_str(before);
+        let is_token = word.len() > 10 && word.starts_with("hf_");
+        shown.push_str(&if is_token { "*".repeat(word.len()) } else { word.into() });
+        rest = after;
+    }
+    shown.push_str(rest);
+    match shown.split_once('=') {
+        Some((key, value)) if matches!(key.trim().rsplit('.').next(), Some("token" | "hf_token")) => {
+            let stars: String = value.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect();
+            format!("{key}={stars}")
+        }
+        _ => shown,
     }
 }
 

@@ -21,14 +21,17 @@ pub enum DataFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// Files, folders and glob patterns of text: .txt, .md, .jsonl (also .gz and .zst) and .parquet; other files are read as
-    /// UTF-8. `"cargo-sources"` stands for the Rust sources that cargo fetched to build this program.
+    /// UTF-8. `"cargo-sources"` stands for the Rust sources that cargo fetched to build this program, `"OWNER/NAME"` for the
+    /// training split of a data set on the Hugging Face Hub.
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "not set"))]
     pub text: Vec<String>,
-    /// A folder of token shards, or a glob pattern of them; shards with `val` in their name are for validation.
+    /// A folder of token shards, a glob pattern of them, or `"OWNER/NAME"`, all `.bin` files of a data set on the Hub; shards
+    /// with `val` in their name are for validation.
     #[schemars(extend("x-default" = "not set"))]
     pub shards: Option<String>,
-    /// Text or shards for validation, in place of a part held out.
+    /// Text or shards for validation, in place of a part held out; `"OWNER/NAME"` is the validation split of a data set on the
+    /// Hub.
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "not set"))]
     pub val: Vec<String>,

@@ -5,6 +5,7 @@
 //! is: unknown extensions are UTF-8 text.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::data::corpus;
 use crate::error::{Error, Result};
@@ -31,10 +32,25 @@ pub enum Compression {
     Zstd,
 }
 
+/// A file that is elsewhere until its turn comes, so that a set larger than the disk can be prepared.
+pub trait Remote: Send + Sync + std::fmt::Debug {
+    /// Brings the file here, whole and checked, and says where it is; the next one may be on its way meanwhile.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn fetch(&self) -> Result<PathBuf>;
+
+    /// It was read to its end and may go. May be called for a file that was never fetched.
+    fn release(&self);
+
+    /// What its content is known by, as a local file is by its time: a hash.
+    fn identity(&self) -> String;
+}
+
 /// One input file.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Where it is.
+    /// Where it is; the name of a remote one.
     pub path: PathBuf,
     /// Its size on disk in bytes.
     pub bytes: u64,
@@ -44,6 +60,18 @@ pub struct Source {
     pub compression: Compression,
     /// Which of the given inputs it belongs to.
     pub input: usize,
+    /// How it is fetched, if it is not here.
+    pub remote: Option<Arc<dyn Remote>>,
+}
+
+impl Source {
+    /// A file that is fetched when its turn comes; its name tells its format.
+    ///
+    /// # Errors
+    /// `Data` if files of that name cannot be read.
+    pub fn remote(name: &str, bytes: u64, remote: Arc<dyn Remote>) -> Result<Source> {
+        Ok(Source { bytes, remote: Some(remote), ..of_name(Path::new(name), 0)? })
+    }
 }
 
 /// The extensions that count in a folder, as a sentence for messages.
@@ -170,10 +198,14 @@ fn source(path: &Path, input: usize) -> Result<Source> {
     if meta.is_dir() {
         return Err(Error::data(path, "this is a folder where a file was expected"));
     }
+    Ok(Source { bytes: meta.len(), ..of_name(path, input)? })
+}
+
+fn of_name(path: &Path, input: usize) -> Result<Source> {
     let (format, compression) = classify(path);
     let format = format.unwrap_or(Format::Text);
     if format == Format::Parquet && compression != Compression::None {
         return Err(Error::data(path, "a Parquet file cannot be read through compression; unpack it first"));
     }
-    Ok(Source { path: path.to_path_buf(), bytes: meta.len(), format, compression, input })
+    Ok(Source { path: path.to_path_buf(), bytes: 0, format, compression, input, remote: None })
 }

@@ -27,10 +27,11 @@ pub mod text;
 pub mod tokenizer;
 
 pub use corpus::{CARGO_SOURCES, Corpus};
+pub use inputs::{Remote, Source};
 pub use inspect::{Inspection, inspect};
 pub use loader::{Loader, Window, eval_windows};
 pub use manifest::Manifest;
-pub use prepare::{PrepareOptions, Progress, Silent, prepare};
+pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
 pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};
 pub use stream::TokenStream;

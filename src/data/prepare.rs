@@ -106,6 +106,22 @@ pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Pr
     check(options)?;
     let train = inputs::resolve(&options.inputs)?;
     let val = options.val_inputs.as_deref().map(inputs::resolve).transpose()?.unwrap_or_default();
+    prepare_sources(options, train, val, encoder, progress)
+}
+
+/// [`prepare`] for sources that are known already, remote ones among them; `options.inputs` and `val_inputs` are then only
+/// their names in the manifest.
+///
+/// # Errors
+/// As [`prepare`], and whatever fetching a remote source fails with.
+pub fn prepare_sources(
+    options: &PrepareOptions,
+    train: Vec<Source>,
+    val: Vec<Source>,
+    encoder: &dyn Encode,
+    progress: &dyn Progress,
+) -> Result<Manifest> {
+    check(options)?;
     if let Some(both) = val.iter().find(|v| train.iter().any(|t| t.path == v.path)) {
         let message = format!("{} is both training and validation text; name it once", both.path.display());
         return Err(Error::usage(message));
@@ -202,6 +218,10 @@ fn fingerprint(options: &PrepareOptions, encoder: &dyn Encode, splits: &[&Vec<So
         options.text_column,
     );
     for (split, source) in splits.iter().enumerate().flat_map(|(i, sources)| sources.iter().map(move |s| (i, s))) {
+        if let Some(remote) = &source.remote {
+            text.push_str(&format!("{split} {:?} {} {}\n", source.path, source.bytes, remote.identity()));
+            continue;
+        }
         let time = std::fs::metadata(&source.path)
             .and_then(|meta| meta.modified())
             .map_err(Error::io("read", &source.path))?;
@@ -338,10 +358,14 @@ impl Work<'_> {
                     let _ = sender.send(Err(error));
                 }
                 while !failed {
-                    let batch = next_batch(&mut documents);
-                    failed = !matches!(&batch, Ok(batch) if !batch.pieces.is_empty());
+                    let (batch, error) = next_batch(&mut documents);
+                    failed = batch.pieces.is_empty() || error.is_some();
                     // A receiver that has gone away has failed, and says so itself.
-                    failed |= sender.send(batch).is_err();
+                    failed |= sender.send(Ok(batch)).is_err();
+                    // What was read before it is written first: the next run then begins there.
+                    if let Some(error) = error {
+                        let _ = sender.send(Err(error));
+                    }
                 }
             });
             for batch in batches {
@@ -368,17 +392,23 @@ impl Work<'_> {
     }
 }
 
-/// Reads pieces up to about [`BATCH_BYTES`]; an empty batch is the end.
-fn next_batch(documents: &mut Documents) -> Result<Batch> {
-    let (mut pieces, mut bytes) = (Vec::new(), 0);
+/// Reads pieces up to about [`BATCH_BYTES`], or to what cannot be read; an empty batch is the end.
+fn next_batch(documents: &mut Documents) -> (Batch, Option<Error>) {
+    let (mut pieces, mut bytes, mut failed) = (Vec::new(), 0, None);
     while bytes < BATCH_BYTES {
-        let Some(piece) = documents.next() else { break };
-        let piece = piece?;
+        let piece = match documents.next() {
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => {
+                failed = Some(error);
+                break;
+            }
+            None => break,
+        };
         // A piece costs some memory of its own, so that many tiny documents do not pile up.
         bytes += piece.text.len() + size_of::<Piece>();
         pieces.push(piece);
     }
-    Ok(Batch { pieces, consumed: documents.consumed_bytes() })
+    (Batch { pieces, consumed: documents.consumed_bytes() }, failed)
 }
 
 /// The state that a split's writer keeps in the journal.

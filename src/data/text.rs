@@ -115,6 +115,11 @@ impl Documents {
     }
 
     fn finish_source(&mut self) {
+        // Its reader goes first: a file that is open may not be removable.
+        self.reader = None;
+        if let Some(remote) = self.sources.get(self.next_source).and_then(|source| source.remote.as_ref()) {
+            remote.release();
+        }
         self.next_source += 1;
         (self.next_piece, self.reader, self.rest) = (0, None, None);
         let done = self.sources[..self.next_source].iter().map(|source| source.bytes).sum();
@@ -176,7 +181,9 @@ impl Iterator for Documents {
 
 fn open(source: &Source, options: &TextOptions, consumed: &Arc<AtomicU64>) -> Result<Box<dyn Reader>> {
     let path = &source.path;
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let here = source.remote.as_ref().map(|remote| remote.fetch()).transpose()?;
+    let here = here.as_ref().unwrap_or(path);
+    let file = File::open(here).map_err(Error::io("read", here))?;
     if source.format == Format::Parquet {
         return Ok(Box::new(ParquetReader::open(path, file, &options.text_column, source.bytes, consumed.clone())?));
     }

@@ -3,6 +3,9 @@
 //! The stream is cut into windows of `context_length` inputs, each predicting its next tokens; the last target of a window
 //! is the first input of the next, and the final shorter window counts: N tokens make N - 1 predictions. Losses of rows
 //! are added in f64 in the order of the stream, so the result does not depend on the batch size.
+//!
+//! How sure the mean is, the windows tell: predictions within a window hang together, so windows, not tokens, are the
+//! sample, and the standard error is that of a ratio of their sums (Cochran, Sampling Techniques, 1977, section 6.3).
 
 pub mod config;
 
@@ -24,12 +27,22 @@ pub struct Evaluation {
     pub predictions: u64,
     /// Number of tokens.
     pub tokens: u64,
+    /// Number of windows.
+    pub windows: u64,
+    /// Standard error of the mean loss in nats, over windows; `None` for fewer than two of them.
+    pub standard_error: Option<f64>,
 }
 
 impl Evaluation {
     /// Mean cross-entropy in nats per prediction.
     pub fn loss(&self) -> f64 {
         self.sum / self.predictions as f64
+    }
+
+    /// The ends of the 95% interval of the mean loss: 1.96 standard errors to each side.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        let half = NORMAL_95 * self.standard_error?;
+        Some((self.loss() - half, self.loss() + half))
     }
 
     /// `e^loss`.
@@ -41,6 +54,21 @@ impl Evaluation {
     pub fn bits_per_byte(&self, bytes: u64) -> f64 {
         self.sum / std::f64::consts::LN_2 / bytes as f64
     }
+}
+
+/// How many standard errors a 95% interval of the normal distribution reaches to each side.
+const NORMAL_95: f64 = 1.959_964;
+
+/// The standard error of a mean over all predictions, from the sum and the number of predictions of each window: the
+/// variance of sum - mean * number between windows. `None` for fewer than two windows, or if something is not finite.
+pub fn standard_error(windows: &[(f64, u64)]) -> Option<f64> {
+    let (sum, count) = windows.iter().fold((0.0, 0u64), |(sum, count), window| (sum + window.0, count + window.1));
+    if windows.len() < 2 || count == 0 {
+        return None;
+    }
+    let (k, n, mean) = (windows.len() as f64, count as f64, sum / count as f64);
+    let squares: f64 = windows.iter().map(|&(sum, count)| (sum - mean * count as f64).powi(2)).sum();
+    Some((k / (k - 1.0) * squares).sqrt() / n).filter(|error| error.is_finite())
 }
 
 /// Measures the loss over the first `max_tokens` tokens of a stream (all of it where None), `batch` windows at once.
@@ -63,8 +91,10 @@ pub fn evaluate(
         )));
     }
     let length = model.config().context_length;
-    let mut evaluation = Evaluation { sum: 0.0, predictions: 0, tokens };
     let windows: Vec<_> = eval_windows(tokens, length).collect();
+    let mut evaluation =
+        Evaluation { sum: 0.0, predictions: 0, tokens, windows: windows.len() as u64, standard_error: None };
+    let mut sums = Vec::with_capacity(windows.len());
     let mut rest = &windows[..];
     while let Some(first) = rest.first() {
         let rows = rest.iter().take(batch.max(1)).take_while(|window| window.inputs == first.inputs).count();
@@ -84,8 +114,31 @@ pub fn evaluate(
         // Row by row, so that the order of the sum is the stream's whatever the batch.
         let losses = loss.losses.to_device(Device::Cpu)?;
         evaluation.sum = losses.f32().iter().fold(evaluation.sum, |sum, &loss| sum + f64::from(loss));
+        let of_row = |row: &[f32]| (row.iter().map(|&loss| f64::from(loss)).sum(), row.len() as u64);
+        sums.extend(losses.f32().chunks_exact(t).map(of_row));
         evaluation.predictions += (rows * t) as u64;
         progress(evaluation.predictions, tokens - 1);
     }
+    evaluation.standard_error = standard_error(&sums);
     Ok(evaluation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python: `x = [1.0, 2.0, 4.0]; statistics.stdev(x) / len(x) ** 0.5` for windows of one prediction each, and with
+    /// numpy for `s, n = [8, 10, 5], [4, 4, 2]`: `r = s.sum() / n.sum(); sqrt(3 / 2 * ((s - r * n) ** 2).sum()) / n.sum()`.
+    #[test]
+    fn the_standard_error_is_that_of_a_ratio() {
+        let near = |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-12, "{found:?}");
+        near(standard_error(&[(1.0, 1), (2.0, 1), (4.0, 1)]), 0.881_917_103_688_196_8);
+        near(standard_error(&[(8.0, 4), (10.0, 4), (5.0, 2)]), 0.183_303_027_798_233_57);
+        assert_eq!(standard_error(&[(2.0, 4), (1.0, 2)]), Some(0.0));
+        assert_eq!(standard_error(&[(2.0, 4)]), None);
+        assert_eq!(standard_error(&[(f64::NAN, 1), (1.0, 1)]), None);
+        let one = Evaluation { sum: 20.0, predictions: 10, tokens: 11, windows: 3, standard_error: Some(0.1) };
+        let (low, high) = one.interval().unwrap();
+        assert!((low - 1.804_003_6).abs() < 1e-9 && (high - 2.195_996_4).abs() < 1e-9);
+    }
 }

@@ -189,6 +189,9 @@ pub struct Eval {
     /// Mean loss in nats per token.
     #[serde(with = "number")]
     pub loss: f64,
+    /// Standard error of that mean, over windows, in nats; absent where there was one window, and in older logs.
+    #[serde(with = "number::option", default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
 }
 
 /// Text generated during training.

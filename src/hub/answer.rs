@@ -1,7 +1,7 @@
 //! What comes back: an answer, or a failure that knows whether another try may help and how to say what is wrong.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use ureq::http;
@@ -57,11 +57,12 @@ impl Answer {
             return Ok(self);
         }
         let message = self.message();
-        let number = |name: &str| self.header(name).and_then(|text| text.trim().parse::<u64>().ok());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let retry_after = self.header("retry-after").and_then(|text| seconds_of_retry_after(text, now));
         let rate_limit = self.header("ratelimit").and_then(seconds_of_rate_limit);
         let wait = match self.status {
-            429 => rate_limit.or_else(|| number("retry-after")).map(|seconds| seconds.saturating_add(1)),
-            503 => number("retry-after"),
+            429 => rate_limit.or(retry_after).map(|seconds| seconds.saturating_add(1)),
+            503 => retry_after,
             _ => None,
         };
         Err(Failure::Status {
@@ -96,7 +97,12 @@ impl Answer {
     }
 
     /// The body as a JSON value.
-    pub fn json(mut self) -> std::result::Result<Value, Failure> {
+    pub fn json(self) -> std::result::Result<Value, Failure> {
+        self.into_json().map(|(_, value)| value)
+    }
+
+    /// The head, and the body as a JSON value.
+    pub fn into_json(mut self) -> std::result::Result<(Answer, Value), Failure> {
         let mut bytes = Vec::new();
         let url = shown(&self.url);
         self.body
@@ -104,23 +110,53 @@ impl Answer {
             .take(MOST_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| Failure::Network(format!("the answer of {url} broke off: {error}")))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|_| Failure::Refused(format!("{url} answers something that is not JSON: is this a Hub?")))
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok((self, value)),
+            // Without its length nothing else shows that a body was cut.
+            Err(error) if error.is_eof() => Err(Failure::Network(format!("the answer of {url} broke off"))),
+            Err(_) => Err(Failure::Refused(format!("{url} answers something that is not JSON: is this a Hub?"))),
+        }
     }
 }
 
-/// The `t` of `"api";r=0;t=55`, if `r` is 0.
+/// The `t` of `"api";r=0;t=55`, if `r` is 0; the longest where several limits are told.
 fn seconds_of_rate_limit(header: &str) -> Option<u64> {
-    let mut values = header.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let (mut remaining, mut seconds) = (None, None);
-    for (key, value) in values.by_ref() {
-        match key.trim() {
-            "r" => remaining = value.trim().parse::<u64>().ok(),
-            "t" => seconds = value.trim().parse::<u64>().ok(),
-            _ => {}
+    let of_one = |limit: &str| {
+        let (mut remaining, mut seconds) = (None, None);
+        for (key, value) in limit.split(';').filter_map(|pair| pair.trim().split_once('=')) {
+            match key.trim() {
+                "r" => remaining = value.trim().parse::<u64>().ok(),
+                "t" => seconds = value.trim().parse::<u64>().ok(),
+                _ => {}
+            }
         }
+        seconds.filter(|_| remaining.is_none_or(|left| left == 0))
+    };
+    header.split(',').filter_map(of_one).max()
+}
+
+/// The seconds that `Retry-After` asks for: a number, or a date (RFC 9110, section 10.2.3), `now` being seconds since 1970.
+fn seconds_of_retry_after(header: &str, now: u64) -> Option<u64> {
+    let header = header.trim();
+    if let Ok(seconds) = header.parse::<f64>() {
+        return (seconds.is_finite() && seconds >= 0.0).then(|| seconds.ceil() as u64);
     }
-    seconds.filter(|_| remaining.is_none_or(|left| left == 0))
+    // Sun, 06 Nov 1994 08:49:37 GMT
+    let words: Vec<&str> = header.split_whitespace().collect();
+    let &[_, day, month, year, time, "GMT"] = &words[..] else { return None };
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let (day, year) = (day.parse::<i64>().ok()?, year.parse::<i64>().ok()?);
+    let clock: Vec<i64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let &[hours, minutes, seconds] = &clock[..] else { return None };
+    if !(1970..10_000).contains(&year) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days since 1970 of a date in the Gregorian calendar, years counted from March so that leap days come last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    let at = days * 86_400 + hours * 3600 + minutes * 60 + seconds;
+    Some(u64::try_from(at).ok()?.saturating_sub(now))
 }
 
 /// Why a request came to nothing.
@@ -156,6 +192,19 @@ impl Failure {
         let message = format!("cannot reach {}: {what}", shown(url));
         let is_lookup = matches!(error, ureq::Error::HostNotFound) || what.contains("lookup");
         if is_lookup { Failure::NoHost(message) } else { Failure::Network(message) }
+    }
+
+    /// The failure with each of its texts changed.
+    pub fn reworded(self, change: &dyn Fn(&str) -> String) -> Failure {
+        match self {
+            Failure::Network(text) => Failure::Network(change(&text)),
+            Failure::NoHost(text) => Failure::NoHost(change(&text)),
+            Failure::Refused(text) => Failure::Refused(change(&text)),
+            Failure::Status { status, code, message, url, wait } => {
+                Failure::Status { status, code, message: change(&message), url: change(&url), wait }
+            }
+            failure @ (Failure::Cancelled | Failure::Other(_)) => failure,
+        }
     }
 
     /// Whether the same request may succeed later.
@@ -275,5 +324,20 @@ mod tests {
         assert_eq!(seconds_of_rate_limit("\"api\"; r=0 ; t=7"), Some(7));
         assert_eq!(seconds_of_rate_limit("\"api\";r=3;t=55"), None);
         assert_eq!(seconds_of_rate_limit("nonsense"), None);
+        assert_eq!(seconds_of_rate_limit("\"api\";r=0;t=5, \"resolvers\";r=9;t=90, \"pages\";r=0;t=7"), Some(7));
+    }
+
+    /// Seconds by `date -u -d "2026-02-28 23:59:50" +%s` and the like.
+    #[test]
+    fn retry_after_is_a_number_or_a_date() {
+        assert_eq!(seconds_of_retry_after(" 7 ", 0), Some(7));
+        assert_eq!(seconds_of_retry_after("1.2", 0), Some(2));
+        assert_eq!(seconds_of_retry_after("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_770), Some(7));
+        assert_eq!(seconds_of_retry_after("Sat, 28 Feb 2026 23:59:50 GMT", 1_772_323_180), Some(10));
+        assert_eq!(seconds_of_retry_after("Thu, 29 Feb 2024 00:00:00 GMT", 1_709_164_800), Some(0));
+        assert_eq!(seconds_of_retry_after("Sat, 28 Feb 2026 23:59:50 GMT", u64::MAX), Some(0));
+        for wrong in ["-1", "soon", "Sat, 28 Foo 2026 23:59:50 GMT", "Sat, 28 Feb 2026 23:59 GMT", "nan"] {
+            assert_eq!(seconds_of_retry_after(wrong, 0), None, "{wrong}");
+        }
     }
 }

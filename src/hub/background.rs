@@ -30,9 +30,12 @@ pub struct Pushed {
     pub failure: Option<String>,
 }
 
+/// Work on a staged folder, done on the pushing thread before it is sent.
+pub type Finish = Box<dyn FnOnce(&Path) -> Result<()> + Send>;
+
 #[derive(Default)]
 struct State {
-    waiting: Option<PathBuf>,
+    waiting: Option<(PathBuf, Finish)>,
     closing: bool,
     pushed: Pushed,
 }
@@ -84,13 +87,14 @@ impl Background {
         remove(&run.join(STAGE));
     }
 
-    /// Hands over a checkpoint of a run; returns at once, and never fails: what goes wrong is told at the end.
-    pub fn offer(&self, run: &Path, checkpoint: &Path) {
+    /// Hands over a checkpoint of a run; returns at once, and never fails: what goes wrong is told at the end. Before it is
+    /// sent, `finish` may change the folder in which its files are linked: files there are replaced, never written into.
+    pub fn offer(&self, run: &Path, checkpoint: &Path, finish: Finish) {
         let staged = stage(run, checkpoint);
         let mut state = self.shared.lock();
         match staged {
             Ok(folder) => {
-                if let Some(older) = state.waiting.replace(folder) {
+                if let Some((older, _)) = state.waiting.replace((folder, finish)) {
                     state.pushed.skipped += 1;
                     remove(&older);
                 }
@@ -121,16 +125,16 @@ impl Background {
 
 fn work(client: &Client, repo: &Repo, options: &PushOptions, shared: &Shared) {
     loop {
-        let folder = {
+        let (folder, finish) = {
             let mut state = shared.lock();
             loop {
                 let waiting = state.waiting.take();
-                if let Some(folder) = waiting {
+                if let Some((folder, finish)) = waiting {
                     if client.is_cancelled() {
                         remove(&folder);
                         return;
                     }
-                    break folder;
+                    break (folder, finish);
                 }
                 if state.closing {
                     return;
@@ -139,7 +143,7 @@ fn work(client: &Client, repo: &Repo, options: &PushOptions, shared: &Shared) {
             }
         };
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let result = push(client, &folder, repo, options, &());
+        let result = finish(&folder).and_then(|()| push(client, &folder, repo, options, &()));
         remove(&folder);
         let mut state = shared.lock();
         match result {

@@ -15,6 +15,9 @@ use super::remote;
 use super::repo::Repo;
 use crate::error::Error;
 
+/// Commits of others that may come in between while we try.
+const MOST_CONFLICTS: u32 = 3;
+
 /// A commit that took.
 #[derive(Clone, Debug)]
 pub(super) struct Committed {
@@ -42,20 +45,39 @@ pub(super) fn commit(
         // An answer that breaks off is as lost as none.
         let failure = match client.send_once(&request).and_then(|answer| answer.json()) {
             Ok(answer) => {
+                // It took: an answer without its name is no reason to say otherwise.
+                let commit = match answer["commitOid"].as_str() {
+                    Some(commit) => commit.to_string(),
+                    None => head(client, repo)?.unwrap_or_default(),
+                };
                 return Ok(Committed {
-                    commit: remote::text(&answer, "commitOid")?.to_string(),
-                    pull_request: answer["pullRequestUrl"].as_str().map(String::from),
+                    commit,
+                    pull_request: answer["pullRequestUrl"].as_str().map(|url| client.hidden(url)),
                 });
             }
             Err(failure) => failure,
         };
         let conflict = failure.status() == Some(412);
-        // 429: it was not looked at. What else is not transient is final.
+        match failure.status() {
+            // It was not looked at: too many requests, or another operation on the repository is under way.
+            Some(429) => {
+                tries.after(failure)?;
+                continue;
+            }
+            Some(409) => {
+                tries.after(Failure::Network(format!("the Hub is busy with {repo} ({})", failure.into_message())))?;
+                continue;
+            }
+            _ => {}
+        }
+        // What else is not transient is final.
         if !conflict && !failure.is_transient() {
             return Err(failure);
         }
-        if failure.status() == Some(429) {
-            tries.after(failure)?;
+        if pr && conflict && conflicts < MOST_CONFLICTS {
+            // A pull request overwrites nothing: it is opened on whatever the branch is at now.
+            conflicts += 1;
+            parent = head(client, repo)?;
             continue;
         }
         if pr {
@@ -84,7 +106,7 @@ pub(super) fn commit(
                 return Ok(Committed { commit, pull_request: None });
             }
             // Someone committed other files: ours go on top.
-            Seen::AsBefore if conflicts < 2 => parent = head,
+            Seen::AsBefore if conflicts <= MOST_CONFLICTS => parent = head,
             Seen::AsBefore | Seen::Changed => return Err(changed(repo)),
         }
     }

@@ -16,6 +16,21 @@ pub struct PushConfig {
     pub repo: Option<String>,
     /// Whether a repository that has to be made is made private.
     pub private: bool,
+    /// The licence of the weights, as the Hub spells it (`mit`, `apache-2.0`); it stands in the model card.
+    #[schemars(extend("x-default" = "not set"))]
+    pub license: Option<String>,
+    /// A template for the model card: Markdown with placeholders such as `{{training}}`.
+    #[schemars(extend("x-default" = "not set"))]
+    pub card_template: Option<String>,
+    /// What an hour of the hardware costs; the model card then tells the cost.
+    #[schemars(extend("x-default" = "not set"))]
+    pub price_per_hour: Option<f64>,
+    /// The currency of that price.
+    #[schemars(extend("x-default" = "`USD`"))]
+    pub currency: Option<String>,
+    /// The power that training draws, in watts, for the estimate of its energy.
+    #[schemars(extend("x-default" = "10 for each thread of a CPU"))]
+    pub watts: Option<f64>,
 }
 
 /// When a run is pushed.
@@ -30,11 +45,16 @@ pub enum PushEvery {
 }
 
 impl PushConfig {
-    /// Checks that there is a repository to push to.
+    /// Checks that there is a repository to push to, and the numbers of the card.
     ///
     /// # Errors
-    /// A problem with `push.repo`.
+    /// The first problem found.
     pub fn validate(&self) -> Result<(), Problem> {
+        for (key, value) in [("push.price_per_hour", self.price_per_hour), ("push.watts", self.watts)] {
+            if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
+                return Err(Problem::expected(key, &value.to_string(), "a number of at least 0"));
+            }
+        }
         match &self.repo {
             Some(repo) => match Repo::model(repo) {
                 Ok(_) => Ok(()),

@@ -5,6 +5,8 @@
 //! and where no path names a split, all is training data (`sample/10BT/000_00000.parquet`). One kind of file is taken, the
 //! first there is of Parquet, JSON lines, text and ready token shards; `files` decides where these rules are wrong.
 
+use std::path::Path;
+
 use globset::GlobBuilder;
 
 use super::Progress;
@@ -14,7 +16,9 @@ use super::download::fetch;
 use super::http::Client;
 use super::pull::Pulled;
 use super::remote;
-use super::repo::Repo;
+use super::repo::{Repo, is_safe_path};
+use super::stream::Stream;
+use crate::data::Source;
 use crate::error::{Error, Result};
 
 /// Which files are wanted.
@@ -38,7 +42,8 @@ const KINDS: [&[&str]; 4] =
 const SPLITS: [&[&str]; 3] =
     [&["train", "training"], &["validation", "valid", "val", "dev", "eval"], &["test", "testing"]];
 
-/// Fetches a split's files into the cache and gives their paths in the snapshot's folder.
+/// Fetches a split's files into the cache and gives their paths in the snapshot's folder. Offline, the files are those that
+/// the cache has.
 ///
 /// # Errors
 /// `Hub` as [`super::pull`], or if no file fits, with what there is; `Usage` for a pattern that is none.
@@ -46,24 +51,87 @@ pub fn pull_dataset(client: &Client, repo: &Repo, selection: &Selection, progres
     let settings = client.settings();
     let cache = RepoCache::new(&settings.cache, repo);
     if settings.offline {
-        let folder = cache.known_commit().map(|commit| cache.snapshot(&commit));
-        let place = folder
-            .filter(|folder| folder.is_dir())
-            .map_or(String::new(), |folder| format!("; what was fetched earlier is in {}", folder.display()));
-        return Err(Error::Hub(format!("HF_HUB_OFFLINE is set, so {repo} cannot be listed{place}")));
+        return cached(&cache, repo, selection, progress);
     }
     let has_token = settings.token.is_some();
     let info = remote::info(client, repo).about(repo, has_token)?;
-    let files = select(&info.files, selection)?;
-    if files.is_empty() {
-        return Err(Error::Hub(nothing(repo, &info.files, selection)));
-    }
+    let files = selected(repo, &info.files, selection)?;
     let mut fetched = 0;
     for file in &files {
         fetched += usize::from(fetch(client, &cache, repo, &info.sha, file, progress).about(repo, has_token)?);
     }
     cache.note_commit(&info.sha)?;
     Ok(Pulled { folder: cache.snapshot(&info.sha), commit: info.sha, files, fetched })
+}
+
+/// What the cache has of a selection. There is no telling whether that is all, so it is said how much it is.
+fn cached(cache: &RepoCache, repo: &Repo, selection: &Selection, progress: &dyn Progress) -> Result<Pulled> {
+    let commit = cache.known_commit().filter(|commit| cache.snapshot(commit).is_dir()).ok_or_else(|| {
+        Error::Hub(format!("HF_HUB_OFFLINE is set, and nothing of the data set {repo} is in the cache; unset it"))
+    })?;
+    let folder = cache.snapshot(&commit);
+    let walk = walkdir::WalkDir::new(&folder).follow_links(true).into_iter().flatten();
+    let there = walk.filter(|entry| entry.file_type().is_file()).filter_map(|entry| {
+        Some(entry.path().strip_prefix(&folder).ok()?.to_str()?.replace(std::path::MAIN_SEPARATOR, "/"))
+    });
+    let files = selected(repo, &there.collect::<Vec<_>>(), selection)?;
+    progress.note(&format!("HF_HUB_OFFLINE is set: taking the {} files of {repo} that are in the cache", files.len()));
+    Ok(Pulled { folder, commit, files, fetched: 0 })
+}
+
+/// A split's files as sources of a preparation that are fetched one after the other, when their turn comes.
+#[derive(Clone, Debug)]
+pub struct Streamed {
+    /// The commit they are of.
+    pub commit: String,
+    /// The sources of each selection, in its order.
+    pub sources: Vec<Vec<Source>>,
+}
+
+/// Lists splits for a preparation that streams them: each file is fetched into `spool` when its turn comes, the one after
+/// it meanwhile, and removed when it was read. So the disk holds two files at most; each is whole and checked before a
+/// byte of it is used, and one that broke off goes on where it was. A file that the cache has is read from there.
+///
+/// # Errors
+/// As [`pull_dataset`]; `Usage` for token shards, which need no preparation.
+pub fn stream_dataset(client: Client, repo: &Repo, selections: &[Selection], spool: &Path) -> Result<Streamed> {
+    let has_token = client.settings().token.is_some();
+    if client.settings().offline {
+        return Err(Error::Hub(format!("HF_HUB_OFFLINE is set, so the data set {repo} cannot be streamed; unset it")));
+    }
+    let info = remote::info(&client, repo).about(repo, has_token)?;
+    let entries = remote::entries(&client, repo, &info.sha).about(repo, has_token)?;
+    let paths: Vec<String> = entries.iter().map(|entry| entry.path.clone()).filter(|path| is_safe_path(path)).collect();
+    let mut lists = Vec::new();
+    for selection in selections {
+        lists.push(selected(repo, &paths, selection)?);
+    }
+    if let Some(shard) = lists.iter().flatten().find(|path| path.ends_with(".bin")) {
+        return Err(Error::usage(format!(
+            "{repo} holds tokens already ({shard}): leave --tokenizer and --out out, and train on the folder that is printed"
+        )));
+    }
+    let all = lists.iter().flatten().filter_map(|path| entries.iter().find(|entry| entry.path == *path));
+    let stream = Stream::new(client, repo, &info.sha, all.cloned().collect(), spool);
+    let (mut sources, mut index) = (Vec::new(), 0);
+    for list in &lists {
+        let mut split = Vec::new();
+        for path in list {
+            split.push(stream.source(index, &format!("{}/{path}", repo.id()))?);
+            index += 1;
+        }
+        sources.push(split);
+    }
+    Ok(Streamed { commit: info.sha, sources })
+}
+
+/// The files of a selection, of which there is at least one.
+fn selected(repo: &Repo, there: &[String], selection: &Selection) -> Result<Vec<String>> {
+    let files = select(there, selection)?;
+    match files.is_empty() {
+        true => Err(Error::Hub(nothing(repo, there, selection))),
+        false => Ok(files),
+    }
 }
 
 /// The files of a selection, sorted.

@@ -54,6 +54,22 @@ pub(super) fn fetch(
     Ok(fetched)
 }
 
+/// Fetches a file of a commit to a place of its own, outside the cache; what is there already has been checked.
+pub(super) fn fetch_apart(client: &Client, repo: &Repo, sha: &str, path: &str, target: &Path) -> Result<(), Failure> {
+    if target.is_file() {
+        return Ok(());
+    }
+    let folder = target.parent().unwrap_or(target);
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let meta = file_meta(client, repo, sha, path)?;
+    let mut incomplete = target.as_os_str().to_owned();
+    incomplete.push(".incomplete");
+    let incomplete = Path::new(&incomplete);
+    whole(client, &resolve_url(repo, sha, path), path, &meta, incomplete, &())?;
+    std::fs::rename(incomplete, target).map_err(Error::io("rename", incomplete))?;
+    Ok(())
+}
+
 /// Fetches until size and hash are right.
 fn whole(
     client: &Client,

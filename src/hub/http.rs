@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use ureq::http;
 
 use super::Progress;
@@ -74,6 +75,8 @@ pub(super) struct Request<'a> {
     /// A full address, or a path of the Hub.
     pub url: String,
     pub headers: Vec<(&'static str, String)>,
+    /// Headers that the server asked for; none of them takes the token along to another origin.
+    pub server_headers: Vec<(String, String)>,
     pub body: Body<'a>,
     pub auth: Auth,
     pub follow: Follow,
@@ -86,6 +89,7 @@ impl<'a> Request<'a> {
             method,
             url: url.into(),
             headers: Vec::new(),
+            server_headers: Vec::new(),
             body: Body::None,
             auth: Auth::Reading,
             follow: Follow::All,
@@ -139,6 +143,11 @@ impl Client {
         &self.settings
     }
 
+    /// A text of the server's without the token, should it repeat that.
+    pub(super) fn hidden(&self, text: &str) -> String {
+        self.settings.token.as_ref().map_or_else(|| text.to_string(), |token| token.hide_in(text))
+    }
+
     /// Whether someone asked to stop.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
@@ -158,11 +167,29 @@ impl Client {
         }
     }
 
+    /// Sends a request whose answer is JSON, and again if that may help: an answer that broke off is as good as none.
+    ///
+    /// # Errors
+    /// As [`Client::send`], or an answer that is no JSON.
+    pub(super) fn json(&self, request: &Request) -> Result<(Answer, Value), Failure> {
+        let mut tries = Tries::new(self);
+        loop {
+            match self.send_once(request).and_then(Answer::into_json) {
+                Err(failure) => tries.after(failure)?,
+                answer => return answer,
+            }
+        }
+    }
+
     /// Sends a request once; redirects are followed.
     ///
     /// # Errors
-    /// A failure, for a status of 400 and more too.
+    /// A failure, for a status of 400 and more too. Whatever it says, the token is not in it.
     pub(super) fn send_once(&self, request: &Request) -> Result<Answer, Failure> {
+        self.follow(request).map_err(|failure| failure.reworded(&|text| self.hidden(text)))
+    }
+
+    fn follow(&self, request: &Request) -> Result<Answer, Failure> {
         let mut url = match request.url.starts_with('/') {
             true => format!("{}{}", self.settings.endpoint, request.url),
             false => request.url.clone(),
@@ -183,6 +210,12 @@ impl Client {
                 _ => None,
             };
             let Some(target) = target else {
+                if matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+                    let (status, what) = (answer.status, shown(&url));
+                    return Err(Failure::Refused(format!(
+                        "{what} answers with a redirect (status {status}) that cannot be followed"
+                    )));
+                }
                 answer.inherit(passed);
                 return answer.into_result();
             };
@@ -191,7 +224,8 @@ impl Client {
                 answer.inherit(passed);
                 return Ok(answer);
             }
-            if url.starts_with("https:") && !target.starts_with("https:") {
+            let is_protected = |origin: &Option<Origin>| origin.as_ref().is_some_and(|origin| origin.0 == "https");
+            if is_protected(&from) && !is_protected(&to) {
                 return Err(Failure::Refused(format!("{} leads from https to an unprotected address", shown(&url))));
             }
             passed = answer.headers_of_note(passed);
@@ -206,9 +240,18 @@ impl Client {
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
         }
+        let own = origin(url) == origin(&self.settings.endpoint);
+        for (name, value) in &request.server_headers {
+            if own && name == "authorization" && request.auth != Auth::No {
+                continue;
+            }
+            if own || self.hidden(value) == *value {
+                builder = builder.header(name, value);
+            }
+        }
         if let Some(token) = &self.settings.token
             && (request.auth == Auth::Writing || request.auth == Auth::Reading && self.settings.implicit_token)
-            && origin(url) == origin(&self.settings.endpoint)
+            && own
         {
             builder = builder.header("authorization", token.header());
         }
@@ -301,8 +344,11 @@ impl Read for Watched<'_> {
     }
 }
 
+/// Scheme, host and port.
+type Origin = (String, String, u16);
+
 /// Scheme, host and port of an address.
-pub(super) fn origin(url: &str) -> Option<(String, String, u16)> {
+pub(super) fn origin(url: &str) -> Option<Origin> {
     let uri: http::Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?.to_ascii_lowercase();
     let default = match scheme.as_str() {
@@ -328,7 +374,8 @@ pub(super) fn shown(url: &str) -> String {
 }
 
 /// A `Location` as an address, relative to the one that was asked.
-fn join(base: &str, location: &str) -> Option<String> {
+pub(super) fn join(base: &str, location: &str) -> Option<String> {
+    let location = location.trim();
     if origin(location).is_some() {
         return Some(location.to_string());
     }
@@ -344,8 +391,21 @@ fn join(base: &str, location: &str) -> Option<String> {
     if location.starts_with('/') {
         return Some(format!("{scheme}://{host}{location}"));
     }
-    let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    Some(format!("{scheme}://{host}/{folder}{location}"))
+    if location.starts_with('?') {
+        return Some(format!("{scheme}://{host}/{path}{location}"));
+    }
+    // RFC 3986, section 5.2.4: dots are taken out before the address is asked.
+    let (relative, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in relative.split('/') {
+        match part {
+            "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    Some(format!("{scheme}://{host}/{}{query}", parts.join("/")))
 }
 
 #[cfg(test)]
@@ -358,6 +418,9 @@ mod tests {
         let cases = [
             ("/c?d", Some("https://hub:8/c?d")),
             ("c", Some("https://hub:8/a/c")),
+            ("../c/./d?e=../f", Some("https://hub:8/c/d?e=../f")),
+            ("?cursor=2", Some("https://hub:8/a/b?cursor=2")),
+            (" HTTPS://o/c ", Some("HTTPS://o/c")),
             ("//other/c", Some("https://other/c")),
             ("http://o/c", Some("http://o/c")),
             ("javascript:x", None),

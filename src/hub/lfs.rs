@@ -2,15 +2,17 @@
 //!
 //! The Hub is asked first and after every doubt: an object without actions is stored, whoever sent it and whether or not
 //! we heard the answer. So a whole object is never sent twice, and within a multipart upload no part whose ETag we have.
-//! Storage gets no token: its addresses are signed.
+//! Storage gets no token: its addresses are signed. A few objects go at once, the parts of one in their order: a model of
+//! one file is one stream, whose journal then never has gaps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::Progress;
 use super::answer::Failure;
-use super::http::{Auth, Body, Client, Request, Tries};
+use super::http::{Auth, Body, Client, Request, TRANSIENT, Tries};
 use super::journal::{Journal, Session};
 use super::plan::{BATCH, PlannedFile};
 use super::remote::text;
@@ -31,26 +33,143 @@ pub(super) fn upload(
     let objects: Vec<&PlannedFile> = objects.into_values().collect();
     let mut sent = 0;
     for group in objects.chunks(BATCH) {
-        let mut todo = batch(client, repo, pr, group)?;
-        for file in group {
-            if let Some(actions) = todo.remove(file.oid.as_str()) {
-                progress.begin(&file.path, 0, Some(file.size));
-                let result = object(client, repo, pr, file, actions, progress);
-                progress.end();
-                result?;
-                sent += 1;
+        let mut todo = match batch(client, repo, pr, group)? {
+            Batch::Actions(todo) => todo,
+            #[cfg(feature = "xet")]
+            Batch::Xet => {
+                super::xet::upload(client, repo, pr, group, progress)?;
+                sent += group.len();
+                continue;
             }
-        }
+        };
+        let queue: VecDeque<(&PlannedFile, Value)> =
+            group.iter().filter_map(|file| Some((*file, todo.remove(file.oid.as_str())?))).collect();
+        sent += queue.len();
+        all(client, repo, pr, queue, progress)?;
     }
     Ok(sent)
 }
 
-/// The actions for each object that is not stored, by its hash.
-fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<BTreeMap<String, Value>, Failure> {
+/// Objects that are sent at once.
+const AT_ONCE: usize = 4;
+
+/// Sends the objects of a queue, a few at a time. After a failure none is begun any more; those under way end by themselves.
+fn all(
+    client: &Client,
+    repo: &Repo,
+    pr: bool,
+    queue: VecDeque<(&PlannedFile, Value)>,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let threads = queue.len().min(AT_ONCE);
+    let together = Together { progress, what: format!("{} files", queue.len()), state: Mutex::default() };
+    let whole = queue.iter().map(|(file, _)| file.size).sum();
+    let (queue, failed) = (Mutex::new(queue), Mutex::new(None));
+    // Apart, so that the lock is not held while the object is sent.
+    let next = || lock(&queue).pop_front();
+    let work = || {
+        while let Some((file, actions)) = next() {
+            let result = if threads == 1 {
+                progress.begin(&file.path, 0, Some(file.size));
+                let result = object(client, repo, pr, file, actions, progress);
+                progress.end();
+                result
+            } else {
+                let one = One { together: &together, whole, done: Mutex::new(0) };
+                object(client, repo, pr, file, actions, &one)
+            };
+            if let Err(failure) = result {
+                lock(&queue).clear();
+                lock(&failed).get_or_insert(failure);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        // The calling thread works too.
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if threads > 1 {
+        progress.end();
+    }
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The progress of several objects as one.
+struct Together<'a> {
+    progress: &'a dyn Progress,
+    what: String,
+    /// Bytes of all of them that went by.
+    state: Mutex<u64>,
+}
+
+/// The progress of one of them.
+struct One<'a> {
+    together: &'a Together<'a>,
+    /// Bytes of all of them.
+    whole: u64,
+    done: Mutex<u64>,
+}
+
+impl Progress for One<'_> {
+    fn begin(&self, _: &str, done: u64, _: Option<u64>) {
+        let mut all = lock(&self.together.state);
+        *all = *all - *lock(&self.done) + done;
+        *lock(&self.done) = done;
+        self.together.progress.begin(&self.together.what, *all, Some(self.whole));
+    }
+
+    fn advance(&self, bytes: u64) {
+        *lock(&self.together.state) += bytes;
+        *lock(&self.done) += bytes;
+        self.together.progress.advance(bytes);
+    }
+
+    fn note(&self, message: &str) {
+        self.together.progress.note(message);
+    }
+}
+
+/// What the Hub says to a batch.
+enum Batch {
+    /// The actions for each object that is not stored, by its hash.
+    Actions(BTreeMap<String, Value>),
+    /// The objects go by Xet.
+    #[cfg(feature = "xet")]
+    Xet,
+}
+
+/// The ways of transfer that we offer.
+fn transfers(client: &Client) -> &'static [&'static str] {
+    match cfg!(feature = "xet") && client.settings().xet {
+        true => &["basic", "multipart", "xet"],
+        false => &["basic", "multipart"],
+    }
+}
+
+/// Asks the Hub what is to be done with each object. An object that the Hub cannot take just now (an error of
+/// its own, with a status that may pass) is asked for again.
+fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<Batch, Failure> {
+    let mut tries = Tries::new(client);
+    loop {
+        match batch_once(client, repo, pr, files) {
+            Err(failure @ Failure::Network(_)) => tries.after(failure)?,
+            answer => return answer,
+        }
+    }
+}
+
+fn batch_once(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Result<Batch, Failure> {
     let objects: Vec<Value> = files.iter().map(|file| json!({"oid": file.oid, "size": file.size})).collect();
     let mut body = json!({
         "operation": "upload",
-        "transfers": ["basic", "multipart"],
+        "transfers": transfers(client),
         "objects": objects,
         "hash_algo": "sha256",
     });
@@ -60,7 +179,18 @@ fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Resu
     let body = body.to_string();
     let mut request = Request::json(format!("{}.git/info/lfs/objects/batch", repo.page()), body.as_bytes());
     request.body = Body::Bytes(body.as_bytes(), LFS_JSON);
-    let answer = client.send(&request.header("accept", LFS_JSON))?.json()?;
+    let answer = match client.json(&request.header("accept", LFS_JSON)) {
+        // It was tried often enough.
+        Err(Failure::Network(message)) => return Err(Failure::Refused(message)),
+        answer => answer?.1,
+    };
+    if answer["transfer"] == "xet" {
+        #[cfg(feature = "xet")]
+        if client.settings().xet {
+            return Ok(Batch::Xet);
+        }
+        return Err(Failure::Refused("the Hub wants large files by Xet, which was not offered".into()));
+    }
     let answers = answer["objects"].as_array().cloned().unwrap_or_default();
     let mut todo = BTreeMap::new();
     for file in files {
@@ -68,16 +198,19 @@ fn batch(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) -> Resu
         let about = about.ok_or_else(|| Failure::Refused(format!("the Hub does not say where {} goes", file.path)))?;
         if let Some(error) = about.get("error").filter(|error| !error.is_null()) {
             let message = error["message"].as_str().unwrap_or("no reason given");
-            return Err(Failure::Refused(format!(
-                "the Hub does not take {} ({}): {message}",
-                file.path, error["code"]
-            )));
+            let message =
+                format!("the Hub does not take {} ({}): {}", file.path, error["code"], client.hidden(message));
+            let passes = error["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+            return Err(match passes.is_some_and(|code| TRANSIENT.contains(&code)) {
+                true => Failure::Network(message),
+                false => Failure::Refused(message),
+            });
         }
         if let Some(actions) = about.get("actions").filter(|actions| actions.get("upload").is_some()) {
             todo.insert(file.oid.clone(), actions.clone());
         }
     }
-    Ok(todo)
+    Ok(Batch::Actions(todo))
 }
 
 /// Sends one object, by whichever way the actions say; new ones are asked for where these fail.
@@ -114,10 +247,15 @@ fn object(
                 }
             }
         }
-        match batch(client, repo, pr, &[file])?.remove(&file.oid) {
-            // It arrived after all.
-            None => return Ok(()),
-            Some(fresh) => actions = fresh,
+        match batch(client, repo, pr, &[file])? {
+            Batch::Actions(mut fresh) => match fresh.remove(&file.oid) {
+                // It arrived after all.
+                None => return Ok(()),
+                Some(fresh) => actions = fresh,
+            },
+            // The Hub has changed its mind.
+            #[cfg(feature = "xet")]
+            Batch::Xet => return super::xet::upload(client, repo, pr, &[file], progress),
         }
     }
 }
@@ -125,6 +263,7 @@ fn object(
 fn basic(client: &Client, file: &PlannedFile, upload: &Value, progress: &dyn Progress) -> Result<(), Failure> {
     let mut request = Request::new("PUT", text(upload, "href")?);
     request.auth = Auth::No;
+    request.server_headers = headers(upload);
     request.body = Body::File { path: &file.local, offset: 0, len: file.size, progress };
     client.send_once(&request)?;
     Ok(())
@@ -230,6 +369,17 @@ fn verify(client: &Client, file: &PlannedFile, actions: &Value) -> Result<(), Fa
     let Some(action) = actions.get("verify").filter(|action| !action.is_null()) else { return Ok(()) };
     let body = json!({"oid": file.oid, "size": file.size}).to_string();
     // The token goes along only if this is the Hub itself.
-    client.send(&Request::json(text(action, "href")?, body.as_bytes()))?;
+    let mut request = Request::json(text(action, "href")?, body.as_bytes());
+    request.server_headers = headers(action);
+    client.send(&request)?;
     Ok(())
+}
+
+/// The headers that an action of the batch wants to see again (the LFS specification's `header`).
+fn headers(action: &Value) -> Vec<(String, String)> {
+    let all = action["header"].as_object().into_iter().flatten();
+    let text = all.filter_map(|(name, value)| Some((name.to_ascii_lowercase(), value.as_str()?.to_string())));
+    // Those of the connection are ours to set.
+    text.filter(|(name, _)| !matches!(name.as_str(), "host" | "content-length" | "transfer-encoding" | "connection"))
+        .collect()
 }

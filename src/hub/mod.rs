@@ -11,7 +11,7 @@
 //!
 //! The layout of the cache is that of the Python client, so the two share what either has fetched; `hf_hub` names its
 //! folders. The rest of that crate is not used: it stores the body of an error as a file, checks no byte, and cannot
-//! upload without Xet.
+//! upload without Xet. Xet itself is a feature of the build, on the Hub's own crate `hf-xet`.
 
 mod answer;
 mod background;
@@ -30,15 +30,18 @@ mod push;
 mod remote;
 mod repo;
 mod settings;
+mod stream;
 mod token;
+#[cfg(feature = "xet")]
+mod xet;
 
-pub use background::{Background, Pushed};
-pub use dataset::{Selection, pull_dataset};
+pub use background::{Background, Finish, Pushed};
+pub use dataset::{Selection, Streamed, pull_dataset, stream_dataset};
 pub use http::Client;
 pub use plan::{Plan, PlannedFile, Upload};
 pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};
 pub use push::{PushOptions, PushResult, plan_push, push};
-pub use repo::{Repo, is_hub_name};
+pub use repo::{Repo, is_hub_name, names_hub, no_such_path};
 pub use settings::{Settings, TOKEN_VARIABLES};
 pub use token::Token;
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::answer::Failure;
 use super::download::{git_sha1_of, sha256_of};
 use super::http::{Client, Request};
+use super::push::PushOptions;
 use super::remote::{Info, text};
 use super::repo::{Repo, is_safe_path};
 use crate::error::{Error, Result};
@@ -43,7 +44,8 @@ pub struct PlannedFile {
     pub unchanged: bool,
     /// The repository's `.gitignore` names it, so it is not sent.
     pub ignored: bool,
-    pub(super) local: PathBuf,
+    /// Where its bytes are.
+    pub local: PathBuf,
     /// SHA-256 for LFS, git's SHA-1 otherwise.
     pub(super) oid: String,
     /// What the Hub has under this path.
@@ -88,6 +90,29 @@ impl Plan {
 /// # Errors
 /// `Usage` if the folder is no model or a name cannot be sent; `Io` if it cannot be read.
 pub(super) fn local_files(folder: &Path, with_state: bool) -> Result<Vec<PlannedFile>> {
+    let files = walk(folder, with_state)?;
+    if !files.iter().any(|file| file.path == "config.json") {
+        return Err(Error::usage(format!("{} is no model folder: it has no config.json", folder.display())));
+    }
+    Ok(files)
+}
+
+/// [`local_files`] of the folder and of what the options lay over it.
+///
+/// # Errors
+/// As [`local_files`].
+pub(super) fn files_to_push(folder: &Path, options: &PushOptions) -> Result<Vec<PlannedFile>> {
+    let mut files = local_files(folder, options.with_state)?;
+    if let Some(overlay) = &options.overlay {
+        let over = walk(overlay, true)?;
+        files.retain(|file| !over.iter().any(|other| other.path == file.path));
+        files.extend(over);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(files)
+}
+
+fn walk(folder: &Path, with_state: bool) -> Result<Vec<PlannedFile>> {
     let mut files = Vec::new();
     let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let skipped = |entry: &walkdir::DirEntry| {
@@ -126,9 +151,6 @@ pub(super) fn local_files(folder: &Path, with_state: bool) -> Result<Vec<Planned
         });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    if !files.iter().any(|file| file.path == "config.json") {
-        return Err(Error::usage(format!("{} is no model folder: it has no config.json", folder.display())));
-    }
     Ok(files)
 }
 
@@ -149,7 +171,7 @@ pub(super) fn ask(client: &Client, repo: &Repo, pr: bool, files: &mut [PlannedFi
         if let Some(ignore) = &ignore {
             body["gitIgnore"] = json!(ignore);
         }
-        let answer = client.send(&Request::json(&*url, body.to_string().as_bytes()))?.json()?;
+        let (_, answer) = client.json(&Request::json(&*url, body.to_string().as_bytes()))?;
         let answers = answer["files"].as_array().cloned().unwrap_or_default();
         for file in batch {
             let about = answers.iter().find(|answer| answer["path"] == *file.path);

@@ -10,7 +10,7 @@ use super::cache::RepoCache;
 use super::download::fetch;
 use super::http::Client;
 use super::remote::{self, Info, is_hash};
-use super::repo::{Repo, is_hub_name, is_safe_path};
+use super::repo::{Repo, is_safe_path, names_hub, no_such_path};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -66,9 +66,11 @@ pub fn resolve_tokenizer(name: &str, progress: &dyn Progress) -> Result<PathBuf>
 }
 
 fn resolve_as(name: &str, want: Want, progress: &dyn Progress) -> Result<PathBuf> {
-    let path = Path::new(name);
-    if path.exists() || !is_hub_name(name) {
-        return Ok(path.to_path_buf());
+    if let Some(error) = no_such_path(name, "model", "taper pull") {
+        return Err(error);
+    }
+    if !names_hub(name) {
+        return Ok(PathBuf::from(name));
     }
     let pulled =
         pull(&Client::new(Settings::from_env()?), &Repo::model(name)?, want, progress).map_err(

@@ -1,6 +1,6 @@
 //! A model folder to the Hub: what is new of it, in one commit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Progress;
 use super::answer::{About, Failure};
@@ -23,6 +23,8 @@ pub struct PushOptions {
     pub with_state: bool,
     /// The commit's first line; without one it names the folder.
     pub message: Option<String>,
+    /// A folder whose files go up in place of the model folder's own, or besides them.
+    pub overlay: Option<PathBuf>,
 }
 
 /// What a push did.
@@ -51,7 +53,7 @@ pub fn plan_push(
     options: &PushOptions,
     progress: &dyn Progress,
 ) -> Result<Plan> {
-    let files = plan::local_files(folder, options.with_state)?;
+    let files = plan::files_to_push(folder, options)?;
     let mut plan = Plan { folder: folder.to_path_buf(), files, deleted: Vec::new(), exists: false };
     for file in &mut plan.files {
         // By the Hub's usual rule; it is asked below where that can be.
@@ -107,7 +109,7 @@ pub fn push(
             "to push, the Hub must know who you are: set HF_TOKEN to an access token with write permission, or run `hf auth login`",
         ));
     }
-    let files = plan::local_files(folder, options.with_state)?;
+    let files = plan::files_to_push(folder, options)?;
     let plan = Plan { folder: folder.to_path_buf(), files, deleted: Vec::new(), exists: true };
     send(client, repo, options, plan, progress).about(repo, true)
 }

@@ -1,5 +1,7 @@
 //! Names: of a repository, of a revision, of a file in it.
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 
 /// A repository of the Hub at a revision.
@@ -137,6 +139,35 @@ fn check_part(part: &str) -> Result<(), &'static str> {
 /// Whether a text reads `OWNER/NAME` or `OWNER/NAME@REVISION`.
 pub fn is_hub_name(text: &str) -> bool {
     Repo::model(text).is_ok()
+}
+
+/// Endings of files that people train on: what ends so is meant as a path, though it may read like a name of the Hub.
+const FILE_ENDINGS: [&str; 11] =
+    [".txt", ".md", ".jsonl", ".json", ".parquet", ".bin", ".gz", ".zst", ".toml", ".safetensors", ".gguf"];
+
+/// Whether a text means a repository of the Hub and not a path: it reads `OWNER/NAME`, nothing of that name is here, there
+/// is no folder OWNER that it could be a mistyped path in, and it does not end like a file.
+pub fn names_hub(text: &str) -> bool {
+    let owner = text.split('/').next().unwrap_or_default();
+    let is_file = FILE_ENDINGS.iter().any(|end| text.ends_with(end));
+    is_hub_name(text) && !is_file && !Path::new(text).exists() && !Path::new(owner).is_dir()
+}
+
+/// The message for a path that is not there although it reads like a name of the Hub, with both readings; `None` where
+/// there is but one. `what` is "model" or "data set", `pull` the command that fetches it.
+pub fn no_such_path(text: &str, what: &str, pull: &str) -> Option<Error> {
+    if !is_hub_name(text) || Path::new(text).exists() || names_hub(text) {
+        return None;
+    }
+    let owner = text.split('/').next().unwrap_or_default();
+    let why = match Path::new(owner).is_dir() {
+        true => format!("because there is a folder {owner} here"),
+        false => "because it ends like a file".into(),
+    };
+    Some(Error::usage(format!(
+        "there is no {text} here. It was read as a path, {why}; if the {what} {text} on the Hub is meant, fetch it by \
+         `{pull} {text}` and give the folder that this prints"
+    )))
 }
 
 /// Percent-encodes everything but letters, digits, and `-_.~`, so that the result is one component of a URL.

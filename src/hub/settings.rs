@@ -2,7 +2,7 @@
 //!
 //! `HF_TOKEN` (or the older `HUGGING_FACE_HUB_TOKEN`), else the file that `HF_TOKEN_PATH` names, else `HF_HOME/token`;
 //! `HF_HUB_DISABLE_IMPLICIT_TOKEN` says that a token is for pushing only. `HF_ENDPOINT`, `HF_HUB_CACHE` (or
-//! `HUGGINGFACE_HUB_CACHE`), `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`). `HF_HOME` is `~/.cache/huggingface` unless it or
+//! `HUGGINGFACE_HUB_CACHE`), `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_XET`. `HF_HOME` is `~/.cache/huggingface` unless it or
 //! `XDG_CACHE_HOME` says otherwise.
 
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub struct Settings {
     pub implicit_token: bool,
     /// Whether only the cache may be used.
     pub offline: bool,
+    /// Whether large files may go by Xet, in builds that can.
+    pub xet: bool,
     /// The wait before the first repetition; it doubles up to eight times this.
     pub backoff: Duration,
 }
@@ -80,6 +82,7 @@ impl Settings {
             journal: hf_home.join("taper").join("uploads"),
             token,
             implicit_token: !is_true(get("HF_HUB_DISABLE_IMPLICIT_TOKEN")),
+            xet: !is_true(get("HF_HUB_DISABLE_XET")),
             offline: is_true(get("HF_HUB_OFFLINE").or_else(|| get("TRANSFORMERS_OFFLINE"))),
             backoff: Duration::from_secs(1),
         })

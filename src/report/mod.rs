@@ -212,6 +212,16 @@ pub fn figures_of(runs: &[Run]) -> Vec<(&'static charts::Chart, figure::Figure)>
     all.filter(|(_, figure)| !figure.is_empty()).collect()
 }
 
+/// One chart of a run as a PNG file, by its stem; `None` if there is nothing to show, or no such chart.
+///
+/// # Errors
+/// If it cannot be drawn.
+pub fn picture(run: &Run, stem: &str) -> Result<Option<Vec<u8>>> {
+    let chart = charts::CHARTS.iter().find(|chart| chart.stem == stem);
+    let figure = chart.map(|chart| (chart.figure)(std::slice::from_ref(run))).filter(|figure| !figure.is_empty());
+    figure.map(|figure| draw::png(&figure)).transpose()
+}
+
 /// Writes a file aside and renames it into place, so that no reader meets half of it.
 fn write_whole(path: PathBuf, bytes: &[u8]) -> Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -210,6 +210,8 @@ fn train(
     let begins_at = console.metadata().map_or(0, |metadata| metadata.len());
     let mut command = command(folder, sweep, job, device, options)?;
     let other = console.try_clone().map_err(Error::io("write", &console_path))?;
+    // An access token is no child's business; what the runs need of the Hub comes by the file that `hf auth login` writes.
+    command.env_remove("HF_TOKEN").env_remove("HUGGING_FACE_HUB_TOKEN");
     command.stdin(Stdio::null()).stdout(console).stderr(other);
     detach(&mut command);
     let begun = Instant::now();

@@ -22,9 +22,21 @@ pub struct Snapshot<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The counters.
     pub state: &'a TrainingState,
-    /// README.md.
-    pub card: String,
+    /// README.md, and what it was made from.
+    pub card: Card,
 }
+
+/// A model card.
+#[derive(Clone, Debug, Default)]
+pub struct Card {
+    /// README.md.
+    pub readme: String,
+    /// The facts that it tells, as JSON ([`CARD_FACTS`]): whoever pushes the checkpoint completes and renders them anew.
+    pub facts: String,
+}
+
+/// The card's facts within a checkpoint.
+pub const CARD_FACTS: &str = "training/card.json";
 
 /// Writes the checkpoint, moves the pointers, and removes old ones.
 ///
@@ -47,10 +59,12 @@ fn fill(folder: &Path, snapshot: &Snapshot<'_>) -> Result<()> {
     let written = write_model_folder(folder, model.config(), snapshot.params, snapshot.tokenizer.eot())?;
     snapshot.tokenizer.save(folder, model.config().context_length)?;
     let readme = folder.join("README.md");
-    std::fs::write(&readme, &snapshot.card).map_err(Error::io("write", &readme))?;
+    std::fs::write(&readme, &snapshot.card.readme).map_err(Error::io("write", &readme))?;
     let [m, v] = snapshot.moments;
     let digests = [("model.safetensors".to_string(), written.sha256)];
-    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m, v], &digests)
+    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m, v], &digests)?;
+    let facts = folder.join(CARD_FACTS);
+    std::fs::write(&facts, &snapshot.card.facts).map_err(Error::io("write", &facts))
 }
 
 /// The newest checkpoint that is whole, with its content. Damaged ones are passed over with a word each.

@@ -19,11 +19,21 @@ use crate::error::{Error, Result};
 /// The folder of prepared data within a run folder.
 pub const DATA: &str = "data";
 
+/// Gives the data section with files on this machine in place of names that mean something elsewhere. It is called only when
+/// the text is read, because that may cost a download, and a run that goes on has its tokens.
+pub type Localize<'a> = dyn Fn(&DataConfig) -> Result<DataConfig> + 'a;
+
 /// The tokenizer of a run: built in, read from a file, or made from the training text and kept in the run folder.
 ///
 /// # Errors
 /// If the text or the file cannot be read, or `tokenizer.kind` needs text and there are only shards.
-pub fn tokenizer(run: &Path, config: &TokenizerConfig, data: &DataConfig, note: &dyn Fn(&str)) -> Result<Tokenizer> {
+pub fn tokenizer(
+    run: &Path,
+    config: &TokenizerConfig,
+    data: &DataConfig,
+    localize: &Localize,
+    note: &dyn Fn(&str),
+) -> Result<Tokenizer> {
     let kind = config.kind();
     match kind {
         TokenizerKind::Gpt2 => return Tokenizer::gpt2(),
@@ -49,6 +59,7 @@ pub fn tokenizer(run: &Path, config: &TokenizerConfig, data: &DataConfig, note: 
     if std::fs::read_to_string(&recipe_path).is_ok_and(|found| found == recipe) {
         return Tokenizer::from_file(&folder);
     }
+    let data = &localize(data)?;
     let made = match kind {
         TokenizerKind::Chars => chars(data)?,
         _ => {
@@ -110,17 +121,21 @@ pub fn streams(
     tokenizer: &Tokenizer,
     vocab_size: usize,
     goes_on: bool,
+    localize: &Localize,
     progress: &dyn Progress,
 ) -> Result<Streams> {
-    if let Some(shards) = &data.shards {
-        return from_shards(shards, data, tokenizer, vocab_size);
+    if let Some(name) = &data.shards {
+        let here = localize(data)?;
+        let shards = here.shards.as_ref().unwrap_or(name);
+        return from_shards(name, shards, &here, tokenizer, vocab_size);
     }
     let out: PathBuf = run.join(DATA).join("tokens");
     if goes_on && let Some(manifest) = Manifest::load(&out)? {
         return from_text(&out, &manifest, data, tokenizer, vocab_size);
     }
-    let mut options = PrepareOptions::new(data.text.clone(), &out, tokenizer.kind());
-    options.val_inputs = (!data.val.is_empty()).then(|| data.val.clone());
+    let here = localize(data)?;
+    let mut options = PrepareOptions::new(here.text, &out, tokenizer.kind());
+    options.val_inputs = (!here.val.is_empty()).then_some(here.val);
     options.val_fraction = data.val_fraction();
     options.parse_special = data.parse_special;
     options.text_column = data.text_column.clone();
@@ -155,7 +170,14 @@ fn checked(tokenizer: &Tokenizer) -> ShardOptions {
     ShardOptions { format: ShardFormat::default(), tokenizer_hash: Some(tokenizer.hash().to_string()) }
 }
 
-fn from_shards(shards: &str, data: &DataConfig, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Streams> {
+/// Opens shards; `name` is what the config calls them.
+fn from_shards(
+    name: &str,
+    shards: &str,
+    data: &DataConfig,
+    tokenizer: &Tokenizer,
+    vocab_size: usize,
+) -> Result<Streams> {
     let options = checked(tokenizer);
     let mut open = Shards::open(shards, &options)?;
     open.verify()?;
@@ -168,7 +190,7 @@ fn from_shards(shards: &str, data: &DataConfig, tokenizer: &Tokenizer, vocab_siz
             open.val.extend(val.val);
         }
     }
-    finish(open, vocab_size, vec![format!("token shards {shards}")])
+    finish(open, vocab_size, vec![format!("token shards {name}")])
 }
 
 fn finish(shards: Shards, vocab_size: usize, description: Vec<String>) -> Result<Streams> {

@@ -16,7 +16,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
-use crate::eval::evaluate;
+use crate::eval::{Evaluation, evaluate};
 use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
@@ -25,11 +25,11 @@ use crate::optim::{Class, Outcome, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{Nonfinite, RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
-use crate::train::save::{Snapshot, save};
+use crate::train::save::{Card, Snapshot, save};
 use crate::train::spike::SpikeWatch;
 
-/// Writes README.md from the state, the validation loss of that step, and the samples of that step.
-pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<f64>, &[events::Sample]) -> String + 'a;
+/// Writes the model card from the state, the validation of that step, and the samples of that step.
+pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<&Evaluation>, &[events::Sample]) -> Result<Card> + 'a;
 
 /// Everything a run is made of, resolved.
 pub struct Job<'a> {
@@ -69,7 +69,7 @@ pub struct Job<'a> {
     pub config_hash: String,
     /// The hardware kind.
     pub hardware: String,
-    /// README.md of a checkpoint, from the state at that time and the last validation loss.
+    /// The model card of a checkpoint, from the state at that time and its validation.
     pub card: &'a CardWriter<'a>,
 }
 
@@ -94,8 +94,8 @@ pub struct Trainer<'a> {
     spikes: SpikeWatch,
     log: EventWriter,
     observers: Vec<&'a mut dyn Observer>,
-    /// The last validation loss and its step.
-    last_val: Option<(u64, f64)>,
+    /// The last validation and its step.
+    last_val: Option<(u64, Evaluation)>,
     last_samples: Vec<events::Sample>,
     began: Instant,
 }
@@ -367,9 +367,15 @@ impl<'a> Trainer<'a> {
         let batch = self.job.eval.batch.unwrap_or(self.job.micro_batch);
         let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
         let loss = found.loss();
-        self.last_val = Some((self.state.step, loss));
+        self.last_val = Some((self.state.step, found));
         let (step, tokens) = (self.state.step, self.state.tokens);
-        self.record(Event::Eval(events::Eval { step, tokens, split: "val".into(), loss }))
+        self.record(Event::Eval(events::Eval {
+            step,
+            tokens,
+            split: "val".into(),
+            loss,
+            standard_error: found.standard_error,
+        }))
     }
 
     /// One text for each prompt, always with the same draws, so that texts over time can be compared.
@@ -431,7 +437,8 @@ impl<'a> Trainer<'a> {
         self.log.sync()?;
         let store = Store::of_run(self.job.folder);
         // Only what was measured at this very step counts, so that a resumed run decides alike.
-        let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        let val = self.last_val.filter(|(at, _)| *at == step).map(|(_, found)| found);
+        let val_loss = val.map(|found| found.loss());
         self.state.val_loss = val_loss;
         let moments = self.engine.moments()?;
         self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
@@ -449,7 +456,7 @@ impl<'a> Trainer<'a> {
             moments: [&moments.m, &moments.v],
             tokenizer: self.job.tokenizer,
             state: &self.state,
-            card: (self.job.card)(&self.state, val_loss, &self.last_samples),
+            card: (self.job.card)(&self.state, val.as_ref(), &self.last_samples)?,
         };
         let path = save(&store, &snapshot, keep)?;
         self.record(self.saved())?;

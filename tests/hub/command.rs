@@ -6,20 +6,20 @@ use serde_json::Value;
 use std::process::Command;
 use taper::data::Tokenizer;
 
-struct Told {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Told {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Told {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 }
 
-fn taper(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> Told {
+pub fn taper(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> Told {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
     let home = world.home.path();
     command.current_dir(home).args(arguments).env_clear();

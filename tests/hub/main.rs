@@ -1,14 +1,20 @@
 //! The Hub's client against the test hub in `server/`: pulling, pushing, faults, the command line.
 #![allow(missing_docs)] // what is public here is so for the tests beside it
 
+mod accents;
+mod cards;
 mod command;
+mod datasets;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod pulling;
 mod pushing;
+mod secrets;
 mod server;
 mod training;
 mod uploads;
+#[cfg(feature = "xet")]
+mod xet;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +42,7 @@ impl World {
             token: Token::parse(TOKEN, "the test").unwrap(),
             implicit_token: true,
             offline: false,
+            xet: true,
             backoff: Duration::from_millis(1),
         }
     }

@@ -27,7 +27,7 @@ fn the_newest_checkpoint_arrives_even_if_the_run_removes_it() {
     let pusher = Background::start(world.settings(), model("me/model"), PushOptions::default()).unwrap();
     for step in 1..=5 {
         let folder = checkpoint(&world, step);
-        pusher.offer(&run, &folder);
+        pusher.offer(&run, &folder, Box::new(|_| Ok(())));
         std::fs::remove_dir_all(folder).unwrap();
     }
     let pushed = pusher.finish(&AtomicBool::new(false));
@@ -46,13 +46,13 @@ fn what_fails_is_told_at_the_end_and_made_good_by_the_next() {
     let refuse = Wrong::Status(403, &[], "{\"error\": \"storage is full\"}");
     world.hub.faults(Fault { method: "POST", path: "/commit/", after: 0, times: 1, wrong: refuse });
     let pusher = Background::start(world.settings(), model("me/model"), PushOptions::default()).unwrap();
-    pusher.offer(&run, &checkpoint(&world, 1));
+    pusher.offer(&run, &checkpoint(&world, 1), Box::new(|_| Ok(())));
     let pushed = pusher.finish(&AtomicBool::new(false));
     assert!(pushed.failure.unwrap().contains("storage is full"));
     let pusher = Background::start(world.settings(), model("me/model"), PushOptions::default()).unwrap();
-    pusher.offer(&run, &checkpoint(&world, 2));
+    pusher.offer(&run, &checkpoint(&world, 2), Box::new(|_| Ok(())));
     // A checkpoint that is not there fails nobody.
-    pusher.offer(&run, &run.join("checkpoints/step-none"));
+    pusher.offer(&run, &run.join("checkpoints/step-none"), Box::new(|_| Ok(())));
     assert_eq!(pusher.finish(&AtomicBool::new(false)).done, 1);
     assert_eq!(world.hub.files("me/model", "main")["README.md"], b"# step 2");
 }
@@ -69,7 +69,7 @@ fn a_stopped_run_does_not_wait() {
         wrong: Wrong::Status(503, &[("retry-after", "600")], ""),
     });
     let pusher = Background::start(world.settings(), model("me/model"), PushOptions::default()).unwrap();
-    pusher.offer(&run, &checkpoint(&world, 1));
+    pusher.offer(&run, &checkpoint(&world, 1), Box::new(|_| Ok(())));
     // Would wait ten minutes for the Hub.
     let pushed = pusher.finish(&AtomicBool::new(true));
     assert_eq!(pushed.done, 0);

@@ -33,6 +33,8 @@ pub enum Wrong {
     LoseAnswer,
     /// Only so many bytes of the body arrive.
     Truncate(usize),
+    /// The request takes effect, and the answer is only so many bytes long, as if that were all.
+    Short(usize),
     /// A bit of the body flips.
     Corrupt,
     /// The body comes after so many milliseconds.
@@ -106,8 +108,25 @@ pub struct State {
     pub gzip: bool,
     /// The listing of a revision leaves the files out.
     pub no_siblings: bool,
+    /// What other servers do otherwise.
+    pub quirks: Quirks,
     faults: Vec<(Fault, usize)>,
     asked: Vec<Asked>,
+}
+
+/// Habits of servers that speak the Hub's language with an accent.
+#[derive(Clone, Debug, Default)]
+pub struct Quirks {
+    /// Appended to the hash in the etag of a small file, as servers do that compress.
+    pub etag_suffix: &'static str,
+    /// Etags are none of the Hub's hashes.
+    pub foreign_etags: bool,
+    /// HEAD is answered with a length of 0.
+    pub head_of_length_0: bool,
+    /// The compressed length of a gzipped file is stated.
+    pub gzip_length: bool,
+    /// Redirects and the next page are told relative to what was asked.
+    pub relative: bool,
 }
 
 /// A running hub; it ends with the process.
@@ -193,6 +212,11 @@ impl TestHub {
 
     pub fn faults(&self, fault: Fault) {
         self.state().faults.push((fault, 0));
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn disarm(&self) {
+        self.state().faults.clear();
     }
 
     /// Fills a repository with one commit of these files, large ones by the usual rule; gives the commit.
@@ -307,6 +331,9 @@ fn serve(stream: TcpStream, origin: &'static str, state: &Mutex<State>) {
         body: request.body.len(),
         status: response.status,
     });
+    if let Some(Wrong::Short(bytes)) = wrong {
+        response.body.truncate(bytes);
+    }
     let length = response.body.len();
     match wrong {
         Some(Wrong::LoseAnswer) => return,

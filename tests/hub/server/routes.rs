@@ -62,6 +62,8 @@ pub fn answer(state: &mut State, request: &Request) -> Response {
             match (method, rest.first().copied()) {
                 ("GET", None | Some("revision")) => info(state, &key, &revision),
                 ("GET", Some("tree")) => tree(state, request, &key, &revision, &rest[2..].join("/")),
+                ("GET", Some("xet-write-token")) if !authorized => Response::error(401, "", "who are you?"),
+                ("GET", Some("xet-write-token")) => state.storage.xet_token(),
                 ("POST", Some("preupload")) => preupload(state, &key, &revision, &json_body()),
                 ("POST", Some("commit")) => commit(state, request, &key, &revision),
                 _ => Response::error(404, "", "there is no such page"),
@@ -185,7 +187,13 @@ fn tree(state: &State, request: &Request, key: &str, revision: &str, folder: &st
     }
     // An address of its own origin, in full.
     let host = request.header("host").unwrap_or_default();
-    response.with("link", format!("<http://{host}{}?recursive=true&cursor={next}>; rel=\"next\"", request.path))
+    response.with(
+        "link",
+        match state.quirks.relative {
+            true => format!("<?recursive=true>; rel=first, <?recursive=true&cursor={next}>; rel=next"),
+            false => format!("<http://{host}{}?recursive=true&cursor={next}>; rel=\"next\"", request.path),
+        },
+    )
 }
 
 fn resolve(
@@ -229,8 +237,12 @@ fn resolve(
                 .nth(1)
                 .and_then(|rest| rest.split_once('/'))
                 .map_or("", |(_, file)| file);
+            let up = match state.quirks.relative {
+                true => "../".repeat(request.path.matches('/').count() - 1),
+                false => "/".into(),
+            };
             Response::new(307, "")
-                .with("location", format!("/api/resolve-cache/{key}/{sha}/{quoted}"))
+                .with("location", format!("{up}api/resolve-cache/{key}/{sha}/{quoted}"))
                 .with("x-repo-commit", sha)
         }
         Some(Entry::Regular(bytes)) => {
@@ -238,11 +250,16 @@ fn resolve(
                 true => {
                     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                     encoder.write_all(&bytes).unwrap();
-                    Response::new(200, encoder.finish().unwrap()).with("content-encoding", "gzip")
+                    let packed = encoder.finish().unwrap();
+                    let length = packed.len().to_string();
+                    let response = Response::new(200, packed).with("content-encoding", "gzip");
+                    if state.quirks.gzip_length { response.with("content-length", length) } else { response }
                 }
+                false if state.quirks.head_of_length_0 && request.method == "HEAD" => Response::new(200, ""),
                 false => ranged(request, &bytes),
             };
-            response.with("etag", format!("W/\"{}\"", git_oid(&bytes))).with("x-repo-commit", sha)
+            let etag = if state.quirks.foreign_etags { "v1-of-a-proxy".into() } else { git_oid(&bytes) };
+            response.with("etag", format!("W/\"{etag}{}\"", state.quirks.etag_suffix)).with("x-repo-commit", sha)
         }
     }
 }

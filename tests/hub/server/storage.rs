@@ -30,8 +30,14 @@ pub struct Storage {
     pub chunk: usize,
     /// A batch gives an object that is under way the session it has; otherwise a new one.
     pub keep_sessions: bool,
+    /// Who offers Xet gets it.
+    pub xet: bool,
+    /// Xorbs that came by Xet, in the order of coming.
+    xorbs: Vec<Vec<u8>>,
     /// Objects are verified by a request of their own.
     pub verify: bool,
+    /// A basic transfer must bring a header that the batch told, beside which the batch repeats the token.
+    pub wants_header: bool,
     next: usize,
     signature: usize,
 }
@@ -60,6 +66,12 @@ impl Storage {
         let objects = body["objects"].as_array().cloned().unwrap_or_default();
         if objects.len() > 256 {
             return Response::error(413, "", "too many objects");
+        }
+        let offered = body["transfers"].as_array().is_some_and(|all| all.iter().any(|one| one == "xet"));
+        if self.xet && offered {
+            let answers: Vec<Value> =
+                objects.iter().map(|object| json!({"oid": object["oid"], "size": object["size"]})).collect();
+            return Response::json(200, json!({"transfer": "xet", "objects": answers}));
         }
         let answers: Vec<Value> = objects.iter().map(|object| self.actions(object)).collect();
         Response::json(200, json!({"transfer": "basic", "objects": answers}))
@@ -96,7 +108,11 @@ impl Storage {
             let href = format!("{}/api/complete_multipart?uploadId={id}&signature=x", self.hub);
             json!({"upload": {"href": href, "header": header}})
         } else {
-            json!({"upload": {"href": format!("{}/basic/{oid}?X-Amz-Signature=s{signature}", self.url)}})
+            let mut upload = json!({"href": format!("{}/basic/{oid}?X-Amz-Signature=s{signature}", self.url)});
+            if self.wants_header {
+                upload["header"] = json!({"X-Checksum": oid, "Authorization": format!("Bearer {}", super::TOKEN)});
+            }
+            json!({ "upload": upload })
         };
         if self.verify {
             actions["verify"] = json!({"href": format!("{}/api/verify", self.hub)});
@@ -126,17 +142,55 @@ impl Storage {
         Response::json(200, json!({"success": true}))
     }
 
+    /// The permission to write by Xet.
+    pub fn xet_token(&self) -> Response {
+        Response::json(200, json!({"accessToken": CAS_TOKEN, "exp": 4_000_000_000u64, "casUrl": self.url}))
+    }
+
+    /// What a storage of Xet is asked: chunks that it may have, xorbs (chunks, packed), shards (what files are made of).
+    fn xet(&mut self, request: &Request, parts: &[&str]) -> Response {
+        if request.header("authorization") != Some(&format!("Bearer {CAS_TOKEN}")) {
+            return Response::new(401, "");
+        }
+        match (request.method.as_str(), parts) {
+            ("POST", ["v1", "xorbs", _, _]) => {
+                self.xorbs.push(request.body.clone());
+                Response::json(200, json!({"was_inserted": true}))
+            }
+            ("POST", ["v1", "shards"]) => {
+                let bytes: Vec<u8> = self.xorbs.iter().flat_map(|xorb| chunks(xorb)).collect();
+                let hash = Sha256::digest(&bytes);
+                // The shard names the SHA-256 of the file, its words in the order of bytes of the machine.
+                let words: Vec<u8> = hash.chunks(8).flat_map(|word| word.iter().rev()).copied().collect();
+                let names = |needle: &[u8]| request.body.windows(32).any(|window| window == needle);
+                if !names(&hash) && !names(&words) {
+                    return Response::new(400, "the shard is of another file than the xorbs");
+                }
+                self.objects.insert(hex(&hash), bytes);
+                Response::json(200, json!({"result": 1}))
+            }
+            // Neither grants nor the second version of shards; no chunk is known.
+            _ => Response::new(404, ""),
+        }
+    }
+
     /// Answers what storage itself is asked.
     pub fn answer(&mut self, request: &Request) -> Response {
+        let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+        if matches!(parts[0], "v1" | "v2") {
+            return self.xet(request, &parts);
+        }
         if request.headers.contains_key("authorization") {
             return Response::new(400, "<Error><Message>Only one auth mechanism allowed</Message></Error>");
         }
         if !request.query.contains_key("X-Amz-Signature") {
             return Response::new(403, "<Error>AccessDenied</Error>");
         }
-        let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         match (request.method.as_str(), &parts[..]) {
             ("PUT", ["basic", oid]) => {
+                if self.wants_header && request.header("x-checksum") != Some(oid) {
+                    return Response::new(400, "<Error>InvalidRequest</Error>");
+                }
                 if hex(&Sha256::digest(&request.body)) != *oid {
                     return Response::new(400, "<Error>BadDigest</Error>");
                 }
@@ -163,6 +217,24 @@ impl Storage {
             _ => Response::new(405, "<Error>MethodNotAllowed</Error>"),
         }
     }
+}
+
+/// The permission of the storage of Xet, which is not the Hub's token.
+pub const CAS_TOKEN: &str = "cas_test_9876543210";
+
+/// The chunks of a xorb, put together. Each has a header of eight bytes: version 0, stored length (24 bits, little-endian),
+/// packing (0 is none), length. What follows the chunks is an index.
+fn chunks(xorb: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = xorb;
+    while let [0, a, b, c, packing, _, _, _, after @ ..] = rest {
+        assert_eq!(*packing, 0, "bytes that nothing can pack are not packed");
+        let length = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
+        let Some(chunk) = after.get(..length) else { break };
+        bytes.extend_from_slice(chunk);
+        rest = &after[length..];
+    }
+    bytes
 }
 
 /// The part of a file that `Range` asks for.
