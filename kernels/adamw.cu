@@ -8,6 +8,8 @@
 //   applied, nothing is touched.
 //   Grid ceil(n / 2048), block 256: 8 elements a thread. Bytes: 28 n, and 2 n for a 16-bit compute copy; the floor is bytes /
 //   bandwidth.
+//
+// gate: adamw_* registers=64 wide
 #include "taper.cuh"
 #include "step.cuh"
 

@@ -6,6 +6,8 @@
 //   rows_per_block rows of dy [N, O]; then reduce_columns(dbias, partial, G, O, O) adds them to the gradient.
 //   Grid (ceil(O / (32 W)), G = ceil(N / rows_per_block)), block 256: a warp takes every eighth row, a lane one pack of
 //   columns, and the warps meet in order. Bytes: N O elements and 8 G O. The floor is bytes / bandwidth.
+//
+// gate: bias_* registers=40 wide
 #include "taper.cuh"
 
 #define BIAS_WARPS 8

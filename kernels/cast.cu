@@ -2,6 +2,8 @@
 //
 // cast_f32_to_T(out, x, n) and cast_T_to_f32(out, x, n), T = bf16 or f16; cast_bf16_to_f16 and cast_f16_to_bf16 the same way.
 // Grid ceil(n / 2048), block 256: 8 elements a thread. Bytes: 6 n (4 n between 16-bit types); the floor is bytes / bandwidth.
+//
+// gate: cast_* registers=32 wide
 #include "taper.cuh"
 
 template <class To, class From> DEVICE void cast(To* out, const From* x, u64 n) {

@@ -6,6 +6,8 @@
 //   by 0 (so a dropped NaN stays one). sequences u32 [B]. Grid (ceil(length / 2048), B), block 256: 8 elements, one Philox
 //   block, a thread. Bytes: 2 length elements a sequence; the floor is bytes / bandwidth (Philox is 60 instructions for
 //   8 elements).
+//
+// gate: dropout_* registers=32 wide
 #include "taper.cuh"
 
 template <class T> DEVICE void dropout_apply(T* x, const u32* sequences, u64 length, const Mask& mask) {

@@ -19,6 +19,8 @@
 // embedding_backward_positions_T(dwpe, dy, batch, time, width)
 //   dwpe f32 [time, C] (from first_position on) += dy [B, time, C] summed over B in order. Grid ceil(time ceil(C / W) / 256),
 //   block 256. Bytes: B T C elements of dy and 8 T C.
+//
+// gate: embedding_* registers=48 wide
 #include "taper.cuh"
 
 #define SCRATCH_TARGET 0x80000000u

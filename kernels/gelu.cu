@@ -5,6 +5,8 @@
 // gelu_KIND_backward_T(dx, dy, x, bias, n, width): dx = dy gelu'(x + bias[i % width]); dx may be dy. Bytes: 3 n elements.
 // KIND is tanh or erf. `bias` [width] may be null. Grid ceil(n / (256 N)), block 256, with N elements in 16 bytes; the
 // floor is bytes / bandwidth (about 20 instructions an element, far below the ridge).
+//
+// gate: gelu_* registers=48 wide
 #include "taper.cuh"
 
 // 2 sqrt(2/pi), the weight of the cube, 1 / sqrt(2 pi), 1 / sqrt(2).

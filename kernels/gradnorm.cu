@@ -10,6 +10,8 @@
 //   Grid 1, block 256. Adds the partial sums in f64 in a fixed order, the losses f64 [lanes] (a power of two, at most 256) in a
 //   pairwise tree, decides, and writes `record` and `state` (step.cuh). clip_norm <= 0: no clipping. flags: 1 dynamic loss
 //   scale, 2 stop at the first refused step. Latency only: a few kilobytes.
+//
+// gate: gradnorm_partial registers=40 wide
 #include "taper.cuh"
 #include "step.cuh"
 

@@ -6,6 +6,8 @@
 // reduce_columns(out, partial, rows, columns, stride): out f32 [columns] += the sum over `rows` of partial f32 [rows, stride],
 //   first `columns` of each row. Grid ceil(columns / 32), block 1024: warp w adds rows w, w + 32, ..., and the warps meet in
 //   order. Bytes: 4 rows columns; the second stage of the gradients of biases and norms.
+//
+// gate: reduce_add_* registers=40 wide
 #include "taper.cuh"
 
 template <class T> DEVICE void reduce_add(T* sum, const T* term, float scale, u64 n) {

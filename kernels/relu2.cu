@@ -3,6 +3,8 @@
 // relu2_forward_T(out, x, n): bytes 2 n elements.
 // relu2_backward_T(dx, dy, x, n): dx = dy 2 max(x, 0); dx may be dy. Bytes 3 n elements.
 // Grid ceil(n / (256 N)), block 256, with N elements in 16 bytes; the floor is bytes / bandwidth.
+//
+// gate: relu2_* registers=32 wide
 #include "taper.cuh"
 
 DEVICE float relu(float x) { return x < 0.0f ? 0.0f : x; }

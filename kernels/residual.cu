@@ -3,6 +3,8 @@
 // residual_forward_T(out, a, b, n): out [n] = a + b; out may be either. Grid ceil(n / (256 N)), block 256, with N = 4
 // elements of f32 or 8 of bf16 and f16 in 16 bytes. Bytes: 3 n elements; the floor is bytes / bandwidth. The gradient
 // passes through unchanged, and sums of gradients are reduce_add_T.
+//
+// gate: residual_* registers=32 wide
 #include "taper.cuh"
 
 template <class T> DEVICE void residual_forward(T* out, const T* a, const T* b, u64 n) {

@@ -6,6 +6,8 @@
 //   x' = x cos - y sin, y' = y cos + x sin; `direction` (1 or -1) multiplies sin, and -1 is both the inverse and the
 //   gradient. Grid ceil(rows rotated_heads ceil(head_dim / 2 / N) / 256), block 256, N elements in 16 bytes.
 //   Bytes: 2 (H + K) D elements a row; the tables (8 bytes for a pair) stay in the caches. The floor is bytes / bandwidth.
+//
+// gate: rope_* registers=64 wide
 #include "taper.cuh"
 
 template <class T>

@@ -4,6 +4,8 @@
 // swiglu_backward_T(dx, dy, x, rows, m): dx [N, 2 M]; it may be x. Bytes: 5 N M elements.
 // Grid ceil(N ceil(M / W) / 256), block 256, with W elements in 16 bytes (fewer than 2^32 packs); the floor is bytes /
 // bandwidth.
+//
+// gate: swiglu_* registers=64 wide
 #include "taper.cuh"
 
 // e^-x, held below 1e35 so that its product with the sigmoid stays a number.
