@@ -18,13 +18,15 @@ template <class T> DEVICE void bias_add(T* x, const T* bias, u32 rows, u32 width
     u32 row = p / packs, column = p % packs * N;
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, width);
-    bool wide = width % N == 0 && is_aligned16(x) && is_aligned16(bias);
-    float v[N], b[N];
-    load_values(v, x + u64(row) * width + column, wide, valid);
-    load_values(b, bias + column, wide, valid);
+    bool is_wide = width % N == 0 && is_aligned16(x) && is_aligned16(bias);
+    with_width(is_wide, [&](auto wide) {
+        float v[N], b[N];
+        load_values(v, x + u64(row) * width + column, wide, valid);
+        load_values(b, bias + column, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) v[j] += b[j];
-    store_values(x + u64(row) * width + column, v, wide, valid);
+        for (int j = 0; j < N; j++) v[j] += b[j];
+        store_values(x + u64(row) * width + column, v, wide, valid);
+    });
 }
 
 template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 rows, u32 width, u32 rows_per_block) {
@@ -34,9 +36,8 @@ template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 ro
     u32 first = blockIdx.y * rows_per_block;
     u32 end = rows - first < rows_per_block ? rows : first + rows_per_block;
     u32 valid = valid_of<N>(column, width);
-    bool wide = valid == N && width % N == 0 && is_aligned16(dy);
     float sum[N] = {};
-    if (valid > 0) {
+    with_width(valid == N && width % N == 0 && is_aligned16(dy), [&](auto wide) {
 #pragma unroll 4
         for (u32 row = first + warp; row < end; row += BIAS_WARPS) {
             float x[N];
@@ -44,7 +45,7 @@ template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 ro
 #pragma unroll
             for (int j = 0; j < N; j++) sum[j] += x[j];
         }
-    }
+    });
     // Column j of all lanes side by side: no bank twice, for writing and for reading.
 #pragma unroll
     for (int j = 0; j < N; j++) sums[(warp * N + j) * WARP + lane] = sum[j];

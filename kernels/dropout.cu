@@ -15,14 +15,16 @@ template <class T> DEVICE void dropout_apply(T* x, const u32* sequences, u64 len
     u64 block = u64(blockIdx.x) * blockDim.x + threadIdx.x, at = block * N;
     if (at >= length) return;
     u32 valid = valid_of<N>(at, length);
-    bool wide = valid == N && length % Pack<T>::N == 0 && is_aligned16(x);
-    T* place = x + blockIdx.y * length + at;
-    u32 kept = mask16(mask, sequences[blockIdx.y], block);
-    float v[N];
-    load_values(v, place, wide, valid);
+    bool is_wide = valid == N && length % Pack<T>::N == 0 && is_aligned16(x);
+    with_width(is_wide, [&](auto wide) {
+        T* place = x + blockIdx.y * length + at;
+        u32 kept = mask16(mask, sequences[blockIdx.y], block);
+        float v[N];
+        load_values(v, place, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) v[j] *= kept >> j & 1 ? mask.scale : 0.0f;
-    store_values(place, v, wide, valid);
+        for (int j = 0; j < N; j++) v[j] *= kept >> j & 1 ? mask.scale : 0.0f;
+        store_values(place, v, wide, valid);
+    });
 }
 
 #define INSTANCES(T, name)                                                                                             \

@@ -11,13 +11,15 @@ template <class T> DEVICE void residual_forward(T* out, const T* a, const T* b, 
     constexpr int N = Pack<T>::N;
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
-    bool wide = valid == N && is_aligned16(out) && is_aligned16(a) && is_aligned16(b);
-    float x[N], y[N];
-    load_values(x, a + at, wide, valid);
-    load_values(y, b + at, wide, valid);
+    bool is_wide = valid == N && is_aligned16(out) && is_aligned16(a) && is_aligned16(b);
+    with_width(is_wide, [&](auto wide) {
+        float x[N], y[N];
+        load_values(x, a + at, wide, valid);
+        load_values(y, b + at, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) x[j] += y[j];
-    store_values(out + at, x, wide, valid);
+        for (int j = 0; j < N; j++) x[j] += y[j];
+        store_values(out + at, x, wide, valid);
+    });
 }
 
 #define INSTANCES(T, name)                                                                                             \
