@@ -6,6 +6,8 @@
 //   rows_per_block rows of dy [N, O]; then reduce_columns(dbias, partial, G, O, O) adds them to the gradient.
 //   Grid (ceil(O / (32 W)), G = ceil(N / rows_per_block)), block 256: a warp takes every eighth row, a lane one pack of
 //   columns, and the warps meet in order. Bytes: N O elements and 8 G O. The floor is bytes / bandwidth.
+//
+// gate: bias_* registers=40 wide
 #include "taper.cuh"
 
 #define BIAS_WARPS 8
@@ -16,13 +18,15 @@ template <class T> DEVICE void bias_add(T* x, const T* bias, u32 rows, u32 width
     u32 row = p / packs, column = p % packs * N;
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, width);
-    bool wide = width % N == 0 && is_aligned16(x) && is_aligned16(bias);
-    float v[N], b[N];
-    load_values(v, x + u64(row) * width + column, wide, valid);
-    load_values(b, bias + column, wide, valid);
+    bool is_wide = width % N == 0 && is_aligned16(x) && is_aligned16(bias);
+    with_width(is_wide, [&](auto wide) {
+        float v[N], b[N];
+        load_values(v, x + u64(row) * width + column, wide, valid);
+        load_values(b, bias + column, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) v[j] += b[j];
-    store_values(x + u64(row) * width + column, v, wide, valid);
+        for (int j = 0; j < N; j++) v[j] += b[j];
+        store_values(x + u64(row) * width + column, v, wide, valid);
+    });
 }
 
 template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 rows, u32 width, u32 rows_per_block) {
@@ -32,9 +36,8 @@ template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 ro
     u32 first = blockIdx.y * rows_per_block;
     u32 end = rows - first < rows_per_block ? rows : first + rows_per_block;
     u32 valid = valid_of<N>(column, width);
-    bool wide = valid == N && width % N == 0 && is_aligned16(dy);
     float sum[N] = {};
-    if (valid > 0) {
+    with_width(valid == N && width % N == 0 && is_aligned16(dy), [&](auto wide) {
 #pragma unroll 4
         for (u32 row = first + warp; row < end; row += BIAS_WARPS) {
             float x[N];
@@ -42,7 +45,7 @@ template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 ro
 #pragma unroll
             for (int j = 0; j < N; j++) sum[j] += x[j];
         }
-    }
+    });
     // Column j of all lanes side by side: no bank twice, for writing and for reading.
 #pragma unroll
     for (int j = 0; j < N; j++) sums[(warp * N + j) * WARP + lane] = sum[j];

@@ -11,6 +11,8 @@
 // was read last, and is still in the caches, comes first.
 // Bytes: 1 V element a row for the loss; 2 V (read once from memory, written once) with the gradient; the second read comes
 // from the second-level cache (two rows of 100 KB for each multiprocessor). The floor is bytes / bandwidth.
+//
+// gate: classifier_* registers=32 wide
 #include "taper.cuh"
 #include "step.cuh"
 

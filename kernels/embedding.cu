@@ -19,6 +19,8 @@
 // embedding_backward_positions_T(dwpe, dy, batch, time, width)
 //   dwpe f32 [time, C] (from first_position on) += dy [B, time, C] summed over B in order. Grid ceil(time ceil(C / W) / 256),
 //   block 256. Bytes: B T C elements of dy and 8 T C.
+//
+// gate: embedding_* registers=48 wide
 #include "taper.cuh"
 
 #define SCRATCH_TARGET 0x80000000u
@@ -31,15 +33,17 @@ DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* 
     u32 row = p / packs, column = p % packs * N;
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, width);
-    bool wide = width % N == 0 && is_aligned16(out) && is_aligned16(wte) && is_aligned16(wpe);
-    float x[N], y[N];
-    load_values(x, wte + u64(tokens[row]) * width + column, wide, valid);
-    if (wpe != nullptr) {
-        load_values(y, wpe + u64(first_position + row % time) * width + column, wide, valid);
+    bool is_wide = width % N == 0 && is_aligned16(out) && is_aligned16(wte) && is_aligned16(wpe);
+    with_width(is_wide, [&](auto wide) {
+        float x[N], y[N];
+        load_values(x, wte + u64(tokens[row]) * width + column, wide, valid);
+        if (wpe != nullptr) {
+            load_values(y, wpe + u64(first_position + row % time) * width + column, wide, valid);
 #pragma unroll
-        for (int j = 0; j < N; j++) x[j] += y[j];
-    }
-    store_values(out + u64(row) * width + column, x, wide, valid);
+            for (int j = 0; j < N; j++) x[j] += y[j];
+        }
+        store_values(out + u64(row) * width + column, x, wide, valid);
+    });
 }
 
 template <class T>
@@ -50,26 +54,28 @@ DEVICE void embedding_backward_tokens(float* dwte, float* scratch, const T* dy, 
     if (start >= end) return;
     bool whole = target < SCRATCH_TARGET;
     float* to = whole ? dwte + u64(target) * width : scratch + u64(target - SCRATCH_TARGET) * width;
-    bool wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwte) && is_aligned16(scratch);
-    for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
-        u32 valid = valid_of<N>(column, width);
-        float sum[N] = {};
-        // Four rows under way at once; their values are still added in order.
+    bool is_wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwte) && is_aligned16(scratch);
+    with_width(is_wide, [&](auto wide) {
+        for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
+            u32 valid = valid_of<N>(column, width);
+            float sum[N] = {};
+            // Four rows under way at once; their values are still added in order.
 #pragma unroll 4
-        for (u32 i = start; i < end; i++) {
-            float x[N];
-            load_values(x, dy + u64(order[i]) * width + column, wide, valid);
+            for (u32 i = start; i < end; i++) {
+                float x[N];
+                load_values(x, dy + u64(order[i]) * width + column, wide, valid);
 #pragma unroll
-            for (int j = 0; j < N; j++) sum[j] += x[j];
-        }
-        if (whole) {
-            float old[N];
-            load_values(old, to + column, wide, valid);
+                for (int j = 0; j < N; j++) sum[j] += x[j];
+            }
+            if (whole) {
+                float old[N];
+                load_values(old, to + column, wide, valid);
 #pragma unroll
-            for (int j = 0; j < N; j++) sum[j] += old[j];
+                for (int j = 0; j < N; j++) sum[j] += old[j];
+            }
+            store_values(to + column, sum, wide, valid);
         }
-        store_values(to + column, sum, wide, valid);
-    }
+    });
 }
 
 template <class T> DEVICE void embedding_backward_positions(float* dwpe, const T* dy, u32 batch, u32 time, u32 width) {
@@ -78,17 +84,19 @@ template <class T> DEVICE void embedding_backward_positions(float* dwpe, const T
     u32 t = p / packs, column = p % packs * N;
     if (t >= time) return;
     u32 valid = valid_of<N>(column, width);
-    bool wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwpe);
-    float sum[N];
-    load_values(sum, dwpe + u64(t) * width + column, wide, valid);
+    bool is_wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwpe);
+    with_width(is_wide, [&](auto wide) {
+        float sum[N];
+        load_values(sum, dwpe + u64(t) * width + column, wide, valid);
 #pragma unroll 4
-    for (u32 b = 0; b < batch; b++) {
-        float x[N];
-        load_values(x, dy + (u64(b) * time + t) * width + column, wide, valid);
+        for (u32 b = 0; b < batch; b++) {
+            float x[N];
+            load_values(x, dy + (u64(b) * time + t) * width + column, wide, valid);
 #pragma unroll
-        for (int j = 0; j < N; j++) sum[j] += x[j];
-    }
-    store_values(dwpe + u64(t) * width + column, sum, wide, valid);
+            for (int j = 0; j < N; j++) sum[j] += x[j];
+        }
+        store_values(dwpe + u64(t) * width + column, sum, wide, valid);
+    });
 }
 
 KERNEL(256) embedding_backward_owners(float* dwte, const float* scratch, const u32* owners, u32 width) {
@@ -96,20 +104,22 @@ KERNEL(256) embedding_backward_owners(float* dwte, const float* scratch, const u
     u32 first = owners[3 * blockIdx.x + 1], end = owners[3 * blockIdx.x + 2];
     if (first >= end) return;
     float* to = dwte + u64(owners[3 * blockIdx.x]) * width;
-    bool wide = width % N == 0 && is_aligned16(dwte) && is_aligned16(scratch);
-    for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
-        u32 valid = valid_of<N>(column, width);
-        float sum[N];
-        load_values(sum, to + column, wide, valid);
+    bool is_wide = width % N == 0 && is_aligned16(dwte) && is_aligned16(scratch);
+    with_width(is_wide, [&](auto wide) {
+        for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
+            u32 valid = valid_of<N>(column, width);
+            float sum[N];
+            load_values(sum, to + column, wide, valid);
 #pragma unroll 4
-        for (u32 row = first; row < end; row++) {
-            float x[N];
-            load_values(x, scratch + u64(row) * width + column, wide, valid);
+            for (u32 row = first; row < end; row++) {
+                float x[N];
+                load_values(x, scratch + u64(row) * width + column, wide, valid);
 #pragma unroll
-            for (int j = 0; j < N; j++) sum[j] += x[j];
+                for (int j = 0; j < N; j++) sum[j] += x[j];
+            }
+            store_values(to + column, sum, wide, valid);
         }
-        store_values(to + column, sum, wide, valid);
-    }
+    });
 }
 TAPER_KERNEL(embedding_backward_owners, 256)
 

@@ -5,6 +5,8 @@
 // gelu_KIND_backward_T(dx, dy, x, bias, n, width): dx = dy gelu'(x + bias[i % width]); dx may be dy. Bytes: 3 n elements.
 // KIND is tanh or erf. `bias` [width] may be null. Grid ceil(n / (256 N)), block 256, with N elements in 16 bytes; the
 // floor is bytes / bandwidth (about 20 instructions an element, far below the ridge).
+//
+// gate: gelu_* registers=48 wide
 #include "taper.cuh"
 
 // 2 sqrt(2/pi), the weight of the cube, 1 / sqrt(2 pi), 1 / sqrt(2).
@@ -20,9 +22,9 @@ template <class T> struct GeluTanh {
         float v = GELU_SLOPE * (x + GELU_CUBE * (x * x * x));
         return exp_for<T>(v < -80.0f ? 80.0f : -v);
     }
-    static DEVICE float value(float x) { return x / (1.0f + decay(x)); }
+    static DEVICE float value(float x) { return divide_for<T>(x, 1.0f + decay(x)); }
     static DEVICE float slope(float x) {
-        float e = decay(x), s = 1.0f / (1.0f + e);
+        float e = decay(x), s = divide_for<T>(1.0f, 1.0f + e);
         // 1 - s is e s, exactly where s is close to one.
         return s + x * s * (e * s) * (GELU_SLOPE * (1.0f + 3.0f * GELU_CUBE * (x * x)));
     }
@@ -32,7 +34,7 @@ template <class T> struct GeluTanh {
 template <class T> struct GeluErf {
     // e^(x^2) erfc(x) for x >= 0, the polynomial of src/math.rs: relative error below 4e-7.
     static DEVICE float erfcx(float x) {
-        float t = 1.0f / (1.0f + 0.5f * x);
+        float t = divide_for<T>(1.0f, 1.0f + 0.5f * x);
         float p = -5.914936e-2f;
         p = p * t + 2.8496802e-1f;
         p = p * t + -4.8801553e-1f;
@@ -82,12 +84,14 @@ template <class T, class Kind> DEVICE void gelu_forward(T* out, const T* x, cons
     constexpr int N = Pack<T>::N;
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
-    bool wide = valid == N && is_aligned16(out) && is_aligned16(x) && is_aligned16(bias);
-    float v[N];
-    gelu_input(v, x, bias, at, width, wide, valid);
+    bool is_wide = valid == N && is_aligned16(out) && is_aligned16(x) && is_aligned16(bias);
+    with_width(is_wide, [&](auto wide) {
+        float v[N];
+        gelu_input(v, x, bias, at, width, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) v[j] = Kind::value(v[j]);
-    store_values(out + at, v, wide, valid);
+        for (int j = 0; j < N; j++) v[j] = Kind::value(v[j]);
+        store_values(out + at, v, wide, valid);
+    });
 }
 
 template <class T, class Kind>
@@ -95,13 +99,15 @@ DEVICE void gelu_backward(T* dx, const T* dy, const T* x, const T* bias, u64 n, 
     constexpr int N = Pack<T>::N;
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
-    bool wide = valid == N && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x) && is_aligned16(bias);
-    float v[N], d[N];
-    gelu_input(v, x, bias, at, width, wide, valid);
-    load_values(d, dy + at, wide, valid);
+    bool is_wide = valid == N && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x) && is_aligned16(bias);
+    with_width(is_wide, [&](auto wide) {
+        float v[N], d[N];
+        gelu_input(v, x, bias, at, width, wide, valid);
+        load_values(d, dy + at, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) d[j] *= Kind::slope(v[j]);
-    store_values(dx + at, d, wide, valid);
+        for (int j = 0; j < N; j++) d[j] *= Kind::slope(v[j]);
+        store_values(dx + at, d, wide, valid);
+    });
 }
 
 #define KIND(T, name, kind, Kind)                                                                                      \

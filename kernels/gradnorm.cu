@@ -10,6 +10,8 @@
 //   Grid 1, block 256. Adds the partial sums in f64 in a fixed order, the losses f64 [lanes] (a power of two, at most 256) in a
 //   pairwise tree, decides, and writes `record` and `state` (step.cuh). clip_norm <= 0: no clipping. flags: 1 dynamic loss
 //   scale, 2 stop at the first refused step. Latency only: a few kilobytes.
+//
+// gate: gradnorm_partial registers=40 wide
 #include "taper.cuh"
 #include "step.cuh"
 
@@ -32,21 +34,21 @@ KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, float* partial_sums,
     SHARED_ARRAY(float, scratch, WARP);
     SHARED_ARRAY(u64, scratch_bad, WARP);
     u64 start = u64(blockIdx.x) * CHUNK, end = n - start < CHUNK ? n : start + CHUNK;
-    bool aligned = is_aligned16(grads);
     // Four sums for each thread, so that no chain of additions is longer than a sixteenth of the chunk's share.
     float sums[4] = {};
     u64 bad = NONE_BAD;
+    with_width(is_aligned16(grads) && (end - start) % 4 == 0, [&](auto wide) {
 #pragma unroll 4
-    for (u64 at = start + threadIdx.x * 4; at < end; at += THREADS * 4) {
-        u32 valid = valid_of<4>(at, end);
-        float x[4];
-        load_values(x, grads + at, aligned && valid == 4, valid);
+        for (u64 at = start + threadIdx.x * 4; at < end; at += THREADS * 4) {
+            float x[4];
+            load_values(x, grads + at, wide, valid_of<4>(at, end));
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            sums[j] += x[j] * x[j];
-            if (!is_finite(x[j]) && at + j < bad) bad = at + j;
+            for (int j = 0; j < 4; j++) {
+                sums[j] += x[j] * x[j];
+                if (!is_finite(x[j]) && at + j < bad) bad = at + j;
+            }
         }
-    }
+    });
     float sum = block_sum((sums[0] + sums[2]) + (sums[1] + sums[3]), scratch);
     bad = warp_first(bad);
     if (lane_id() == 0) scratch_bad[warp_id()] = bad;

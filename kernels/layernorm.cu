@@ -11,6 +11,9 @@
 //   reduce_columns(dweight, partial, G, C, 2 C) and reduce_columns(dbias, partial + C, G, C, 2 C) add them.
 //   Grid G, block: the packs of a row (C / 8, or C / 4 in f32) rounded up to 32, at most 512.
 //   Bytes: 3 C (in) + C (out) elements a row, and 16 C / rows_per_block for the partial sums.
+//
+// gate: layernorm_forward_* registers=112 wide
+// gate: layernorm_backward_* registers=128 wide
 #include "norm.cuh"
 
 #define INSTANCES(T, name)                                                                                             \

@@ -157,12 +157,14 @@ template <class T, int N> DEVICE void store_values(T* p, const float (&x)[N], bo
     }
 }
 
-// 16 bytes of which only the first `valid` elements may be there, in their own type.
-template <class T> DEVICE Bits16 load_part(const T* p, bool wide, u32 valid) {
-    if (wide) return load_bits(p);
-    float x[Pack<T>::N];
-    load_values(x, p, false, valid);
-    return pack<T>(x);
+// Runs `body` with `wide` as a constant, so that the fast way has no branch between its loads and all of them are under way
+// at once.
+template <bool VALUE> struct Wide {
+    DEVICE constexpr operator bool() const { return VALUE; }
+};
+template <class F> DEVICE void with_width(bool wide, F body) {
+    if (wide) body(Wide<true>());
+    else body(Wide<false>());
 }
 
 // How many of the `N` elements from `first` on lie before `end`.

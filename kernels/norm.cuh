@@ -17,100 +17,125 @@
 // Rows under way at once in the backward.
 #define NORM_ROWS 4
 
-// x, or x + add rounded to T and left in `sum`.
-template <class T>
-DEVICE Bits16 norm_input(T* sum, const T* x, const T* add, u64 at, bool wide, u32 valid) {
-    Bits16 input = load_part(x + at, wide, valid);
-    if (add == nullptr) return input;
-    float a[Pack<T>::N], b[Pack<T>::N];
-    unpack<T>(input, a);
-    load_values(b, add + at, wide, valid);
+// Rows whose packs are aligned, N values at a time.
+template <class T, bool CENTERED>
+DEVICE void norm_forward_wide(T* out, T* sum, const T* x, const T* add, const T* weight, const T* bias, float eps,
+                              u32 width, float& mean, float& rstd) {
+    constexpr int N = Pack<T>::N;
+    u32 lane = lane_id(), packs = width / N;
+    // Beyond the cache a pack is looked at again where it is now in memory.
+    const T* again = add == nullptr ? x : sum;
+    Bits16 cache[NORM_CACHE];
+
+    // All loads of the row are under way before the first is waited for.
 #pragma unroll
-    for (int j = 0; j < Pack<T>::N; j++) a[j] += b[j];
-    store_values(sum + at, a, wide, valid);
-    return pack<T>(a);
+    for (u32 i = 0; i < NORM_CACHE; i++) {
+        if (i * WARP + lane < packs) cache[i] = load_bits(x + (i * WARP + lane) * N);
+    }
+    auto add_pack = [&](const Bits16& bits, const Bits16& more, u32 p) {
+        float v[N], w[N];
+        unpack<T>(bits, v);
+        unpack<T>(more, w);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] += w[j];
+        Bits16 rounded = pack<T>(v);
+        store_bits(sum + p * N, rounded);
+        return rounded;
+    };
+    if (add != nullptr) {
+        Bits16 more[NORM_CACHE];
+#pragma unroll
+        for (u32 i = 0; i < NORM_CACHE; i++) {
+            if (i * WARP + lane < packs) more[i] = load_bits(add + (i * WARP + lane) * N);
+        }
+#pragma unroll
+        for (u32 i = 0; i < NORM_CACHE; i++) {
+            if (i * WARP + lane < packs) cache[i] = add_pack(cache[i], more[i], i * WARP + lane);
+        }
+        for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) {
+            add_pack(load_bits(x + p * N), load_bits(add + p * N), p);
+        }
+    }
+
+    // Calls f(bits, pack) for all packs of this lane.
+    auto each = [&](auto f) {
+#pragma unroll
+        for (u32 i = 0; i < NORM_CACHE; i++) {
+            forget(cache[i]);
+            if (i * WARP + lane < packs) f(cache[i], i * WARP + lane);
+        }
+        for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) f(load_bits(again + p * N), p);
+    };
+    float total = 0.0f;
+    mean = 0.0f;
+    if (CENTERED) {
+        each([&](const Bits16& bits, u32) {
+            float v[N];
+            unpack<T>(bits, v);
+#pragma unroll
+            for (int j = 0; j < N; j++) total += v[j];
+        });
+        mean = warp_sum(total) / float(width);
+        total = 0.0f;
+    }
+    each([&](const Bits16& bits, u32) {
+        float v[N];
+        unpack<T>(bits, v);
+#pragma unroll
+        for (int j = 0; j < N; j++) total += (v[j] - mean) * (v[j] - mean);
+    });
+    rstd = 1.0f / sqrtf(warp_sum(total) / float(width) + eps);
+    each([&](const Bits16& bits, u32 p) {
+        float v[N], w[N], b[N] = {};
+        unpack<T>(bits, v);
+        unpack<T>(load_bits(weight + p * N), w);
+        if (bias != nullptr) unpack<T>(load_bits(bias + p * N), b);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = (v[j] - mean) * rstd * w[j] + b[j];
+        store_bits(out + p * N, pack<T>(v));
+    });
+}
+
+// Any other row, one value at a time.
+template <class T, bool CENTERED>
+DEVICE void norm_forward_narrow(T* out, T* sum, const T* x, const T* add, const T* weight, const T* bias, float eps,
+                                u32 width, float& mean, float& rstd) {
+    const T* input = add == nullptr ? x : sum;
+    float total = 0.0f;
+    for (u32 i = lane_id(); i < width; i += WARP) {
+        if (add != nullptr) sum[i] = from_f32<T>(to_f32(x[i]) + to_f32(add[i]));
+        total += to_f32(input[i]);
+    }
+    mean = CENTERED ? warp_sum(total) / float(width) : 0.0f;
+    total = 0.0f;
+    for (u32 i = lane_id(); i < width; i += WARP) total += (to_f32(input[i]) - mean) * (to_f32(input[i]) - mean);
+    rstd = 1.0f / sqrtf(warp_sum(total) / float(width) + eps);
+    for (u32 i = lane_id(); i < width; i += WARP) {
+        float y = (to_f32(input[i]) - mean) * rstd * to_f32(weight[i]);
+        out[i] = from_f32<T>(bias == nullptr ? y : y + to_f32(bias[i]));
+    }
 }
 
 template <class T, bool CENTERED>
 DEVICE void norm_forward(T* out, T* sum, float* mean, float* rstd, const T* x, const T* add, const T* weight,
                          const T* bias, float eps, u32 rows, u32 width) {
-    constexpr int N = Pack<T>::N;
-    u32 row = blockIdx.x * (blockDim.x / WARP) + warp_id(), lane = lane_id();
+    u32 row = blockIdx.x * (blockDim.x / WARP) + warp_id();
     if (row >= rows) return;
-    u32 packs = (width + N - 1) / N;
     u64 start = u64(row) * width;
-    bool wide = width % N == 0 && is_aligned16(x) && is_aligned16(out) && is_aligned16(weight) && is_aligned16(add) &&
-                is_aligned16(sum) && is_aligned16(bias);
-    // What a second look at a pack beyond the cache reads.
-    const T* again = add == nullptr ? x : sum;
-
-    Bits16 cache[NORM_CACHE] = {};
-    float total = 0.0f;
-    // The first pass sums x, or x^2 where nothing is to be centered.
-    auto first_pass = [&](const Bits16& bits) {
-        float v[N];
-        unpack<T>(bits, v);
-#pragma unroll
-        for (int j = 0; j < N; j++) total += CENTERED ? v[j] : v[j] * v[j];
-    };
-#pragma unroll
-    for (u32 i = 0; i < NORM_CACHE; i++) {
-        u32 p = i * WARP + lane;
-        if (p < packs) {
-            cache[i] = norm_input(sum, x, add, start + p * N, wide, valid_of<N>(p * N, width));
-            first_pass(cache[i]);
-        }
+    bool wide = width % Pack<T>::N == 0 && is_aligned16(x) && is_aligned16(out) && is_aligned16(weight) &&
+                is_aligned16(add) && is_aligned16(sum) && is_aligned16(bias);
+    // A null pointer stays one.
+    const T* add_row = add == nullptr ? add : add + start;
+    T* sum_row = add == nullptr ? sum : sum + start;
+    float m, r;
+    if (wide) {
+        norm_forward_wide<T, CENTERED>(out + start, sum_row, x + start, add_row, weight, bias, eps, width, m, r);
+    } else {
+        norm_forward_narrow<T, CENTERED>(out + start, sum_row, x + start, add_row, weight, bias, eps, width, m, r);
     }
-    for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) {
-        first_pass(norm_input(sum, x, add, start + p * N, wide, valid_of<N>(p * N, width)));
-    }
-    float m = CENTERED ? warp_sum(total) / float(width) : 0.0f;
-    if (CENTERED) {
-        total = 0.0f;
-        auto second_pass = [&](const Bits16& bits, u32 valid) {
-            float v[N];
-            unpack<T>(bits, v);
-#pragma unroll
-            for (int j = 0; j < N; j++) total += u32(j) < valid ? (v[j] - m) * (v[j] - m) : 0.0f;
-        };
-#pragma unroll
-        for (u32 i = 0; i < NORM_CACHE; i++) {
-            u32 p = i * WARP + lane;
-            forget(cache[i]);
-            if (p < packs) second_pass(cache[i], wide ? N : valid_of<N>(p * N, width));
-        }
-        for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) {
-            u32 valid = valid_of<N>(p * N, width);
-            second_pass(load_part(again + start + p * N, wide, valid), valid);
-        }
-    }
-    float r = 1.0f / sqrtf(warp_sum(total) / float(width) + eps);
-    if (lane == 0) {
+    if (lane_id() == 0) {
         if (CENTERED) mean[row] = m;
         rstd[row] = r;
-    }
-    auto write = [&](const Bits16& bits, u32 p) {
-        u32 valid = valid_of<N>(p * N, width);
-        float v[N], w[N], b[N];
-        unpack<T>(bits, v);
-        load_values(w, weight + p * N, wide, valid);
-#pragma unroll
-        for (int j = 0; j < N; j++) v[j] = (v[j] - m) * r * w[j];
-        if (CENTERED && bias != nullptr) {
-            load_values(b, bias + p * N, wide, valid);
-#pragma unroll
-            for (int j = 0; j < N; j++) v[j] += b[j];
-        }
-        store_values(out + start + p * N, v, wide, valid);
-    };
-#pragma unroll
-    for (u32 i = 0; i < NORM_CACHE; i++) {
-        u32 p = i * WARP + lane;
-        forget(cache[i]);
-        if (p < packs) write(cache[i], p);
-    }
-    for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) {
-        write(load_part(again + start + p * N, wide, valid_of<N>(p * N, width)), p);
     }
 }
 
@@ -130,7 +155,8 @@ template <int K> DEVICE void norm_block_sums(float (&x)[K], float* scratch) {
     for (int k = 0; k < K; k++) x[k] = warp_sum(lane < warps ? scratch[k * WARP + lane] : 0.0f);
 }
 
-// The columns beyond what the block's threads own in registers, one element at a time; rows so wide are rare.
+// The columns that no thread owns in registers, one element at a time: those beyond the block's packs, and all of rows that
+// are not aligned. Both are rare.
 template <class T, bool CENTERED> struct NormWide {
     const T *dy, *x, *weight, *residual;
     T* dx;
@@ -165,28 +191,31 @@ DEVICE void norm_backward(T* dx, float* partial, const T* dy, const T* x, const 
     // RMS needs no sum of g.
     constexpr int SUMS = CENTERED ? 2 * NORM_ROWS : NORM_ROWS;
     SHARED_ARRAY(float, scratch, 2 * SUMS * WARP);
-    u32 column = threadIdx.x * N, valid = valid_of<N>(column, width), turn = 0;
-    bool wide = valid == N && width % N == 0 && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x) &&
-                is_aligned16(weight) && is_aligned16(residual);
+    u32 column = threadIdx.x * N, turn = 0;
+    bool wide = width % N == 0 && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x) && is_aligned16(weight) &&
+                is_aligned16(residual);
+    bool own = wide && column < width;
     u32 first = blockIdx.x * rows_per_block;
     u32 end = rows - first < rows_per_block ? rows : first + rows_per_block;
     float* sum_w = partial + u64(blockIdx.x) * (CENTERED ? 2 : 1) * width;
     float* sum_b = sum_w + width;
-    NormWide<T, CENTERED> beyond = {dy, x, weight, residual, dx, sum_w, sum_b, blockDim.x * N, width};
+    NormWide<T, CENTERED> beyond = {dy, x, weight, residual, dx, sum_w, sum_b, wide ? blockDim.x * N : 0, width};
     float dw[N] = {}, db[N] = {};
-    Bits16 own_weight = load_part(weight + column, wide, valid);
+    Bits16 own_weight = {};
+    if (own) own_weight = load_bits(weight + column);
 
     for (u32 group = first; group < end; group += NORM_ROWS, turn ^= 1) {
-        Bits16 own_dy[NORM_ROWS], own_x[NORM_ROWS];
+        Bits16 own_dy[NORM_ROWS] = {}, own_x[NORM_ROWS] = {}, own_residual[NORM_ROWS] = {};
         float sums[SUMS] = {}, m[NORM_ROWS], r[NORM_ROWS];
 #pragma unroll
         for (u32 i = 0; i < NORM_ROWS; i++) {
             // A row that is not there is read as the last one, and counts for nothing.
             u32 row = group + i < end ? group + i : end - 1;
-            own_dy[i] = load_part(dy + u64(row) * width + column, wide, valid);
-            own_x[i] = load_part(x + u64(row) * width + column, wide, valid);
+            if (own) own_dy[i] = load_bits(dy + u64(row) * width + column);
+            if (own) own_x[i] = load_bits(x + u64(row) * width + column);
             m[i] = CENTERED ? mean[row] : 0.0f;
             r[i] = rstd[row];
+            if (own && residual != nullptr) own_residual[i] = load_bits(residual + u64(row) * width + column);
         }
 #pragma unroll
         for (u32 i = 0; i < NORM_ROWS; i++) {
@@ -225,17 +254,16 @@ DEVICE void norm_backward(T* dx, float* partial, const T* dy, const T* x, const 
                 if (CENTERED) db[j] += d[j];
                 d[j] = r[i] * (d[j] * w[j] - mean_g - n * mean_gn);
             }
-            if (residual != nullptr) {
-                load_values(v, residual + start + column, wide, valid);
+            unpack<T>(own_residual[i], v);
 #pragma unroll
-                for (int j = 0; j < N; j++) d[j] += v[j];
-            }
-            store_values(dx + start + column, d, wide, valid);
+            for (int j = 0; j < N; j++) d[j] += v[j];
+            if (own) store_bits(dx + start + column, pack<T>(d));
             if (beyond.first < width) beyond.write(start, m[i], r[i], mean_gn, mean_g, group + i == first);
         }
     }
-    // Rows of odd pairs of packs break the alignment of the second half.
-    bool wide_sums = wide && is_aligned16(sum_w);
-    store_values(sum_w + column, dw, wide_sums, valid);
-    if (CENTERED) store_values(sum_b + column, db, wide_sums && is_aligned16(sum_b), valid);
+    if (own) {
+        // The partial sums may start off 16 bytes only where a row has an odd number of 16-bit packs of four.
+        store_values(sum_w + column, dw, is_aligned16(sum_w), N);
+        if (CENTERED) store_values(sum_b + column, db, is_aligned16(sum_b), N);
+    }
 }

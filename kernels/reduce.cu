@@ -6,19 +6,23 @@
 // reduce_columns(out, partial, rows, columns, stride): out f32 [columns] += the sum over `rows` of partial f32 [rows, stride],
 //   first `columns` of each row. Grid ceil(columns / 32), block 1024: warp w adds rows w, w + 32, ..., and the warps meet in
 //   order. Bytes: 4 rows columns; the second stage of the gradients of biases and norms.
+//
+// gate: reduce_add_* registers=40 wide
 #include "taper.cuh"
 
 template <class T> DEVICE void reduce_add(T* sum, const T* term, float scale, u64 n) {
     constexpr int N = Pack<T>::N;
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
-    bool wide = valid == N && is_aligned16(sum) && is_aligned16(term);
-    float x[N], y[N];
-    load_values(x, sum + at, wide, valid);
-    load_values(y, term + at, wide, valid);
+    bool is_wide = valid == N && is_aligned16(sum) && is_aligned16(term);
+    with_width(is_wide, [&](auto wide) {
+        float x[N], y[N];
+        load_values(x, sum + at, wide, valid);
+        load_values(y, term + at, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) x[j] += scale * y[j];
-    store_values(sum + at, x, wide, valid);
+        for (int j = 0; j < N; j++) x[j] += scale * y[j];
+        store_values(sum + at, x, wide, valid);
+    });
 }
 
 #define INSTANCES(T, name)                                                                                             \

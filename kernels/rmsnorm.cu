@@ -8,6 +8,9 @@
 //   As layernorm_backward_T; partial f32 [G, C], then reduce_columns(dweight, partial, G, C, C).
 //   Grid G, block: the packs of a row rounded up to 32, at most 512.
 //   Bytes: 3 C (in) + C (out) elements a row, and 8 C / rows_per_block for the partial sums.
+//
+// gate: rmsnorm_forward_* registers=112 wide
+// gate: rmsnorm_backward_* registers=128 wide
 #include "norm.cuh"
 
 #define INSTANCES(T, name)                                                                                             \

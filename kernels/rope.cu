@@ -6,6 +6,8 @@
 //   x' = x cos - y sin, y' = y cos + x sin; `direction` (1 or -1) multiplies sin, and -1 is both the inverse and the
 //   gradient. Grid ceil(rows rotated_heads ceil(head_dim / 2 / N) / 256), block 256, N elements in 16 bytes.
 //   Bytes: 2 (H + K) D elements a row; the tables (8 bytes for a pair) stay in the caches. The floor is bytes / bandwidth.
+//
+// gate: rope_* registers=64 wide
 #include "taper.cuh"
 
 template <class T>
@@ -18,22 +20,24 @@ DEVICE void rope_rotate(T* qkv, const float* cos, const float* sin, u32 rows, u3
     if (row >= rows) return;
     u32 head = rest / packs, column = rest % packs * N;
     u32 valid = valid_of<N>(column, half);
-    bool wide = half % N == 0 && packed % N == 0 && is_aligned16(qkv) && is_aligned16(cos) && is_aligned16(sin);
-    T* first = qkv + u64(row) * packed + head * head_dim + column;
-    u64 angle = u64(first_position + row % time) * half + column;
-    float x[N], y[N], c[N], s[N];
-    load_values(x, first, wide, valid);
-    load_values(y, first + half, wide, valid);
-    load_values(c, cos + angle, wide, valid);
-    load_values(s, sin + angle, wide, valid);
+    bool is_wide = half % N == 0 && packed % N == 0 && is_aligned16(qkv) && is_aligned16(cos) && is_aligned16(sin);
+    with_width(is_wide, [&](auto wide) {
+        T* first = qkv + u64(row) * packed + head * head_dim + column;
+        u64 angle = u64(first_position + row % time) * half + column;
+        float x[N], y[N], c[N], s[N];
+        load_values(x, first, wide, valid);
+        load_values(y, first + half, wide, valid);
+        load_values(c, cos + angle, wide, valid);
+        load_values(s, sin + angle, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-        float turned = direction * s[j], old = x[j];
-        x[j] = old * c[j] - y[j] * turned;
-        y[j] = y[j] * c[j] + old * turned;
-    }
-    store_values(first, x, wide, valid);
-    store_values(first + half, y, wide, valid);
+        for (int j = 0; j < N; j++) {
+            float turned = direction * s[j], old = x[j];
+            x[j] = old * c[j] - y[j] * turned;
+            y[j] = y[j] * c[j] + old * turned;
+        }
+        store_values(first, x, wide, valid);
+        store_values(first + half, y, wide, valid);
+    });
 }
 
 #define INSTANCES(T, name)                                                                                             \

@@ -4,6 +4,8 @@
 // swiglu_backward_T(dx, dy, x, rows, m): dx [N, 2 M]; it may be x. Bytes: 5 N M elements.
 // Grid ceil(N ceil(M / W) / 256), block 256, with W elements in 16 bytes (fewer than 2^32 packs); the floor is bytes /
 // bandwidth.
+//
+// gate: swiglu_* registers=64 wide
 #include "taper.cuh"
 
 // e^-x, held below 1e35 so that its product with the sigmoid stays a number.
@@ -15,13 +17,15 @@ template <class T> DEVICE void swiglu_forward(T* out, const T* x, u32 rows, u32 
     u32 row = p / packs, column = p % packs * N;
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, m);
-    bool wide = m % N == 0 && is_aligned16(out) && is_aligned16(x);
-    float gate[N], up[N];
-    load_values(gate, x + u64(row) * 2 * m + column, wide, valid);
-    load_values(up, x + u64(row) * 2 * m + m + column, wide, valid);
+    bool is_wide = m % N == 0 && is_aligned16(out) && is_aligned16(x);
+    with_width(is_wide, [&](auto wide) {
+        float gate[N], up[N];
+        load_values(gate, x + u64(row) * 2 * m + column, wide, valid);
+        load_values(up, x + u64(row) * 2 * m + m + column, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) up[j] *= gate[j] / (1.0f + swiglu_decay<T>(gate[j]));
-    store_values(out + u64(row) * m + column, up, wide, valid);
+        for (int j = 0; j < N; j++) up[j] *= divide_for<T>(gate[j], 1.0f + swiglu_decay<T>(gate[j]));
+        store_values(out + u64(row) * m + column, up, wide, valid);
+    });
 }
 
 template <class T> DEVICE void swiglu_backward(T* dx, const T* dy, const T* x, u32 rows, u32 m) {
@@ -30,21 +34,23 @@ template <class T> DEVICE void swiglu_backward(T* dx, const T* dy, const T* x, u
     u32 row = p / packs, column = p % packs * N;
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, m);
-    bool wide = m % N == 0 && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x);
-    u64 at = u64(row) * 2 * m + column;
-    float gate[N], up[N], d[N];
-    load_values(gate, x + at, wide, valid);
-    load_values(up, x + at + m, wide, valid);
-    load_values(d, dy + u64(row) * m + column, wide, valid);
+    bool is_wide = m % N == 0 && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x);
+    with_width(is_wide, [&](auto wide) {
+        u64 at = u64(row) * 2 * m + column;
+        float gate[N], up[N], d[N];
+        load_values(gate, x + at, wide, valid);
+        load_values(up, x + at + m, wide, valid);
+        load_values(d, dy + u64(row) * m + column, wide, valid);
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-        float g = gate[j], e = swiglu_decay<T>(g), s = 1.0f / (1.0f + e);
-        // 1 - s is e s, without cancellation.
-        gate[j] = d[j] * up[j] * (s + g * s * (e * s));
-        up[j] = d[j] * (g * s);
-    }
-    store_values(dx + at, gate, wide, valid);
-    store_values(dx + at + m, up, wide, valid);
+        for (int j = 0; j < N; j++) {
+            float g = gate[j], e = swiglu_decay<T>(g), s = divide_for<T>(1.0f, 1.0f + e);
+            // 1 - s is e s, without cancellation.
+            gate[j] = d[j] * up[j] * (s + g * s * (e * s));
+            up[j] = d[j] * (g * s);
+        }
+        store_values(dx + at, gate, wide, valid);
+        store_values(dx + at + m, up, wide, valid);
+    });
 }
 
 #define INSTANCES(T, name)                                                                                             \

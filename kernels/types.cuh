@@ -158,6 +158,10 @@ DEVICE float fast_reciprocal(float x) {
 #endif
 }
 
+// a / b as good as the number type that it is for: f32 results are divided, others multiplied by an approximate inverse.
+template <class T> DEVICE float divide_for(float a, float b) { return a * fast_reciprocal(b); }
+template <> DEVICE float divide_for<float>(float a, float b) { return a / b; }
+
 // The larger, or NaN if either is one: fmaxf would hide it.
 DEVICE float max_nan(float x, float y) {
 #ifdef TAPER_EMULATOR
