@@ -33,10 +33,11 @@ struct Place {
 
 // The order of work in a one-dimensional grid of heads * blocks: `at_once` heads together, so that what their blocks share
 // stays in the second-level cache; among those, block 0 of every head, then block 1 of every head. Callers give block 0 the
-// longest rows: long blocks first leaves the short ones to fill the end.
-DEVICE Place place(u32 blocks, u32 heads, u32 at_once) {
-    u32 group = blockIdx.x / (at_once * blocks);
-    u32 rest = blockIdx.x - group * at_once * blocks;
+// longest rows: long blocks first leaves the short ones to fill the end. `id` is blockIdx.x; kernels ask again at their end,
+// with opaque(blockIdx.x), because registers are too dear in between to keep the answer.
+DEVICE Place place(u32 id, u32 blocks, u32 heads, u32 at_once) {
+    u32 group = id / (at_once * blocks);
+    u32 rest = id - group * at_once * blocks;
     u32 width = heads - group * at_once;
     if (width > at_once) width = at_once;
     return Place{rest / width, group * at_once + rest % width};
@@ -171,27 +172,35 @@ DEVICE void scores_from_shared(float (&s)[MT][NT][4], u32 rows, u32 columns) {
     }
 }
 
-// out += P tile for P [MT * 16, NT * 8] in the layout of a product: two neighbouring n-tiles of D are one fragment of A.
-template <class T, int ROWS, int D, int MT, int NT>
-DEVICE void add_product(float (&out)[MT][D / 8][4], const float (&p)[MT][NT][4], u32 rows) {
+// P [MT * 16, NT * 8] in the layout of a product, as fragments of A for the next one: two neighbouring n-tiles are one
+// fragment. Register 2 j + r of fragment k has row r and the n-tile 2 k + j.
+template <class T, int MT, int NT> DEVICE void to_rows(u32 (&a)[MT][NT / 2][4], const float (&p)[MT][NT][4]) {
 #pragma unroll
-    for (int k = 0; k < NT / 2; k++) {
-        u32 a[MT][4];
+    for (int m = 0; m < MT; m++) {
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-            a[m][0] = pack2<T>(p[m][2 * k][0], p[m][2 * k][1]);
-            a[m][1] = pack2<T>(p[m][2 * k][2], p[m][2 * k][3]);
-            a[m][2] = pack2<T>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-            a[m][3] = pack2<T>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+        for (int k = 0; k < NT / 2; k++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float(&x)[4] = p[m][2 * k + (i >> 1)];
+                a[m][k][i] = pack2<T>(x[2 * (i & 1)], x[2 * (i & 1) + 1]);
+            }
         }
+    }
+}
+
+// out += A tile for A [MT * 16, KT * 16] and the KT * 16 rows of the tile at `rows`.
+template <class T, int ROWS, int D, int MT, int KT>
+DEVICE void add_product(float (&out)[MT][D / 8][4], const u32 (&a)[MT][KT][4], u32 rows) {
+#pragma unroll
+    for (int k = 0; k < KT; k++) {
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             u32 b[4];
             ldmatrix_x4_trans(b[0], b[1], b[2], b[3], at_columns<ROWS, D>(rows, n) + k * STEP_BYTES);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                mma_m16n8k16<T>(out[m][2 * n], a[m], b[0], b[1]);
-                mma_m16n8k16<T>(out[m][2 * n + 1], a[m], b[2], b[3]);
+                mma_m16n8k16<T>(out[m][2 * n], a[m][k], b[0], b[1]);
+                mma_m16n8k16<T>(out[m][2 * n + 1], a[m][k], b[2], b[3]);
             }
         }
     }
@@ -232,16 +241,15 @@ DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u
 struct HeadMask {
     Mask mask;
     u32 sequence;
-    // Blocks of eight keys in a row of T8, and the block with which query 0 of this head starts.
-    u32 blocks;
-    u64 first;
+    // Blocks of eight keys in a row of T8, and the row of query 0 of this head: h * T.
+    u32 blocks, first;
 
     DEVICE HeadMask(const Mask& m, u32 sequence_index, u32 t, u32 h) : mask(m), sequence(sequence_index) {
         blocks = (t + 7) / 8;
-        first = u64(h) * t * blocks;
+        first = h * t;
     }
 
-    DEVICE u32 eight(u32 query, u32 key) const { return mask16(mask, sequence, first + u64(query) * blocks + key / 8); }
+    DEVICE u32 eight(u32 query, u32 key) const { return mask16(mask, sequence, u64(first + query) * blocks + key / 8); }
 
     // For a product's layout with 16 queries as rows and 16 keys as columns (two n-tiles): each lane draws one block of
     // eight, a quad shares its four. Bit 8 (r + 2 j) + c stands for row g + 8 r, column 8 j + 2 t + c.

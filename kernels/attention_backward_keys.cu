@@ -7,14 +7,15 @@
 // no scratch, the same bits every time. It works on transposes, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T are
 // already in the registers that the second products take as A.
 //
-// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 and 1 at D = 128; K and V in shared memory, read as A; tiles of 32 rows of
+// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout, else 1; K and V in shared memory, read as A; tiles of 32 rows of
 // Q and of dO in two places each, the next pair loaded while this one is used, one barrier a pair; lse and delta of their
 // queries beside them. A loop step with masks over the diagonal, then one without. Queries beyond T have lse = inf, so that
 // their probabilities are 0.
 //
 // Launch: attention_backward_keys_d{64,128}{,_dropout}_{bf16,f16}
 //   grid   B * K * ceil(T / (64 MT))      block 128
-//   shared (2 * 64 * MT + 4 * 32) * D * 2 + 512 bytes   (D = 64: 49664, D = 128: 66048; two blocks fit an SM)
+//   shared (2 * 64 * MT + 4 * 32) * D * 2 + 512 bytes   (D = 64: 49664, with dropout 33280; D = 128: 66048; two
+//          blocks fit an SM)
 //   arguments
 //     T* dqkv [B, T, (H + 2K) * D], of which the key and value columns are written; const T* dout [B, T, H * D];
 //     const T* qkv [B, T, (H + 2K) * D]; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head;
@@ -31,7 +32,7 @@
 namespace attention {
 
 template <class T, int D, bool DROPOUT> struct BackwardKeys {
-    static constexpr int MT = D == 64 ? 2 : 1, N = 64 * MT, M = 32, NT = M / 8;
+    static constexpr int MT = D == 64 && !DROPOUT ? 2 : 1, N = 64 * MT, M = 32, NT = M / 8;
     static constexpr u32 KEY_BYTES = Tile<N, D>::BYTES, QUERY_BYTES = Tile<M, D>::BYTES;
     // A stage holds a tile of Q, one of dO, and lse and delta.
     static constexpr u32 STAGE = 2 * QUERY_BYTES + 2 * M * 4;
@@ -94,8 +95,11 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                 }
             }
         }
-        add_product<T, M, D, MT, NT>(dv, p, stage + QUERY_BYTES + lanes.rows);
-        add_product<T, M, D, MT, NT>(dk, ds, stage + lanes.rows);
+        u32 a[MT][NT / 2][4];
+        to_rows<T>(a, p);
+        add_product<T, M, D>(dv, a, stage + QUERY_BYTES + lanes.rows);
+        to_rows<T>(a, ds);
+        add_product<T, M, D>(dk, a, stage + lanes.rows);
     }
 
     DEVICE void run(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 tokens, u32 n_head,
@@ -103,7 +107,7 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
         DYNAMIC_SHARED(u8, shared);
         t = tokens;
         u32 k_tile = shared_address(shared), stages = k_tile + 2 * KEY_BYTES;
-        Place work = place((t + N - 1) / N, heads, at_once);
+        Place work = place(blockIdx.x, (t + N - 1) / N, heads, at_once);
         u32 b = work.head / n_kv_head, kv = work.head - b * n_kv_head;
         u32 first_key = work.block * N;
         u32 group = n_head / n_kv_head;
@@ -165,7 +169,7 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                 step<false>(here, first_query, head_mask);
             }
             if (more && threadIdx.x < 2 * M) st_shared_f32(next + 2 * QUERY_BYTES + threadIdx.x * 4, next_row);
-            if (turn) head_mask.first += u64(t) * head_mask.blocks;
+            if (turn) head_mask.first += t;
         }
 
         float dk_factor[MT][2], dv_factor[MT][2];
@@ -177,6 +181,8 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                 dv_factor[m][r] = DROPOUT ? mask_scale : 1.0f;
             }
         }
+        work = place(opaque(blockIdx.x), (t + N - 1) / N, heads, at_once);
+        b = work.head / n_kv_head, kv = work.head - b * n_kv_head;
         T* target = dqkv + (u64(b) * t + first_row) * packed + (n_head + kv) * D;
         i32 valid = i32(t) - i32(first_row);
         store_rows<T, N, D, MT>(dk, dk_factor, k_tile, warp_row, target, packed, valid);

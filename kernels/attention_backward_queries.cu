@@ -94,7 +94,9 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
                 }
             }
         }
-        add_product<T, N, D, MT, NT>(dq, ds, here + lanes.rows);
+        u32 a[MT][NT / 2][4];
+        to_rows<T>(a, ds);
+        add_product<T, N, D>(dq, a, here + lanes.rows);
     }
 
     DEVICE void run(T* dqkv, const T* dout_rows, const T* qkv, const float* lse, const float* delta_rows, u32 tokens,
@@ -104,7 +106,7 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
         t = tokens;
         u32 q_tile = shared_address(shared), stages = q_tile + 2 * Q_BYTES;
         u32 blocks = (t + M - 1) / M;
-        Place work = place(blocks, heads, at_once);
+        Place work = place(blockIdx.x, blocks, heads, at_once);
         u32 b = work.head / n_head, h = work.head - b * n_head;
         u32 first_query = (blocks - 1 - work.block) * M;
         u32 kv = h / (n_head / n_kv_head);
@@ -151,6 +153,8 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
         for (u32 tile = 0; tile < unmasked; tile++) step<false>(tile, tiles, stages, keys, to_values, head_mask);
         for (u32 tile = unmasked; tile < tiles; tile++) step<true>(tile, tiles, stages, keys, to_values, head_mask);
 
+        work = place(opaque(blockIdx.x), blocks, heads, at_once);
+        b = work.head / n_head, h = work.head - b * n_head;
         T* target = dqkv + (u64(b) * t + first_row) * packed + h * D;
         store_rows<T, M, D, MT>(dq, factor, q_tile, warp_row, target, packed, i32(t) - i32(first_row));
     }

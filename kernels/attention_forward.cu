@@ -5,15 +5,15 @@
 // are powers of two, with 1/sqrt(D) and log2(e) folded into one multiply-add. The accumulated values are brought to a new
 // reference only when scores have outgrown the old one by 2^8 (FlashAttention-4 skips rescaling likewise).
 //
-// Plan: 128 queries (32 rows a warp, 4 warps) by N = 64 keys at D = 64, 32 keys at D = 128. Q lies in shared memory (and in
-// registers at D = 64 without dropout); K and V tiles have two places each and the next pair is loaded while this one is
-// used: one barrier a pair. A loop without masks to the diagonal, one with masks over the diagonal; a warp skips tiles it
-// sees nothing of.
-// 32 rows a warp let one ldmatrix feed four mma: with 16, shared memory would be as busy as the tensor cores.
+// Plan: M = 128 queries (32 rows a warp, 4 warps; M = 64 at D = 128 with dropout) by N = 64 keys at D = 64, 32 at D = 128. Q
+// lies in shared memory (and in registers at D = 64 without dropout); K and V tiles have two places each and the next pair
+// is loaded while this one is used: one barrier a pair. A loop without masks to the diagonal, one with masks over the
+// diagonal; a warp skips tiles it sees nothing of. 32 rows a warp let one ldmatrix feed four mma: with 16, shared memory
+// would be as busy as the tensor cores.
 //
 // Launch: attention_forward_d{64,128}{,_dropout}_{bf16,f16}
-//   grid   B * H * ceil(T / 128)          block 128
-//   shared (128 + 4 * N) * D * 2 bytes    (D = 64: 49152, D = 128: 65536; two blocks fit an SM)
+//   grid   B * H * ceil(T / M)            block 128
+//   shared (M + 4 * N) * D * 2 bytes      (D = 64: 49152; D = 128: 65536, with dropout 49152; two blocks fit an SM)
 //   arguments
 //     T* out [B, T, H * D]; float* lse [B, H, T]; const T* qkv [B, T, (H + 2K) * D]; u32 t; u32 n_head; u32 n_kv_head;
 //     u32 heads = B * H; u32 at_once: heads worked on together, 1 ..= heads (those whose K and V fill a part of the
@@ -30,16 +30,13 @@
 
 namespace attention {
 
-constexpr int FORWARD_QUERIES = 128;
-
 // The reference of a row, to which its exponentials are relative, is an earlier largest score until a score exceeds it by a
 // factor of 2^HEADROOM: then nothing overflows (2^8 fits bf16 and f16 alike), and what was accumulated is brought to a new
 // reference once or twice in a walk instead of at every tile.
 constexpr float HEADROOM = 8.0f;
 
 template <class T, int D, bool DROPOUT> struct Forward {
-    static constexpr int M = FORWARD_QUERIES, N = D == 64 ? 64 : 32;
-    static constexpr int MT = M / 64, NT = N / 8;
+    static constexpr int MT = D == 128 && DROPOUT ? 1 : 2, M = 64 * MT, N = D == 64 ? 64 : 32, NT = N / 8;
     static constexpr bool Q_IN_REGISTERS = D == 64 && !DROPOUT;
     static constexpr u32 Q_BYTES = Tile<M, D>::BYTES, KV_BYTES = Tile<N, D>::BYTES;
 
@@ -144,7 +141,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
         DYNAMIC_SHARED(u8, shared);
         u32 q_tile = shared_address(shared);
         u32 blocks = (t + M - 1) / M;
-        Place work = place(blocks, heads, at_once);
+        Place work = place(blockIdx.x, blocks, heads, at_once);
         u32 b = work.head / n_head, h = work.head - b * n_head;
         u32 first_query = (blocks - 1 - work.block) * M;
         u32 kv = h / (n_head / n_kv_head);
@@ -191,6 +188,8 @@ template <class T, int D, bool DROPOUT> struct Forward {
             step<true>(tile, tiles, t, stages, keys, to_values, first_row, head_mask);
         }
 
+        work = place(opaque(blockIdx.x), blocks, heads, at_once);
+        b = work.head / n_head, h = work.head - b * n_head;
         u32 lane = lane_id();
         float factor[MT][2];
 #pragma unroll
@@ -230,7 +229,9 @@ template <class T, int D, bool DROPOUT> struct Forward {
         float s[MT][NT][4];
         softmax<MASKED>(s, here, first_row, first_key);
         if (DROPOUT) drop_out(s, mask, first_row, first_key);
-        add_product<T, N, D, MT, NT>(o, s, here + KV_BYTES + lanes.rows);
+        u32 p[MT][NT / 2][4];
+        to_rows<T>(p, s);
+        add_product<T, N, D>(o, p, here + KV_BYTES + lanes.rows);
     }
 };
 

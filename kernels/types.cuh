@@ -172,3 +172,12 @@ DEVICE float max_nan(float x, float y) {
     return z;
 #endif
 }
+
+// `x`, of which the compiler forgets what it knows: what follows from it is computed where it is used, instead of being kept
+// in registers from an earlier place.
+DEVICE u32 opaque(u32 x) {
+#ifndef TAPER_EMULATOR
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
