@@ -78,11 +78,12 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool) -> Measure
     let sequences = (0..micro_batch as u32).collect();
     let dropout =
         (config.dropout > 0.0).then_some(Dropout { seed: 1, step: 0, probability: config.dropout, sequences });
-    let pass = Pass { dropout, recompute };
+    let pass = Pass { dropout, recompute, ..Pass::default() };
     let mut tape = Tape::training(&params, &mut grads);
     let loss = model.loss(&mut tape, &tokens, &ids, 1.0 / ids.len() as f32, &pass).unwrap();
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1]).unwrap()).unwrap();
-    optimizer.step(&mut params, &grads, loss.sum, 1e-3).unwrap();
+    let sum = loss.sum().unwrap();
+    optimizer.step(&mut params, &grads, sum, 1e-3);
     let predicted = config.training_bytes(params.layout().parameters(), micro_batch, recompute);
     Measured { peak: peak_bytes() - before, held: held_bytes() - before, predicted }
 }

@@ -2,7 +2,6 @@
 
 use super::train::{Ready, device_words};
 use crate::checkpoint::Layout;
-use crate::train::{batch, lanes};
 
 /// What was resolved, before the first step.
 pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u64) -> String {
@@ -17,13 +16,7 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
     let train_tokens = ready.streams.train.len();
     let epochs = (max_steps * tokens_per_step) as f64 / train_tokens.max(1) as f64;
     let seconds = probe_seconds * (global / micro) as f64 * max_steps.saturating_sub(done) as f64;
-    let predicted = batch::predicted_bytes(
-        model,
-        ready.model.layout().parameters(),
-        micro,
-        config.train.recompute,
-        lanes::buffers(ready.lanes()),
-    );
+    let predicted = ready.predicted_bytes();
     let schedule = &config.schedule;
     let mut lines = vec![
         format!("run         {}", ready.run.display()),

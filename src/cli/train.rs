@@ -14,8 +14,8 @@ use crate::cli::{card_facts, models};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
-use crate::device::Device;
 use crate::device::info::CpuInfo;
+use crate::device::{Device, peak};
 use crate::error::{Error, Result, ResultExt};
 use crate::eval::Evaluation;
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<()> {
         .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
-    resolve_micro_batch(&mut config, &model, found.as_ref().map(|(state, _)| state))?;
+    resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state))?;
     let streams = {
         let bar = PrepareBar::new();
         let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some());
@@ -182,13 +182,7 @@ impl Ready {
 
     /// The memory of a training step, as predicted.
     pub fn predicted_bytes(&self) -> u64 {
-        batch::predicted_bytes(
-            self.model.config(),
-            self.model.layout().parameters(),
-            self.micro_batch(),
-            self.config.train.recompute,
-            lanes::buffers(self.lanes()),
-        )
+        memory(&self.config, &self.model, self.device).predicted_bytes(self.micro_batch(), lanes::buffers(self.lanes()))
     }
 
     /// The number of steps, with a word on what the last step and the end of the data leave out.
@@ -226,26 +220,53 @@ pub(super) fn now() -> Option<u64> {
 }
 
 pub(super) fn device_words(device: Device) -> String {
-    match device {
-        Device::Cpu => format!("{}, {} threads", CpuInfo::of_this_machine().model, rayon::current_num_threads()),
-        Device::Cuda(_) => device.to_string(),
+    match device.gpu() {
+        Ok(Some(gpu)) => gpu.driver().facts().name.clone(),
+        _ => format!("{}, {} threads", CpuInfo::of_this_machine().model, rayon::current_num_threads()),
+    }
+}
+
+/// What decides bits on this device: machines of one kind give the same.
+fn hardware_kind(device: Device) -> Result<String> {
+    Ok(match device.gpu()? {
+        None => CpuInfo::of_this_machine().kind(),
+        Some(gpu) => gpu.driver().facts().kind(),
+    })
+}
+
+fn peak_flops(device: Device, precision: Precision) -> Option<f64> {
+    let gpu = device.gpu().ok().flatten()?;
+    let peaks = peak::of(&gpu.driver().facts().name)?;
+    Some(match precision {
+        Precision::Fp32 => peaks.fp32,
+        Precision::Tf32 => peaks.tf32,
+        Precision::Bf16 | Precision::Fp16 => peaks.bf16,
+    })
+}
+
+/// What decides the memory of a step.
+fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<'m> {
+    let dtype = config.precision.compute.unwrap_or(Precision::Fp32).dtype();
+    batch::Memory {
+        model: model.config(),
+        parameters: model.layout().parameters(),
+        recompute: config.train.recompute,
+        gpu: (device != Device::Cpu).then_some(dtype),
     }
 }
 
 /// `micro_batch = "auto"`: what the run resolved before, else the largest that fits memory.
-fn resolve_micro_batch(config: &mut Config, model: &Gpt, state: Option<&TrainingState>) -> Result<()> {
+fn resolve_micro_batch(config: &mut Config, model: &Gpt, device: Device, state: Option<&TrainingState>) -> Result<()> {
     if config.train.micro_batch.sequences().is_some() {
         return Ok(());
     }
     let size = match state {
         Some(state) => state.micro_batch,
-        None => batch::largest_that_fits(
-            model.config(),
-            model.layout().parameters(),
-            config.train.global_batch(),
-            config.train.recompute,
-            |micro_batches| lanes::buffers(lanes::default_lanes(micro_batches)),
-        )?,
+        None => {
+            let buffers = |micro_batches| lanes::buffers(lanes::default_lanes(micro_batches));
+            let memory = memory(config, model, device);
+            memory.largest_that_fits(config.train.global_batch(), batch::available(device)?, buffers)?
+        }
     };
     config.train.micro_batch = MicroBatch::Sequences(size);
     Ok(())
@@ -325,8 +346,9 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         global_batch: config.train.global_batch(),
         max_steps,
         config_hash: config.hash(),
-        hardware: CpuInfo::of_this_machine().kind(),
+        hardware: hardware_kind(ready.device)?,
         card: &card,
+        peak_flops: peak_flops(ready.device, ready.precision()),
     };
     check_prompts(&ready)?;
     let stop = stop_flag()?;

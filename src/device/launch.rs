@@ -141,6 +141,13 @@ pub struct GpuFacts {
     pub libraries: String,
 }
 
+impl GpuFacts {
+    /// The hardware kind: GPUs of one kind give the same bits.
+    pub fn kind(&self) -> String {
+        format!("gpu {} ({}.{}), {}", self.name, self.capability.0, self.capability.1, self.libraries)
+    }
+}
+
 /// A GPU as tensors and operators need one. All work happens in the order of the calls, on one stream.
 pub trait Driver: Send + Sync {
     /// What this GPU is.

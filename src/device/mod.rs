@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod info;
 pub mod kernels;
 pub mod launch;
+pub mod peak;
 pub mod pool;
 
 pub use dtype::DType;

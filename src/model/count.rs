@@ -1,6 +1,7 @@
 //! How many parameters and floating-point operations a shape has.
 
 use super::config::{Mlp, ModelConfig, NormPosition};
+use crate::device::DType;
 use crate::ops;
 
 impl ModelConfig {
@@ -22,20 +23,55 @@ impl ModelConfig {
     /// `tests/memory.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool) -> u64 {
         let tokens = micro_batch * self.context_length;
+        let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
+        let Widths { activations, statistics } = self.widths(recompute);
+        16 * parameters as u64 + 4 * (tokens * (activations + statistics) + logits) as u64
+    }
+
+    /// [`ModelConfig::training_bytes`] on a GPU that computes in `dtype`: activations are in that dtype, statistics in f32,
+    /// and a narrow dtype has its copy of the parameters.
+    ///
+    /// `tests/cuda/memory.rs` holds the formula against what the GPU's pool counts.
+    pub fn training_bytes_on_gpu(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
+        let (tokens, size) = (micro_batch * self.context_length, dtype.size());
+        let logits = ops::classifier::cuda::buffer_elements(tokens, self.vocab_size);
+        let Widths { activations, statistics } = self.widths(recompute);
+        // The norms' gradients are made beside those of their outputs; and attention's row sums.
+        let activations = activations + 2 * self.n_embd;
+        let statistics = statistics + self.n_head;
+        // Places of tokens, sorted, for the gradient of the embedding, and tokens and targets themselves.
+        let lists = 24 * tokens;
+        let copy = if dtype == DType::F32 { 0 } else { size };
+        ((16 + copy) * parameters + lists + size * (tokens * activations + logits) + 4 * tokens * statistics) as u64
+    }
+
+    /// What a step keeps for each token.
+    fn widths(&self, recompute: bool) -> Widths {
         let (c, inner, attn) = (self.n_embd, self.mlp_dim, self.attn_dim());
         let gated = self.mlp == Mlp::Swiglu;
         let up = if gated { 2 * inner } else { inner };
-        // Kept by a block for each token: both norms' inputs and outputs (or outputs and inputs, in post-norm) and their
-        // statistics, packed queries, keys and values, attention's output and log-sum-exp, both widths of the mlp.
-        let block = 4 * c + 4 + self.qkv_dim() + attn + self.n_head + up + inner;
+        // Kept by a block: both norms' inputs and outputs (or outputs and inputs, in post-norm), packed queries, keys and
+        // values, attention's output, both widths of the mlp; and the norms' statistics, attention's log-sum-exp.
+        let block = 4 * c + self.qkv_dim() + attn + up + inner;
+        let block_statistics = 4 + self.n_head;
         // The embeddings' sum, then the blocks: with recomputation their results, and one block at a time.
-        let kept = c + if recompute { self.n_layer * c + block } else { self.n_layer * block };
-        // In the classifier: the last norm's output, the gradient there, the losses, and one chunk of logits.
-        let last = if self.norm_position == NormPosition::Pre { 2 * c } else { c } + 1;
-        let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
+        let (stored, layers) = if recompute { (self.n_layer * c, 1) } else { (0, self.n_layer) };
+        // In the classifier: the last norm's output, the gradient there, the losses.
+        let last = if self.norm_position == NormPosition::Pre { 2 * c } else { c };
         // On the way back: a gradient of each width. Those of width C find spent buffers; gelu's and relu2's is made in
         // place of their output's, swiglu's is not.
         let gradients = self.qkv_dim() + inner + if gated { up } else { 0 } + if attn == c { 0 } else { attn };
-        16 * parameters as u64 + 4 * (tokens * (kept + last + gradients) + logits) as u64
+        Widths {
+            activations: c + stored + layers * block + last + gradients,
+            statistics: layers * block_statistics + 1,
+        }
     }
+}
+
+/// Elements for each token of a step.
+struct Widths {
+    /// In the dtype of activations.
+    activations: usize,
+    /// In f32.
+    statistics: usize,
 }

@@ -1,6 +1,7 @@
 //! The micro-batch: how many sequences pass through the model at once.
 
 use crate::device::info::available_memory;
+use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 
@@ -8,43 +9,68 @@ use crate::model::ModelConfig;
 /// programs live here too.
 const SHARE: f64 = 0.8;
 
-/// The memory that a step is predicted to need at its peak, in bytes.
-pub fn predicted_bytes(
-    model: &ModelConfig,
-    parameters: usize,
-    micro_batch: usize,
-    recompute: bool,
-    buffers: usize,
-) -> u64 {
-    // `training_bytes` counts one gradient buffer.
-    model.training_bytes(parameters, micro_batch, recompute) + 4 * parameters as u64 * (buffers as u64 - 1)
+/// What decides the memory of a step besides the micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'m> {
+    /// The model's shape.
+    pub model: &'m ModelConfig,
+    /// Its parameters.
+    pub parameters: usize,
+    /// Whether blocks store only their input.
+    pub recompute: bool,
+    /// The dtype of activations on a GPU; None on the CPU.
+    pub gpu: Option<DType>,
 }
 
-/// The largest divisor of `global_batch` whose step is predicted to fit the memory that is available now.
+impl Memory<'_> {
+    /// The memory that a step with so many gradient buffers is predicted to need at its peak, in bytes.
+    pub fn predicted_bytes(&self, micro_batch: usize, buffers: usize) -> u64 {
+        let Memory { model, parameters, recompute, gpu } = *self;
+        // `training_bytes` counts one gradient buffer.
+        let more_buffers = 4 * parameters as u64 * (buffers as u64 - 1);
+        more_buffers
+            + match gpu {
+                None => model.training_bytes(parameters, micro_batch, recompute),
+                Some(dtype) => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
+            }
+    }
+
+    /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]).
+    ///
+    /// # Errors
+    /// If not even a single sequence fits.
+    pub fn largest_that_fits(
+        &self,
+        global_batch: usize,
+        available: u64,
+        buffers: impl Fn(usize) -> usize,
+    ) -> Result<usize> {
+        let room = (available as f64 * SHARE) as u64;
+        let need = |size: usize| self.predicted_bytes(size, buffers(global_batch / size));
+        let fits = |size: &usize| global_batch.is_multiple_of(*size) && need(*size) <= room;
+        (1..=global_batch).rev().find(fits).ok_or_else(|| {
+            Error::Training(format!(
+                "a step with a single sequence needs about {} MiB, and {} MiB are available; use a smaller model or \
+                 context_length, or train.recompute = true",
+                need(1) >> 20,
+                room >> 20
+            ))
+        })
+    }
+}
+
+/// Bytes that are free on a device now (all of them where that is not known).
 ///
 /// # Errors
-/// If not even a single sequence fits.
-pub fn largest_that_fits(
-    model: &ModelConfig,
-    parameters: usize,
-    global_batch: usize,
-    recompute: bool,
-    buffers: impl Fn(usize) -> usize,
-) -> Result<usize> {
-    let available = match available_memory() {
-        0 => u64::MAX,
-        bytes => (bytes as f64 * SHARE) as u64,
-    };
-    let need = |size: usize| predicted_bytes(model, parameters, size, recompute, buffers(global_batch / size));
-    let fits = |size: &usize| global_batch.is_multiple_of(*size) && need(*size) <= available;
-    (1..=global_batch).rev().find(fits).ok_or_else(|| {
-        Error::Training(format!(
-            "a step with a single sequence needs about {} MiB, and {} MiB are available; use a smaller model or \
-             context_length, or train.recompute = true",
-            need(1) >> 20,
-            available >> 20
-        ))
-    })
+/// If the device fails.
+pub fn available(device: Device) -> Result<u64> {
+    match device.gpu()? {
+        Some(gpu) => gpu.driver().free_bytes(),
+        None => Ok(match available_memory() {
+            0 => u64::MAX,
+            bytes => bytes,
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -75,10 +101,18 @@ mod tests {
             dropout: 0.0,
         };
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
-        assert_eq!(largest_that_fits(&model, 30_000, 24, false, buffers).unwrap(), 24);
-        assert!(predicted_bytes(&model, 30_000, 8, false, 1) > predicted_bytes(&model, 30_000, 8, true, 1));
-        let huge = ModelConfig { context_length: 1 << 30, n_embd: 1 << 20, ..model };
-        let error = largest_that_fits(&huge, 30_000, 24, false, buffers).unwrap_err();
+        let memory = Memory { model: &model, parameters: 30_000, recompute: false, gpu: None };
+        let free = available(Device::Cpu).unwrap();
+        assert_eq!(memory.largest_that_fits(24, free, buffers).unwrap(), 24);
+        let recomputing = Memory { recompute: true, ..memory };
+        assert!(memory.predicted_bytes(8, 1) > recomputing.predicted_bytes(8, 1));
+        let narrow = Memory { gpu: Some(DType::BF16), ..memory };
+        assert!(narrow.predicted_bytes(8, 1) < memory.predicted_bytes(8, 1));
+        let huge = ModelConfig { context_length: 1 << 30, n_embd: 1 << 20, ..model.clone() };
+        let error = Memory { model: &huge, ..memory }.largest_that_fits(24, free, buffers).unwrap_err();
         assert!(error.to_string().contains("recompute"), "{error}");
+        // Exactly what two sequences need fits two, and not three.
+        let room = (memory.predicted_bytes(2, buffers(12)) as f64 / SHARE).ceil() as u64 + 1;
+        assert_eq!(memory.largest_that_fits(24, room, buffers).unwrap(), 2);
     }
 }

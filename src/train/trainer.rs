@@ -4,6 +4,7 @@
 //! rate. So a checkpoint needs only the numbers and the counters, and a resumed run cannot be told from an unbroken one.
 
 mod rollback;
+mod steps;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,16 +18,16 @@ use crate::data::{Loader, TokenStream};
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
-use crate::events::{self, DataRange, Event, EventLog, EventWriter};
+use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
+use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
-use crate::optim::schedule::learning_rate;
-use crate::optim::{Class, Outcome, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
-use crate::train::config::{Nonfinite, RunConfig, Spike, StabilityConfig, TrainConfig};
+use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{Card, Snapshot, save};
 use crate::train::spike::SpikeWatch;
+use steps::StartedStep;
 
 /// Writes the model card from the state, the validation of that step, and the samples of that step.
 pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<&Evaluation>, &[events::Sample]) -> Result<Card> + 'a;
@@ -71,6 +72,8 @@ pub struct Job<'a> {
     pub hardware: String,
     /// The model card of a checkpoint, from the state at that time and its validation.
     pub card: &'a CardWriter<'a>,
+    /// What the device could do at most, in FLOP/s of the precision, where that is known.
+    pub peak_flops: Option<f64>,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
@@ -98,6 +101,10 @@ pub struct Trainer<'a> {
     last_val: Option<(u64, Evaluation)>,
     last_samples: Vec<events::Sample>,
     began: Instant,
+    /// Steps that were started, and whose outcome is not known yet.
+    in_flight: Vec<StartedStep>,
+    /// When the outcome of the last known step was.
+    settled: Instant,
 }
 
 impl<'a> Trainer<'a> {
@@ -138,6 +145,8 @@ impl<'a> Trainer<'a> {
             last_val: None,
             last_samples: Vec::new(),
             began: Instant::now(),
+            in_flight: Vec::new(),
+            settled: Instant::now(),
         })
     }
 
@@ -165,12 +174,13 @@ impl<'a> Trainer<'a> {
 
     /// The sequences of the next step. It borrows the loader alone, which a clone of shares.
     fn batch(&self) -> StepBatch {
+        let ahead = self.in_flight.len() as u64;
         StepBatch {
             loader: self.loader.clone(),
-            first_sequence: self.state.next_sequence,
+            first_sequence: self.state.next_sequence + ahead * self.job.global_batch as u64,
             micro_batch: self.job.micro_batch,
             micro_batches: self.job.global_batch / self.job.micro_batch,
-            step: self.state.step,
+            step: self.state.step + ahead,
         }
     }
 
@@ -235,130 +245,39 @@ impl<'a> Trainer<'a> {
         }
         while self.state.step < self.job.max_steps {
             if stop.load(Ordering::Relaxed) {
+                self.settle()?;
                 self.save()?;
                 return Err(Error::Stopped { step: self.state.step });
             }
-            let before = self.state.step;
-            self.one_step()?;
-            let step = self.state.step;
-            if step <= before {
+            self.start_step()?;
+            let step = self.state.step + self.in_flight.len() as u64;
+            let last = step == self.job.max_steps;
+            let sampling = self.job.sample.every != crate::setting::Interval::Off;
+            let evaluates = last || self.job.eval.every.is_due(step);
+            let samples = self.job.sample.every.is_due(step) || (last && sampling);
+            let saves = last || self.job.checkpoint.every.is_due(step);
+            let logs = step.is_multiple_of(self.job.train.log_every);
+            if !(evaluates || samples || saves || logs || self.must_settle()) {
+                continue;
+            }
+            self.settle()?;
+            if self.state.step < step {
                 // Gone back to a checkpoint: what is due at its step was done when it was written.
                 continue;
             }
-            let last = step == self.job.max_steps;
-            if last || self.job.eval.every.is_due(step) {
+            if evaluates {
                 self.evaluate()?;
             }
-            let sampling = self.job.sample.every != crate::setting::Interval::Off;
-            if self.job.sample.every.is_due(step) || (last && sampling) {
+            if samples {
                 self.write_samples()?;
             }
-            if last || self.job.checkpoint.every.is_due(step) {
+            if saves {
                 self.save()?;
-            } else if step.is_multiple_of(self.job.train.log_every) {
+            } else if logs {
                 self.log.flush()?;
             }
         }
         Ok(())
-    }
-
-    /// One optimizer step: all micro-batches, the update, the events.
-    fn one_step(&mut self) -> Result<()> {
-        let began = Instant::now();
-        let step = self.state.step;
-        let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, step, self.job.max_steps);
-        let batch = self.batch();
-        let tokens = batch.tokens() as u64;
-        let data = data_range(&batch);
-        self.engine.step(&batch, lr)?;
-        let (loss, outcome) = self.engine.finished()?.pop().expect("the step that was just started");
-        if outcome.class.is_refused() && self.job.stability.nonfinite == Nonfinite::Error {
-            return self.stop_at_nonfinite(step + 1, outcome, data);
-        }
-        self.state.step += 1;
-        self.state.tokens += tokens;
-        self.state.next_sequence += self.job.global_batch as u64;
-        self.state.updates += u64::from(outcome.class.is_applied());
-        let seconds = began.elapsed().as_secs_f64();
-        self.record(Event::Step(events::Step {
-            step: self.state.step,
-            tokens: self.state.tokens,
-            loss,
-            lr,
-            grad_norm: f64::from(outcome.norm),
-            grad_norm_clipped: f64::from(outcome.norm_clipped),
-            class: logged_class(outcome.class),
-            step_ms: seconds * 1e3,
-            tokens_per_s: tokens as f64 / seconds,
-            mfu: None,
-        }))?;
-        self.watch_stability(loss, outcome, data)
-    }
-
-    /// Events and counters after a step: skipped steps, spikes.
-    fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
-        if let Some(z_score) = self.spikes.take(loss) {
-            if self.job.stability.spike == Spike::Rollback {
-                return self.roll_back(loss, z_score);
-            }
-            self.record(Event::Spike(events::Spike {
-                step: self.state.step,
-                loss,
-                z_score,
-                data: Some(data.clone()),
-            }))?;
-        }
-        self.state.recent_losses = self.spikes.recent();
-        if !outcome.class.is_refused() {
-            // A halved loss scale is no sign of trouble, and no sign that trouble is over.
-            if outcome.class.is_applied() {
-                self.state.consecutive_skips = 0;
-            }
-            return Ok(());
-        }
-        self.state.consecutive_skips += 1;
-        let event = self.nonfinite(self.state.step, outcome, events::Action::Skip, data);
-        self.record(event)?;
-        let most = self.job.stability.max_consecutive_skips;
-        if self.state.consecutive_skips >= most {
-            self.save()?;
-            return Err(Error::Training(format!(
-                "{most} steps in a row had a loss or gradient that is not finite (stability.max_consecutive_skips); \
-                 lower optimizer.lr, lengthen schedule.warmup_steps, or look at the data around sequence {}",
-                self.state.next_sequence
-            )));
-        }
-        Ok(())
-    }
-
-    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action, data: DataRange) -> Event {
-        let parameter = match outcome.class {
-            Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
-            _ => None,
-        };
-        Event::Nonfinite(events::Nonfinite {
-            step,
-            class: logged_class(outcome.class),
-            parameter,
-            action,
-            data: Some(data),
-        })
-    }
-
-    /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
-    fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome, data: DataRange) -> Result<()> {
-        let event = self.nonfinite(step, outcome, events::Action::Error, data);
-        let Event::Nonfinite(what) = &event else { unreachable!("made above") };
-        let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
-        let message = format!(
-            "step {step} is not finite (class {}{}); the state before it is saved. stability.nonfinite = \"skip\" goes on \
-             without such steps",
-            what.class.name(),
-            place.unwrap_or_default()
-        );
-        self.record(event)?;
-        self.save()?;
-        Err(Error::Training(message))
     }
 
     /// The validation loss, over the whole split unless `eval.max_tokens`.
@@ -464,29 +383,5 @@ impl<'a> Trainer<'a> {
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
         Ok(())
-    }
-}
-
-/// Where a step's data lies.
-fn data_range(batch: &StepBatch) -> DataRange {
-    let (first_sequence, sequences) = (batch.first_sequence, (batch.micro_batch * batch.micro_batches) as u64);
-    let listed = first_sequence..first_sequence + sequences.min(DataRange::LISTED as u64);
-    DataRange {
-        first_sequence,
-        sequences,
-        context_length: batch.loader.context_length() as u64,
-        positions: listed.map(|sequence| batch.loader.start_of(sequence)).collect(),
-    }
-}
-
-fn logged_class(class: Class) -> events::Class {
-    match class {
-        Class::Finite => events::Class::Finite,
-        Class::Clipped => events::Class::Clipped,
-        Class::Overflow => events::Class::Overflow,
-        Class::NonFinite(_) => events::Class::Nonfinite,
-        Class::LossNonFinite => events::Class::LossNonfinite,
-        Class::Backoff => events::Class::Backoff,
-        Class::Stopped => unreachable!("a run stops at the first step that is not finite"),
     }
 }

@@ -6,6 +6,7 @@
 mod compare;
 mod emulated;
 mod library;
+mod memory;
 mod models;
 mod nvrtc;
 mod operators;

@@ -120,7 +120,7 @@ pub fn loss_and_grads(engine: (&Gpt, &Params), batch: &Batch, how: &Pass) -> (f6
 /// The pass of step `step` with dropout, for the sequences `rows` of the step.
 pub fn with_dropout(probability: f64, step: u64, rows: std::ops::Range<u32>) -> Pass {
     let dropout = Dropout { seed: 77, step, probability, sequences: rows.collect() };
-    Pass { dropout: Some(dropout), recompute: false }
+    Pass { dropout: Some(dropout), ..Pass::default() }
 }
 
 /// The largest distance between two lists; NaN if one has a NaN.

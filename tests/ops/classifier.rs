@@ -3,7 +3,7 @@
 use super::oracle::normal;
 use candle_core::{DType, Device as CandleDevice, Result as CandleResult, Tensor as CTensor, Var as CVar};
 use taper::device::Device;
-use taper::ops::classifier::{IGNORE, classifier};
+use taper::ops::classifier::{IGNORE, Scale, classifier};
 use taper::tape::{Gradients, Layout, Params, Tape, Var};
 use taper::tensor::Tensor;
 
@@ -48,6 +48,11 @@ fn close(what: &str, ours: &[f32], plain: &[f64], truth: &[f64]) {
     assert!(error <= 2.0 * plain + 4.0 * f64::from(f32::EPSILON) * largest, "{what}: {error:.2e}, plain {plain:.2e}");
 }
 
+/// A factor that the host knows.
+fn by(scale: f32) -> Scale<'static> {
+    Scale { by: scale, loss_scale: None }
+}
+
 #[test]
 fn losses_and_gradients_with_ignored_rows() {
     // 2,500 rows of 4,099 words need several chunks; the smaller shapes are awkward.
@@ -69,9 +74,10 @@ fn losses_and_gradients_with_ignored_rows() {
         let mut other = Gradients::zeros_like(&params).unwrap();
         let mut tape = Tape::training(&params, &mut grads);
         let input = tape.input(Tensor::from_f32(&x, &[n, c]).unwrap());
-        let loss = classifier(&mut tape, &input, weight, &targets, scale as f32).unwrap();
+        let loss = classifier(&mut tape, &input, weight, &targets, by(scale as f32)).unwrap();
         close("losses", loss.losses.f32(), &plain.losses, &exact.losses);
-        assert!((loss.sum - exact.losses.iter().sum::<f64>()).abs() < 1e-4 * loss.sum.abs());
+        let sum = loss.sum().unwrap();
+        assert!((sum - exact.losses.iter().sum::<f64>()).abs() < 1e-4 * sum.abs());
         assert_eq!(loss.count, targets.iter().filter(|&&t| t != IGNORE).count());
         let one = Tensor::from_f32(&[1.0], &[1]).unwrap();
         let dx = tape.backward_from(&loss.root, one, &mut other, &[&input], None).unwrap().pop().flatten().unwrap();
@@ -80,7 +86,7 @@ fn losses_and_gradients_with_ignored_rows() {
         assert!(other.flat().f32().iter().all(|&g| g == 0.0));
 
         let mut tape = Tape::inference(&params);
-        let again = classifier(&mut tape, &input, weight, &targets, 1.0).unwrap();
+        let again = classifier(&mut tape, &input, weight, &targets, by(1.0)).unwrap();
         assert_eq!(
             distance(again.losses.f32(), &loss.losses.f32().iter().map(|&l| f64::from(l)).collect::<Vec<_>>()),
             0.0
@@ -96,15 +102,15 @@ fn bad_targets_and_bad_numbers() {
     let x = Tensor::from_f32(&[1.0, 2.0, f32::NAN, 1.0], &[2, 2]).unwrap();
     let mut tape = Tape::inference(&params);
     let x = tape.input(x);
-    let error = classifier(&mut tape, &x, weight, &[1, 5], 1.0).unwrap_err().to_string();
+    let error = classifier(&mut tape, &x, weight, &[1, 5], by(1.0)).unwrap_err().to_string();
     assert!(error.contains("target 5 at row 1") && error.contains("vocabulary of 5"), "{error}");
     // A uniform distribution costs ln 5; NaN in a row gives NaN there and nowhere else.
-    let loss = classifier(&mut tape, &x, weight, &[1, 2], 1.0).unwrap();
+    let loss = classifier(&mut tape, &x, weight, &[1, 2], by(1.0)).unwrap();
     assert!((loss.losses.f32()[0] - 5.0f32.ln()).abs() < 1e-6 && loss.losses.f32()[1].is_nan());
     drop(tape);
     // Huge logits do not overflow.
     params.set(weight, &[1e30, 0.0, -1e30, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).unwrap();
     let mut tape = Tape::inference(&params);
     let x = Var::constant(Tensor::from_f32(&[1.0, 0.0], &[1, 2]).unwrap());
-    assert_eq!(classifier(&mut tape, &x, weight, &[0], 1.0).unwrap().losses.f32(), [0.0]);
+    assert_eq!(classifier(&mut tape, &x, weight, &[0], by(1.0)).unwrap().losses.f32(), [0.0]);
 }

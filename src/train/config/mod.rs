@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::setting::{Limit, MOST, Problem, above_zero, count};
 
@@ -298,6 +299,15 @@ impl Precision {
             Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "fp16",
+        }
+    }
+
+    /// The dtype of activations and of the weights that products read.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::Fp32 | Precision::Tf32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Fp16 => DType::F16,
         }
     }
 }

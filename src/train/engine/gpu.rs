@@ -2,7 +2,7 @@
 
 use super::{Engine, Setup, StepBatch, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
-use crate::device::{DType, Device, Gpu};
+use crate::device::{Device, Gpu};
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::device::MOST_IN_FLIGHT;
@@ -37,13 +37,8 @@ impl<'a> OnGpu<'a> {
         precision: Precision,
         stop: bool,
     ) -> Result<OnGpu<'a>> {
-        let dtype = match precision {
-            Precision::Fp32 | Precision::Tf32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::Fp16 => DType::F16,
-        };
         gpu.driver().allow_tf32(precision == Precision::Tf32);
-        let params = params.to_device(gpu.device(), dtype)?;
+        let params = params.to_device(gpu.device(), precision.dtype())?;
         let scaling = (precision == Precision::Fp16).then(LossScaling::default);
         let optimizer = DeviceOptimizer::new(gpu, hyper, scaling, stop, &params, setup.lanes)?;
         Ok(OnGpu { model, params, optimizer, lanes: LaneTree::new(setup.lanes)?, setup, tokens: 0 })
