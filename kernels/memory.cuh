@@ -64,6 +64,114 @@ template <class T> DEVICE void store16_streaming(T* p, Pack<T> value) {
 #endif
 }
 
+// The same 16 bytes as four registers: two 16-bit numbers stay in one register, where a Pack spreads them over two.
+struct alignas(16) Bits16 {
+    u32 w[4];
+};
+
+DEVICE Bits16 load_bits(const void* p) {
+#ifdef TAPER_EMULATOR
+    emulator::check_global(p, 16, false);
+    return *reinterpret_cast<const Bits16*>(p);
+#else
+    uint4 raw = *reinterpret_cast<const uint4*>(p);
+    return Bits16{{raw.x, raw.y, raw.z, raw.w}};
+#endif
+}
+
+DEVICE void store_bits(void* p, const Bits16& bits) {
+#ifdef TAPER_EMULATOR
+    emulator::check_global(p, 16, true);
+    *reinterpret_cast<Bits16*>(p) = bits;
+#else
+    *reinterpret_cast<uint4*>(p) = make_uint4(bits.w[0], bits.w[1], bits.w[2], bits.w[3]);
+#endif
+}
+
+// Makes the compiler forget what it has computed from these bits: it unpacks them again where they are used again, instead
+// of keeping twice as many registers.
+DEVICE void forget(Bits16& bits) {
+#ifdef TAPER_EMULATOR
+    (void)bits;
+#else
+    asm volatile("" : "+r"(bits.w[0]), "+r"(bits.w[1]), "+r"(bits.w[2]), "+r"(bits.w[3]));
+#endif
+}
+
+// The values in f32, and back.
+template <class T> struct Unpack {
+    static constexpr int N = 8;
+    static DEVICE void get(const Bits16& bits, float* x) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) unpack2<T>(bits.w[i], x[2 * i], x[2 * i + 1]);
+    }
+    static DEVICE Bits16 put(const float* x) {
+        Bits16 bits;
+#pragma unroll
+        for (int i = 0; i < 4; i++) bits.w[i] = pack2<T>(x[2 * i], x[2 * i + 1]);
+        return bits;
+    }
+};
+template <> struct Unpack<float> {
+    static constexpr int N = 4;
+    static DEVICE void get(const Bits16& bits, float* x) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = f32_of_bits(bits.w[i]);
+    }
+    static DEVICE Bits16 put(const float* x) {
+        Bits16 bits;
+#pragma unroll
+        for (int i = 0; i < 4; i++) bits.w[i] = bits_of(x[i]);
+        return bits;
+    }
+};
+
+template <class T> DEVICE void unpack(const Bits16& bits, float (&x)[Pack<T>::N]) { Unpack<T>::get(bits, x); }
+template <class T> DEVICE Bits16 pack(const float (&x)[Pack<T>::N]) { return Unpack<T>::put(x); }
+
+// `N` values from `p` on, in f32. Where `wide`, by 16-byte loads; else the first `valid` one by one, and the rest are zero.
+// So one kernel serves any shape: only tails, and rows that break the alignment, take the slow way.
+template <class T, int N> DEVICE void load_values(float (&x)[N], const T* p, bool wide, u32 valid) {
+    constexpr int M = Pack<T>::N;
+    static_assert(N % M == 0, "whole packs");
+    if (wide) {
+#pragma unroll
+        for (int i = 0; i < N; i += M) Unpack<T>::get(load_bits(p + i), x + i);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) x[i] = u32(i) < valid ? to_f32(p[i]) : 0.0f;
+    }
+}
+
+template <class T, int N> DEVICE void store_values(T* p, const float (&x)[N], bool wide, u32 valid) {
+    constexpr int M = Pack<T>::N;
+    static_assert(N % M == 0, "whole packs");
+    if (wide) {
+#pragma unroll
+        for (int i = 0; i < N; i += M) store_bits(p + i, Unpack<T>::put(x + i));
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (u32(i) < valid) p[i] = from_f32<T>(x[i]);
+        }
+    }
+}
+
+// Runs `body` with `wide` as a constant, so that the fast way has no branch between its loads and all of them are under way
+// at once.
+template <bool VALUE> struct Wide {
+    DEVICE constexpr operator bool() const { return VALUE; }
+};
+template <class F> DEVICE void with_width(bool wide, F body) {
+    if (wide) body(Wide<true>());
+    else body(Wide<false>());
+}
+
+// How many of the `N` elements from `first` on lie before `end`.
+template <int N> DEVICE u32 valid_of(u64 first, u64 end) {
+    return first >= end ? 0u : end - first < u64(N) ? u32(end - first) : u32(N);
+}
+
 // The dynamic shared memory of the block, aligned to 128 bytes, as `type* name`.
 // SHARED_ARRAY declares a static array in shared memory; its size counts beside the dynamic bytes.
 #ifdef TAPER_EMULATOR

@@ -132,6 +132,10 @@ DEVICE float fast_exp2(float x) {
 // e^x; relative error about 2^-22 (1 + |x|).
 DEVICE float fast_exp(float x) { return fast_exp2(x * LOG2_E); }
 
+// e^x as good as the number type that it is for: f32 results get the library's two units in the last place.
+template <class T> DEVICE float exp_for(float x) { return fast_exp(x); }
+template <> DEVICE float exp_for<float>(float x) { return expf(x); }
+
 // ln x; absolute error below 2^-22 around 1, relative elsewhere.
 DEVICE float fast_log(float x) {
 #ifdef TAPER_EMULATOR
@@ -153,6 +157,10 @@ DEVICE float fast_reciprocal(float x) {
     return y;
 #endif
 }
+
+// a / b as good as the number type that it is for: f32 results are divided, others multiplied by an approximate inverse.
+template <class T> DEVICE float divide_for(float a, float b) { return a * fast_reciprocal(b); }
+template <> DEVICE float divide_for<float>(float a, float b) { return a / b; }
 
 // The larger, or NaN if either is one: fmaxf would hide it.
 DEVICE float max_nan(float x, float y) {
