@@ -293,7 +293,9 @@ impl<'a> Trainer<'a> {
 
     /// Events and counters after a step: skipped steps, spikes.
     fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<()> {
-        if let Some(z_score) = self.spikes.take(loss) {
+        let spike = self.spikes.take(loss);
+        self.state.recent_losses = self.spikes.recent();
+        if let Some(z_score) = spike {
             if self.job.stability.spike == Spike::Rollback {
                 return self.roll_back(loss, z_score);
             }
@@ -304,7 +306,6 @@ impl<'a> Trainer<'a> {
                 data: Some(data.clone()),
             }))?;
         }
-        self.state.recent_losses = self.spikes.recent();
         if outcome.class.is_applied() {
             self.state.consecutive_skips = 0;
             return Ok(());
