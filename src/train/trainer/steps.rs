@@ -90,7 +90,9 @@ impl Trainer<'_> {
 
     /// Events and counters after a step: skipped steps, spikes. True if it is one refused step too many.
     fn watch_stability(&mut self, loss: f64, outcome: Outcome, data: DataRange) -> Result<bool> {
-        if let Some(z_score) = self.spikes.take(loss) {
+        let spike = self.spikes.take(loss);
+        self.state.recent_losses = self.spikes.recent();
+        if let Some(z_score) = spike {
             if self.job.stability.spike == Spike::Rollback {
                 return self.roll_back(loss, z_score).map(|()| false);
             }
@@ -101,7 +103,6 @@ impl Trainer<'_> {
                 data: Some(data.clone()),
             }))?;
         }
-        self.state.recent_losses = self.spikes.recent();
         if !outcome.class.is_refused() {
             // A halved loss scale is no sign of trouble, and no sign that trouble is over.
             if outcome.class.is_applied() {
