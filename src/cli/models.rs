@@ -107,12 +107,16 @@ pub fn locate(model: &str) -> Result<PathBuf> {
     locate_here(found.to_str().unwrap_or(model))
 }
 
-/// The tokenizer that a name stands for: gpt2, bytes, a file, a folder, or `OWNER/NAME` on the Hub.
+/// The tokenizer that a name stands for: gpt2, bytes, a file, a folder, a run, or `OWNER/NAME` on the Hub.
 ///
 /// # Errors
 /// As [`Tokenizer::from_name_or_path`], and as [`hub::pull`].
 pub fn tokenizer(name: &str) -> Result<Tokenizer> {
     let found = hub::resolve_tokenizer(name, &Transfer::default())?;
+    let found = match found.join(CHECKPOINTS).is_dir() {
+        true => locate_here(name)?,
+        false => found,
+    };
     Tokenizer::from_name_or_path(found.to_str().unwrap_or(name))
 }
 

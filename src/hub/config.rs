@@ -52,7 +52,7 @@ impl PushConfig {
     pub fn validate(&self) -> Result<(), Problem> {
         for (key, value) in [("push.price_per_hour", self.price_per_hour), ("push.watts", self.watts)] {
             if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
-                return Err(Problem::expected(key, &value.to_string(), "a number of at least 0"));
+                return Err(Problem::expected(key, value.to_string(), "a number of at least 0"));
             }
         }
         match &self.repo {

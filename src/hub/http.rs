@@ -224,6 +224,12 @@ impl Client {
                 answer.inherit(passed);
                 return Ok(answer);
             }
+            if self.hidden(&target) != target {
+                return Err(Failure::Refused(format!(
+                    "{} leads to an address that repeats the access token, which would show it to others",
+                    shown(&url)
+                )));
+            }
             let is_protected = |origin: &Option<Origin>| origin.as_ref().is_some_and(|origin| origin.0 == "https");
             if is_protected(&from) && !is_protected(&to) {
                 return Err(Failure::Refused(format!("{} leads from https to an unprotected address", shown(&url))));

@@ -35,7 +35,6 @@ pub(super) fn upload(
     for group in objects.chunks(BATCH) {
         let mut todo = match batch(client, repo, pr, group)? {
             Batch::Actions(todo) => todo,
-            #[cfg(feature = "xet")]
             Batch::Xet => {
                 super::xet::upload(client, repo, pr, group, progress)?;
                 sent += group.len();
@@ -141,7 +140,6 @@ enum Batch {
     /// The actions for each object that is not stored, by its hash.
     Actions(BTreeMap<String, Value>),
     /// The objects go by Xet.
-    #[cfg(feature = "xet")]
     Xet,
 }
 
@@ -185,11 +183,10 @@ fn batch_once(client: &Client, repo: &Repo, pr: bool, files: &[&PlannedFile]) ->
         answer => answer?.1,
     };
     if answer["transfer"] == "xet" {
-        #[cfg(feature = "xet")]
-        if client.settings().xet {
-            return Ok(Batch::Xet);
-        }
-        return Err(Failure::Refused("the Hub wants large files by Xet, which was not offered".into()));
+        return match transfers(client).contains(&"xet") {
+            true => Ok(Batch::Xet),
+            false => Err(Failure::Refused("the Hub wants large files by Xet, which was not offered".into())),
+        };
     }
     let answers = answer["objects"].as_array().cloned().unwrap_or_default();
     let mut todo = BTreeMap::new();
@@ -254,7 +251,6 @@ fn object(
                 Some(fresh) => actions = fresh,
             },
             // The Hub has changed its mind.
-            #[cfg(feature = "xet")]
             Batch::Xet => return super::xet::upload(client, repo, pr, &[file], progress),
         }
     }

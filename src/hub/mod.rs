@@ -32,7 +32,7 @@ mod repo;
 mod settings;
 mod stream;
 mod token;
-#[cfg(feature = "xet")]
+#[cfg_attr(not(feature = "xet"), path = "no_xet.rs")]
 mod xet;
 
 pub use background::{Background, Finish, Pushed};
