@@ -5,6 +5,7 @@
 
 mod compare;
 mod emulated;
+#[path = "../common/emulator.rs"]
 mod library;
 mod memory;
 mod models;

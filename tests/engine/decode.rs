@@ -4,7 +4,7 @@ use super::common::{Batch, distance, engine, random_values, small, wide};
 use taper::device::Device;
 use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::nn::Cache;
-use taper::tensor::Tensor;
+use taper::tensor::{DType, Tensor};
 
 /// Every kind of position, with the other options spread over the cases.
 fn shapes() -> Vec<ModelConfig> {
