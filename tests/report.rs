@@ -431,7 +431,7 @@ fn the_table_has_every_measurement() {
     events.push(Event::Step(Step { mfu: Some(0.25), ..step(1) }));
     events.push(Event::Step(Step { loss: f64::NAN, grad_norm: f64::INFINITY, class: Class::LossNonfinite, ..step(2) }));
     events.push(eval(2, f64::NEG_INFINITY));
-    events.push(Event::Eval(Eval { step: 2, tokens: 2000, split: "books".into(), loss: 1.5 }));
+    events.push(Event::Eval(Eval { step: 2, tokens: 2000, split: "books".into(), loss: 1.5, standard_error: None }));
     write_run(&run, &events);
     let table = csv(&[Run::load(&run).unwrap()]);
     let expected = "\
