@@ -38,7 +38,8 @@ fn place_c(lane: usize, i: usize) -> (usize, usize) {
 #[test]
 fn mma_fragments_are_those_of_the_manual() {
     let Some(device) = Device::new() else { return };
-    let encoders: [(&str, fn(f32) -> u16); 2] =
+    type Encoder = fn(f32) -> u16;
+    let encoders: [(&str, Encoder); 2] =
         [("bf16", |x| bf16::from_f32(x).to_bits()), ("f16", |x| f16::from_f32(x).to_bits())];
     for (name, encode) in encoders {
         let a = |row: usize, k: usize| small((row * 16 + k) as u32);
