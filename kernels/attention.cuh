@@ -231,8 +231,7 @@ DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u
     for (u32 i = 0; i < MT * 16 * CHUNKS / WARP; i++) {
         u32 row = i * (WARP / CHUNKS) + lane / CHUNKS;
         u32 at = tile + chunk / 8 * Tile<ROWS, D>::PANEL + (first + row) * ROW_BYTES + (((chunk ^ row) & 7) << 4);
-        Pack<T> pack = ld_shared_16<T>(at);
-        if (i32(row) < valid) store16(target + u64(row) * stride + chunk * 8, pack);
+        if (i32(row) < valid) store16_from_shared(target + u64(row) * stride + chunk * 8, at);
     }
 }
 

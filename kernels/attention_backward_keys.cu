@@ -25,9 +25,11 @@
 //
 // FLOPs: 4 T^2 D for each of B * H heads (4 products, half of each masked). Bytes: 2 B T (2H + 4K) D + 8 B H T. The floor is
 // the tensor cores'.
-// Registers: at most 255, no spills.
+//
+// gate: attention_backward_keys_* registers=255 wide mma
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
@@ -201,6 +203,7 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define BACKWARD_KEYS(T, D)                                                                                            \
     KERNEL(128)                                                                                                        \
     attention_backward_keys_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,     \
@@ -208,7 +211,13 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
         attention::BackwardKeys<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads, at_once,  \
                                                    scale, nullptr, Mask());                                            \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_backward_keys_d##D##_##T, 128)                                                              \
+    TAPER_KERNEL(attention_backward_keys_d##D##_##T, 128)
+#else
+#define BACKWARD_KEYS(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define BACKWARD_KEYS_DROPOUT(T, D)                                                                                    \
     KERNEL(128)                                                                                                        \
     attention_backward_keys_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,                 \
                                                const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
@@ -217,8 +226,23 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                                                   scale, sequences, MASK_ARGUMENTS);                                   \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_keys_d##D##_dropout_##T, 128)
+#else
+#define BACKWARD_KEYS_DROPOUT(T, D)
+#endif
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(bf16, 64)
+BACKWARD_KEYS_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(f16, 64)
+BACKWARD_KEYS_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(bf16, 128)
+BACKWARD_KEYS_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(f16, 128)
+BACKWARD_KEYS_DROPOUT(f16, 128)
+#endif

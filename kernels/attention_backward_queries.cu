@@ -15,16 +15,18 @@
 //   arguments as those of attention_backward_keys, except
 //     T* dqkv: the query columns are written;   u32 heads = B * H
 // FLOPs: 3 T^2 D for each of B * H heads. Bytes: 2 B T (3H + 2K) D + 8 B H T.
-// Registers: at most 255, no spills.
 //
 // Launch: attention_delta_{f32,bf16,f16}
 //   grid   ceil(B * T * H / 32)           block 256     no dynamic shared memory
 //   arguments: float* delta [B, H, T]; const T* dout, const T* out [B, T, H * D]; u32 b; u32 t; u32 n_head; u32 d
 // Eight lanes a row. Bytes: 2 B T H D sizeof(T) + 4 B H T, the floor is memory's. Where D * sizeof(T) is no multiple of 16,
 // element by element.
-// Registers: at most 64, no spills.
+//
+// gate: attention_backward_queries_* registers=255 wide mma
+// gate: attention_delta_* registers=40 wide
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
@@ -190,6 +192,7 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define BACKWARD_QUERIES(T, D)                                                                                         \
     KERNEL(128)                                                                                                        \
     attention_backward_queries_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,  \
@@ -197,7 +200,13 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
         attention::BackwardQueries<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,        \
                                                       at_once, scale, nullptr, Mask());                                \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_backward_queries_d##D##_##T, 128)                                                           \
+    TAPER_KERNEL(attention_backward_queries_d##D##_##T, 128)
+#else
+#define BACKWARD_QUERIES(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define BACKWARD_QUERIES_DROPOUT(T, D)                                                                                 \
     KERNEL(128)                                                                                                        \
     attention_backward_queries_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,              \
                                                   const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,     \
@@ -206,6 +215,9 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
                                                      at_once, scale, sequences, MASK_ARGUMENTS);                       \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_queries_d##D##_dropout_##T, 128)
+#else
+#define BACKWARD_QUERIES_DROPOUT(T, D)
+#endif
 
 #define DELTA(T, name)                                                                                                 \
     KERNEL(256) attention_delta_##name(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {   \
@@ -213,10 +225,28 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
     }                                                                                                                  \
     TAPER_KERNEL(attention_delta_##name, 256)
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(bf16, 64)
+BACKWARD_QUERIES_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(f16, 64)
+BACKWARD_QUERIES_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(bf16, 128)
+BACKWARD_QUERIES_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(f16, 128)
+BACKWARD_QUERIES_DROPOUT(f16, 128)
+#endif
+#ifdef ATTENTION_F32
 DELTA(float, f32)
+#endif
+#ifdef ATTENTION_BF16
 DELTA(bf16, bf16)
+#endif
+#ifdef ATTENTION_F16
 DELTA(f16, f16)
+#endif

@@ -10,7 +10,7 @@
 //   grid   B * T                           block 128    no dynamic shared memory
 //   arguments: T* keys, T* values [B, K, C, D]; const T* qkv [B, T, (H + 2K) * D]; u32 t; u32 past; u32 capacity = C;
 //     u32 n_head; u32 n_kv_head; u32 d.   Positions past .. past + T are written; past + T <= C.
-//   Bytes: 8 B T K D sizeof(T). Registers: at most 64, no spills.
+//   Bytes: 8 B T K D sizeof(T).
 //
 // Launch: attention_decode_{f32,bf16,f16}         past + 1 keys, the newest one already appended
 //   grid   (splits, K, B), splits = ceil((past + 1) / split)      block 128
@@ -19,13 +19,16 @@
 //     [B, K, C, D]; u32 past; u32 capacity = C; u32 split: any multiple of 4 whose shared bytes fit; u32 n_head;
 //     u32 n_kv_head; u32 d: at most 256; float scale = 1 / sqrt(D)
 //   Bytes: 2 B K (past + 1) D sizeof(T) and 4 B H splits (D + 2): the floor is memory's. FLOPs: 4 B H (past + 1) D.
-//   Registers: at most 128, no spills.
 //
 // Launch: attention_decode_combine_{f32,bf16,f16}
 //   grid   B * H                           block 128    no dynamic shared memory
 //   arguments: T* out [B, 1, H * D]; const float* partial [B, H, splits, D + 2]; u32 splits; u32 d
-//   Registers: at most 64, no spills.
+//
+// gate: attention_kv_append_* registers=40 wide
+// gate: attention_decode_* registers=64 wide
+// gate: attention_decode_combine_* registers=40
 
+#include "attention_only.cuh"
 #include "taper.cuh"
 
 namespace attention_decode {
@@ -229,6 +232,12 @@ template <class T> DEVICE void combine(T* out, const float* partial, u32 splits,
     }                                                                                                                  \
     TAPER_KERNEL(attention_decode_combine_##suffix, 128)
 
+#ifdef ATTENTION_F32
 DECODE(float, f32)
+#endif
+#ifdef ATTENTION_BF16
 DECODE(bf16, bf16)
+#endif
+#ifdef ATTENTION_F16
 DECODE(f16, f16)
+#endif

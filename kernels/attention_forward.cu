@@ -24,9 +24,11 @@
 // FLOPs: 2 T^2 D for each of B * H heads (4 T^2 D, half of it masked). Bytes: 2 B T (2H + 2K) D + 4 B H T. At T = 1024 and
 // D = 64 that is about 250 FLOP a byte, above the ridge of an A100 (156) and of an H100 (295 at its peak; about 240 at
 // measured rates): the floor is the tensor cores'.
-// Registers: at most 255, no spills.
+//
+// gate: attention_forward_* registers=255 wide mma
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
@@ -237,6 +239,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define FORWARD(T, D)                                                                                                  \
     KERNEL(128)                                                                                                        \
     attention_forward_d##D##_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
@@ -244,7 +247,13 @@ template <class T, int D, bool DROPOUT> struct Forward {
         attention::Forward<T, D, false>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale, nullptr,     \
                                               Mask());                                                                 \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_forward_d##D##_##T, 128)                                                                    \
+    TAPER_KERNEL(attention_forward_d##D##_##T, 128)
+#else
+#define FORWARD(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define FORWARD_DROPOUT(T, D)                                                                                          \
     KERNEL(128)                                                                                                        \
     attention_forward_d##D##_dropout_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads, \
                                          u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) {            \
@@ -252,8 +261,23 @@ template <class T, int D, bool DROPOUT> struct Forward {
                                              MASK_ARGUMENTS);                                                          \
     }                                                                                                                  \
     TAPER_KERNEL(attention_forward_d##D##_dropout_##T, 128)
+#else
+#define FORWARD_DROPOUT(T, D)
+#endif
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 FORWARD(bf16, 64)
+FORWARD_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 FORWARD(f16, 64)
+FORWARD_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 FORWARD(bf16, 128)
+FORWARD_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 FORWARD(f16, 128)
+FORWARD_DROPOUT(f16, 128)
+#endif

@@ -30,8 +30,10 @@
 //
 // FLOPs: 4, 8 and 6 T^2 D / 2 for each head, on the f32 units (19.5 TFLOP/s on an A100): the floor is theirs, and shared
 // memory's: 2 loads of R numbers for R^2 multiply-adds.
-// Registers: at most 255, no spills.
+//
+// gate: attention_generic_* registers=255
 
+#include "attention_only.cuh"
 #include "taper.cuh"
 
 namespace attention_generic {
@@ -364,9 +366,25 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
     BACKWARD(T, R, queries, suffix)                                                                                    \
     BACKWARD(T, R, keys, suffix)
 
+#ifdef ATTENTION_TILE64
+#ifdef ATTENTION_F32
 ALL(float, 4, 64_f32)
+#endif
+#ifdef ATTENTION_BF16
 ALL(bf16, 4, 64_bf16)
+#endif
+#ifdef ATTENTION_F16
 ALL(f16, 4, 64_f16)
+#endif
+#endif
+#ifdef ATTENTION_TILE32
+#ifdef ATTENTION_F32
 ALL(float, 2, 32_f32)
+#endif
+#ifdef ATTENTION_BF16
 ALL(bf16, 2, 32_bf16)
+#endif
+#ifdef ATTENTION_F16
 ALL(f16, 2, 32_f16)
+#endif
+#endif
