@@ -24,7 +24,7 @@ DEVICE void adamw_update(float* p, const float* g, float* m, float* v, T* comput
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(p) && is_aligned16(g) && is_aligned16(m) && is_aligned16(v) &&
                 is_aligned16(compute);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float grad_scale = record->grad_scale, step_size = record->step_size;
         float sqrt_correction2 = record->sqrt_correction2, keep = decays[at / 16] ? record->keep : 1.0f;
         float ps[N], gs[N], ms[N], vs[N];

@@ -19,7 +19,7 @@ template <class T> DEVICE void bias_add(T* x, const T* bias, u32 rows, u32 width
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, width);
     bool is_wide = width % N == 0 && is_aligned16(x) && is_aligned16(bias);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N], b[N];
         load_values(v, x + u64(row) * width + column, wide, valid);
         load_values(b, bias + column, wide, valid);
@@ -37,7 +37,7 @@ template <class T> DEVICE void bias_gradient(float* partial, const T* dy, u32 ro
     u32 end = rows - first < rows_per_block ? rows : first + rows_per_block;
     u32 valid = valid_of<N>(column, width);
     float sum[N] = {};
-    with_width(valid == N && width % N == 0 && is_aligned16(dy), [&](auto wide) {
+    with_width(valid == N && width % N == 0 && is_aligned16(dy), [&](bool wide) {
 #pragma unroll 4
         for (u32 row = first + warp; row < end; row += BIAS_WARPS) {
             float x[N];

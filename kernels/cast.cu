@@ -11,7 +11,7 @@ template <class To, class From> DEVICE void cast(To* out, const From* x, u64 n) 
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(out) && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N];
         load_values(v, x + at, wide, valid);
         store_values(out + at, v, wide, valid);

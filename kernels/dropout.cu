@@ -16,7 +16,7 @@ template <class T> DEVICE void dropout_apply(T* x, const u32* sequences, u64 len
     if (at >= length) return;
     u32 valid = valid_of<N>(at, length);
     bool is_wide = valid == N && length % Pack<T>::N == 0 && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         T* place = x + blockIdx.y * length + at;
         u32 kept = mask16(mask, sequences[blockIdx.y], block);
         float v[N];

@@ -34,7 +34,7 @@ DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* 
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, width);
     bool is_wide = width % N == 0 && is_aligned16(out) && is_aligned16(wte) && is_aligned16(wpe);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float x[N], y[N];
         load_values(x, wte + u64(tokens[row]) * width + column, wide, valid);
         if (wpe != nullptr) {
@@ -55,7 +55,7 @@ DEVICE void embedding_backward_tokens(float* dwte, float* scratch, const T* dy, 
     bool whole = target < SCRATCH_TARGET;
     float* to = whole ? dwte + u64(target) * width : scratch + u64(target - SCRATCH_TARGET) * width;
     bool is_wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwte) && is_aligned16(scratch);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
             u32 valid = valid_of<N>(column, width);
             float sum[N] = {};
@@ -85,7 +85,7 @@ template <class T> DEVICE void embedding_backward_positions(float* dwpe, const T
     if (t >= time) return;
     u32 valid = valid_of<N>(column, width);
     bool is_wide = width % N == 0 && is_aligned16(dy) && is_aligned16(dwpe);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float sum[N];
         load_values(sum, dwpe + u64(t) * width + column, wide, valid);
 #pragma unroll 4
@@ -105,7 +105,7 @@ KERNEL(256) embedding_backward_owners(float* dwte, const float* scratch, const u
     if (first >= end) return;
     float* to = dwte + u64(owners[3 * blockIdx.x]) * width;
     bool is_wide = width % N == 0 && is_aligned16(dwte) && is_aligned16(scratch);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         for (u32 column = threadIdx.x * N; column < width; column += blockDim.x * N) {
             u32 valid = valid_of<N>(column, width);
             float sum[N];

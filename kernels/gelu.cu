@@ -85,7 +85,7 @@ template <class T, class Kind> DEVICE void gelu_forward(T* out, const T* x, cons
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(out) && is_aligned16(x) && is_aligned16(bias);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N];
         gelu_input(v, x, bias, at, width, wide, valid);
 #pragma unroll
@@ -100,7 +100,7 @@ DEVICE void gelu_backward(T* dx, const T* dy, const T* x, const T* bias, u64 n, 
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x) && is_aligned16(bias);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N], d[N];
         gelu_input(v, x, bias, at, width, wide, valid);
         load_values(d, dy + at, wide, valid);

@@ -37,7 +37,7 @@ KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, float* partial_sums,
     // Four sums for each thread, so that no chain of additions is longer than a sixteenth of the chunk's share.
     float sums[4] = {};
     u64 bad = NONE_BAD;
-    with_width(is_aligned16(grads) && (end - start) % 4 == 0, [&](auto wide) {
+    with_width(is_aligned16(grads) && (end - start) % 4 == 0, [&](bool wide) {
 #pragma unroll 4
         for (u64 at = start + threadIdx.x * 4; at < end; at += THREADS * 4) {
             float x[4];

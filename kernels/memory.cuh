@@ -157,14 +157,11 @@ template <class T, int N> DEVICE void store_values(T* p, const float (&x)[N], bo
     }
 }
 
-// Runs `body` with `wide` as a constant, so that the fast way has no branch between its loads and all of them are under way
-// at once.
-template <bool VALUE> struct Wide {
-    DEVICE constexpr operator bool() const { return VALUE; }
-};
+// Runs `body(wide)`, written out once for each answer, so that the fast way has no branch between its loads and all of them
+// are under way at once. (A template over the answer would need a generic lambda, which NVRTC takes for a host function.)
 template <class F> DEVICE void with_width(bool wide, F body) {
-    if (wide) body(Wide<true>());
-    else body(Wide<false>());
+    if (wide) body(true);
+    else body(false);
 }
 
 // How many of the `N` elements from `first` on lie before `end`.

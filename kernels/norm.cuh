@@ -57,35 +57,37 @@ DEVICE void norm_forward_wide(T* out, T* sum, const T* x, const T* add, const T*
         }
     }
 
-    // Calls f(bits, pack) for all packs of this lane.
-    auto each = [&](auto f) {
-#pragma unroll
-        for (u32 i = 0; i < NORM_CACHE; i++) {
-            forget(cache[i]);
-            if (i * WARP + lane < packs) f(cache[i], i * WARP + lane);
-        }
-        for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) f(load_bits(again + p * N), p);
-    };
     float total = 0.0f;
     mean = 0.0f;
     if (CENTERED) {
-        each([&](const Bits16& bits, u32) {
+        auto add_value = [&](const Bits16& bits) {
             float v[N];
             unpack<T>(bits, v);
 #pragma unroll
             for (int j = 0; j < N; j++) total += v[j];
-        });
+        };
+#pragma unroll
+        for (u32 i = 0; i < NORM_CACHE; i++) {
+            if (i * WARP + lane < packs) add_value(cache[i]);
+        }
+        for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) add_value(load_bits(again + p * N));
         mean = warp_sum(total) / float(width);
         total = 0.0f;
     }
-    each([&](const Bits16& bits, u32) {
+    auto add_square = [&](const Bits16& bits) {
         float v[N];
         unpack<T>(bits, v);
 #pragma unroll
         for (int j = 0; j < N; j++) total += (v[j] - mean) * (v[j] - mean);
-    });
+    };
+#pragma unroll
+    for (u32 i = 0; i < NORM_CACHE; i++) {
+        forget(cache[i]);
+        if (i * WARP + lane < packs) add_square(cache[i]);
+    }
+    for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) add_square(load_bits(again + p * N));
     rstd = 1.0f / sqrtf(warp_sum(total) / float(width) + eps);
-    each([&](const Bits16& bits, u32 p) {
+    auto write = [&](const Bits16& bits, u32 p) {
         float v[N], w[N], b[N] = {};
         unpack<T>(bits, v);
         unpack<T>(load_bits(weight + p * N), w);
@@ -93,7 +95,13 @@ DEVICE void norm_forward_wide(T* out, T* sum, const T* x, const T* add, const T*
 #pragma unroll
         for (int j = 0; j < N; j++) v[j] = (v[j] - mean) * rstd * w[j] + b[j];
         store_bits(out + p * N, pack<T>(v));
-    });
+    };
+#pragma unroll
+    for (u32 i = 0; i < NORM_CACHE; i++) {
+        forget(cache[i]);
+        if (i * WARP + lane < packs) write(cache[i], i * WARP + lane);
+    }
+    for (u32 p = NORM_CACHE * WARP + lane; p < packs; p += WARP) write(load_bits(again + p * N), p);
 }
 
 // Any other row, one value at a time.

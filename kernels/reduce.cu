@@ -15,7 +15,7 @@ template <class T> DEVICE void reduce_add(T* sum, const T* term, float scale, u6
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(sum) && is_aligned16(term);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float x[N], y[N];
         load_values(x, sum + at, wide, valid);
         load_values(y, term + at, wide, valid);

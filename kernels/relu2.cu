@@ -14,7 +14,7 @@ template <class T> DEVICE void relu2_forward(T* out, const T* x, u64 n) {
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(out) && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N];
         load_values(v, x + at, wide, valid);
 #pragma unroll
@@ -28,7 +28,7 @@ template <class T> DEVICE void relu2_backward(T* dx, const T* dy, const T* x, u6
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float v[N], d[N];
         load_values(v, x + at, wide, valid);
         load_values(d, dy + at, wide, valid);

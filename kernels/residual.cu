@@ -12,7 +12,7 @@ template <class T> DEVICE void residual_forward(T* out, const T* a, const T* b, 
     u64 at = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * N;
     u32 valid = valid_of<N>(at, n);
     bool is_wide = valid == N && is_aligned16(out) && is_aligned16(a) && is_aligned16(b);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float x[N], y[N];
         load_values(x, a + at, wide, valid);
         load_values(y, b + at, wide, valid);

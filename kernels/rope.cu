@@ -21,7 +21,7 @@ DEVICE void rope_rotate(T* qkv, const float* cos, const float* sin, u32 rows, u3
     u32 head = rest / packs, column = rest % packs * N;
     u32 valid = valid_of<N>(column, half);
     bool is_wide = half % N == 0 && packed % N == 0 && is_aligned16(qkv) && is_aligned16(cos) && is_aligned16(sin);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         T* first = qkv + u64(row) * packed + head * head_dim + column;
         u64 angle = u64(first_position + row % time) * half + column;
         float x[N], y[N], c[N], s[N];

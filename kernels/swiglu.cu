@@ -18,7 +18,7 @@ template <class T> DEVICE void swiglu_forward(T* out, const T* x, u32 rows, u32 
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, m);
     bool is_wide = m % N == 0 && is_aligned16(out) && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         float gate[N], up[N];
         load_values(gate, x + u64(row) * 2 * m + column, wide, valid);
         load_values(up, x + u64(row) * 2 * m + m + column, wide, valid);
@@ -35,7 +35,7 @@ template <class T> DEVICE void swiglu_backward(T* dx, const T* dy, const T* x, u
     if (row >= rows) return;
     u32 valid = valid_of<N>(column, m);
     bool is_wide = m % N == 0 && is_aligned16(dx) && is_aligned16(dy) && is_aligned16(x);
-    with_width(is_wide, [&](auto wide) {
+    with_width(is_wide, [&](bool wide) {
         u64 at = u64(row) * 2 * m + column;
         float gate[N], up[N], d[N];
         load_values(gate, x + at, wide, valid);

@@ -23,7 +23,7 @@ targets=()
 for test in ${TESTS:-emulator}; do targets+=(--test "$test"); done
 # The binaries are started without cargo, or the preloaded sanitizer would watch the build as well.
 mapfile -t binaries < <(cargo test --release --no-run "${targets[@]}" --message-format=json |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+  grep -F '"kind":["test"]' | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 [ ${#binaries[@]} -gt 0 ] || { echo "no test binary was built"; exit 1; }
 
 failed=0

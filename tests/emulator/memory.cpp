@@ -93,6 +93,8 @@ void check_global(const void* p, uint32_t bytes, bool store) {
 void prepare_window(Machine& m, uint32_t dynamic_bytes) {
     const size_t size = MAX_SHARED + MAX_STATIC_SHARED * 2 + 8 * RED_ZONE;
     if (m.window == nullptr) m.window = static_cast<uint8_t*>(aligned_alloc(1024, (size + 1023) / 1024 * 1024));
+    // The last launch had its red zones elsewhere.
+    mark(m.window, size, false);
     m.dynamic_bytes = dynamic_bytes;
     // The dynamic part starts on 1024 bytes, the red zone before it included in the first.
     m.static_start = 1024 + (dynamic_bytes + RED_ZONE + 127) / 128 * 128;
