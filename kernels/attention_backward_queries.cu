@@ -1,13 +1,13 @@
-// Attention, backward: gradients of queries, on tensor cores, deterministic, for heads of 64 and 128 in bf16 and f16. And
-// delta = rowsum(dO * O), which both halves of the backward pass read, for any head and type.
+// Attention, backward: gradients of queries, on tensor cores, deterministic, for heads of 64 and 128 in bf16 and f16.
+// And delta = rowsum(dO * O), which both halves of the backward pass read, for any head and type.
 //
-// With P = exp(S - lse) recomputed from S = Q K^T / sqrt(D):  dS = P * (dO V^T - delta),  dQ = dS K / sqrt(D). One block
-// owns a block of queries and walks the keys up to its diagonal, like the forward pass; scores are computed here a second
-// time (the other half is attention_backward_keys), which costs 7 products instead of 5 and needs neither atomics nor
-// a buffer of partial sums.
+// With P = exp(S - lse) recomputed from S = Q K^T / sqrt(D):  dS = P * (dO V^T - delta),  dQ = dS K / sqrt(D). One
+// block owns a block of queries and walks the keys up to its diagonal, like the forward pass; scores are computed here
+// a second time (the other half is attention_backward_keys), which costs 7 products instead of 5 and needs neither
+// atomics nor a buffer of partial sums.
 //
-// Plan: 4 warps of MT * 16 queries (MT = 2 at D = 64, 1 at D = 128) with Q and dO in registers at D = 64; tiles of 32 keys
-// and values in two places each; one barrier a tile; loops without and with masks.
+// Plan: 4 warps of MT * 16 queries (MT = 2 at D = 64, 1 at D = 128) with Q and dO in registers at D = 64; tiles of 32
+// keys and values in two places each; one barrier a tile; loops without and with masks.
 //
 // Launch: attention_backward_queries_d{64,128}{,_dropout}_{bf16,f16}
 //   grid   B * H * ceil(T / (64 MT))      block 128
@@ -19,8 +19,8 @@
 // Launch: attention_delta_{f32,bf16,f16}
 //   grid   ceil(B * T * H / 32)           block 256     no dynamic shared memory
 //   arguments: float* delta [B, H, T]; const T* dout, const T* out [B, T, H * D]; u32 b; u32 t; u32 n_head; u32 d
-// Eight lanes a row. Bytes: 2 B T H D sizeof(T) + 4 B H T, the floor is memory's. Where D * sizeof(T) is no multiple of 16,
-// element by element.
+// Eight lanes a row. Bytes: 2 B T H D sizeof(T) + 4 B H T, the floor is memory's. Where D * sizeof(T) is no multiple of
+// 16, element by element.
 //
 // gate: attention_backward_queries_* registers=255 wide mma
 // gate: attention_delta_* registers=40 wide
@@ -46,7 +46,8 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
     LaneOffsets lanes;
 
     template <bool MASKED>
-    DEVICE void step(u32 tile, u32 tiles, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values, const HeadMask& mask) {
+    DEVICE void step(u32 tile, u32 tiles, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values,
+                     const HeadMask& mask) {
         u32 first_key = tile * N;
         u32 here = stages + (tile & 1) * (2 * KV_BYTES), next = stages + (~tile & 1) * (2 * KV_BYTES);
         cp_async_wait<0>();
@@ -163,7 +164,8 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
 };
 
 // delta of one row, by eight lanes.
-template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {
+template <class T>
+DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {
     u64 row = u64(blockIdx.x) * (blockDim.x / 8) + threadIdx.x / 8;
     u32 lane = threadIdx.x % 8;
     bool exists = row < u64(b) * t * n_head;

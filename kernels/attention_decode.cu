@@ -1,10 +1,10 @@
 // Attention of one new token over the cache of keys and values, and the writing of that cache, in f32, bf16 and f16.
 //
-// out = softmax(q K^T / sqrt(D)) V for one query of each head: reading the cache is the work. The cache is cut into splits of
-// `split` keys; attention_decode computes, for each split and each head, the largest score, the sum of exponentials and the
-// weighted values; attention_decode_combine adds the splits up in order. A block serves all query heads of one key-value
-// head, so that its keys and values come from memory once. The arithmetic is f32, and the order of every sum is fixed: the
-// same bits every time, for a given `split`.
+// out = softmax(q K^T / sqrt(D)) V for one query of each head: reading the cache is the work. The cache is cut into
+// splits of `split` keys; attention_decode computes, for each split and each head, the largest score, the sum of
+// exponentials and the weighted values; attention_decode_combine adds the splits up in order. A block serves all query
+// heads of one key-value head, so that its keys and values come from memory once. The arithmetic is f32, and the order
+// of every sum is fixed: the same bits every time, for a given `split`.
 //
 // Launch: attention_kv_append_{f32,bf16,f16}      writes new keys and values to the cache
 //   grid   B * T                           block 128    no dynamic shared memory
@@ -59,7 +59,8 @@ template <class T> DEVICE void append(T* keys, T* values, const T* qkv, u32 t, u
 // Keys that eight lanes take at once: as many loads under way.
 constexpr int KEYS = 4;
 
-// The part of q k for KEYS keys that a lane has: elements first, first + step, .. (whole packs). Keys from `limit` on give 0.
+// The part of q k for KEYS keys that a lane has: elements first, first + step, .. (whole packs). Keys from `limit` on
+// give 0.
 template <class T>
 DEVICE void dot(float (&sum)[KEYS], const float* q, const T* keys, u32 key, u32 stride, u32 limit, u32 first, u32 step,
                 u32 d, u32 width) {
@@ -144,8 +145,8 @@ DEVICE void decode(float* partial, const T* qkv, const T* keys, const T* values,
     }
     sync_threads();
 
-    // Weighted values: `columns` threads across a row, and as many rows at once as there are threads for; then the rows'
-    // sums are added up in order.
+    // Weighted values: `columns` threads across a row, and as many rows at once as there are threads for; then the
+    // rows' sums are added up in order.
     u32 columns = d / width, rows = THREADS / columns;
     if (columns > THREADS) columns = THREADS, rows = 1;
     u32 row = threadIdx.x / columns, column = threadIdx.x - row * columns;

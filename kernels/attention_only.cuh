@@ -1,6 +1,7 @@
-// Which attention kernels are compiled. All of them takes a compiler 10 to 20 seconds a file, and a model uses one type, one
-// size of heads, and dropout or none: a program that compiles at its start defines ATTENTION_ONLY and, of the names below,
-// those that it wants (-DATTENTION_ONLY -DATTENTION_BF16 -DATTENTION_D64 -DATTENTION_PLAIN). Without ATTENTION_ONLY: all.
+// Which attention kernels are compiled. All of them takes a compiler 10 to 20 seconds a file, and a model uses one
+// type, one size of heads, and dropout or none: a program that compiles at its start defines ATTENTION_ONLY and, of the
+// names below, those that it wants (-DATTENTION_ONLY -DATTENTION_BF16 -DATTENTION_D64 -DATTENTION_PLAIN). Without
+// ATTENTION_ONLY: all.
 #pragma once
 
 #ifndef ATTENTION_ONLY
