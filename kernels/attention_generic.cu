@@ -23,8 +23,9 @@
 //     sequence; u32 past: query i sees keys 0 ..= past + i; u32 n_head; u32 n_kv_head; u32 d; u32 heads = B * H;
 //     float scale = 1 / sqrt(D); const u32* sequences [B], or null without dropout; u32 key0, key1, step, site,
 //     threshold; float mask_scale
-//     For packed rows: keys = qkv + H * D, values = qkv + (H + K) * D, row = (H + 2K) * D, head = D, sequence = TQ * row,
-//     past = 0. For a cache [B, K, C, D]: row = D, head = C * D, sequence = K * C * D (no dropout there).
+//     For packed rows: keys = qkv + H * D, values = qkv + (H + K) * D, row = (H + 2K) * D, head = D,
+//     sequence = TQ * row, past = 0. For a cache [B, K, C, D]: row = D, head = C * D, sequence = K * C * D (no dropout
+//     there).
 //   arguments, backward
 //     T* dqkv [B, T, (H + 2K) * D], of which the query or the key and value columns are written; const T* dout
 //     [B, T, H * D]; const T* qkv; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head;
