@@ -1,13 +1,15 @@
 // What the attention kernels share: where heads lie, tiles in swizzled shared memory, fragments, and the causal walk.
 //
-// Legend: B sequences, T tokens, H query heads, K key-value heads (K divides H; query head h uses key-value head
-// h / (H / K)), D the size of a head. Packed rows are [B, T, (H + 2K) * D]: query heads, key heads, value heads. Outputs are
-// [B, T, H * D], the log-sum-exp of the scores (natural logarithm, scores times 1/sqrt(D)) and `delta` [B, H, T] in f32.
+// Legend: B sequences, T tokens, H query heads, K key-value heads (K divides H; query head h uses key-value head h / (H
+// / K)), D the size of a head. Packed rows are [B, T, (H + 2K) * D]: query heads, key heads, value heads. Outputs are
+// [B, T, H * D], the log-sum-exp of the scores (natural logarithm, scores times 1/sqrt(D)) and `delta` [B, H, T] in
+// f32.
 //
-// A tile in shared memory has rows of 128 bytes, 64 elements; a head of 128 takes two panels of such rows, one after the
-// other. The 16-byte chunk c of row r lies at chunk c ^ (r & 7): eight rows at one chunk (ldmatrix) and eight chunks of one
-// row (16-byte copies) both touch all 32 banks once. For a tile that starts at a multiple of 128, the address of the chunk
-// 2k + hi of a row is that of chunk hi, xor k << 5; and 16 rows further is plus 2048, an immediate.
+// A tile in shared memory has rows of 128 bytes, 64 elements; a head of 128 takes two panels of such rows, one after
+// the other. The 16-byte chunk c of row r lies at chunk c ^ (r & 7): eight rows at one chunk (ldmatrix) and eight
+// chunks of one row (16-byte copies) both touch all 32 banks once. For a tile that starts at a multiple of 128, the
+// address of the chunk 2k + hi of a row is that of chunk hi, xor k << 5; and 16 rows further is plus 2048, an
+// immediate.
 #pragma once
 
 #include "taper.cuh"
@@ -26,15 +28,16 @@ template <int ROWS, int D> struct Tile {
     static constexpr u32 BYTES = PANEL * (D / 64);
 };
 
-// Which piece of work a block has: `block` of `blocks` rows of queries or keys, and `head` of all B * H (or B * K) heads.
+// Which piece of work a block has: `block` of `blocks` rows of queries or keys, and `head` of all B * H (or B * K)
+// heads.
 struct Place {
     u32 block, head;
 };
 
-// The order of work in a one-dimensional grid of heads * blocks: `at_once` heads together, so that what their blocks share
-// stays in the second-level cache; among those, block 0 of every head, then block 1 of every head. Callers give block 0 the
-// longest rows: long blocks first leaves the short ones to fill the end. `id` is blockIdx.x; kernels ask again at their end,
-// with opaque(blockIdx.x), because registers are too dear in between to keep the answer.
+// The order of work in a one-dimensional grid of heads * blocks: `at_once` heads together, so that what their blocks
+// share stays in the second-level cache; among those, block 0 of every head, then block 1 of every head. Callers give
+// block 0 the longest rows: long blocks first leaves the short ones to fill the end. `id` is blockIdx.x; kernels ask
+// again at their end, with opaque(blockIdx.x), because registers are too dear in between to keep the answer.
 DEVICE Place place(u32 id, u32 blocks, u32 heads, u32 at_once) {
     u32 group = id / (at_once * blocks);
     u32 rest = id - group * at_once * blocks;
@@ -206,12 +209,12 @@ DEVICE void add_product(float (&out)[MT][D / 8][4], const u32 (&a)[MT][KT][4], u
     }
 }
 
-// Writes MT * 16 rows of results to global memory, 16 bytes a lane, by way of the rows of a tile that belong to this warp
-// and are no longer needed. `tile` is the tile, `first` the warp's first row in it; `target` is the element of that row and
-// column 0 in global memory, rows `stride` apart; the first `valid` rows are written.
+// Writes MT * 16 rows of results to global memory, 16 bytes a lane, by way of the rows of a tile that belong to this
+// warp and are no longer needed. `tile` is the tile, `first` the warp's first row in it; `target` is the element of
+// that row and column 0 in global memory, rows `stride` apart; the first `valid` rows are written.
 template <class T, int ROWS, int D, int MT>
-DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u32 tile, u32 first, T* target, u32 stride,
-                       i32 valid) {
+DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u32 tile, u32 first, T* target,
+                       u32 stride, i32 valid) {
     u32 lane = lane_id();
     u32 g = lane >> 2, t = lane & 3;
     sync_warp();
@@ -219,7 +222,8 @@ DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u
     for (int m = 0; m < MT; m++) {
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
-            u32 at = tile + n / 8 * Tile<ROWS, D>::PANEL + (first + m * 16 + g) * ROW_BYTES + (((n ^ g) & 7) << 4) + t * 4;
+            u32 at = tile + n / 8 * Tile<ROWS, D>::PANEL + (first + m * 16 + g) * ROW_BYTES;
+            at += (((n ^ g) & 7) << 4) + t * 4;
             st_shared_u32(at, pack2<T>(x[m][n][0] * factor[m][0], x[m][n][1] * factor[m][0]));
             st_shared_u32(at + 8 * ROW_BYTES, pack2<T>(x[m][n][2] * factor[m][1], x[m][n][3] * factor[m][1]));
         }
@@ -231,13 +235,12 @@ DEVICE void store_rows(const float (&x)[MT][D / 8][4], float (&factor)[MT][2], u
     for (u32 i = 0; i < MT * 16 * CHUNKS / WARP; i++) {
         u32 row = i * (WARP / CHUNKS) + lane / CHUNKS;
         u32 at = tile + chunk / 8 * Tile<ROWS, D>::PANEL + (first + row) * ROW_BYTES + (((chunk ^ row) & 7) << 4);
-        Pack<T> pack = ld_shared_16<T>(at);
-        if (i32(row) < valid) store16(target + u64(row) * stride + chunk * 8, pack);
+        if (i32(row) < valid) store16_from_shared(target + u64(row) * stride + chunk * 8, at);
     }
 }
 
-// The dropout mask of one head of one sequence: element (q, k) is element (h * T + q) * T8 + k of the sequence, T8 being T
-// rounded up to a multiple of 8. One Philox block holds eight keys of a query. All functions give 0 and 1 bits.
+// The dropout mask of one head of one sequence: element (q, k) is element (h * T + q) * T8 + k of the sequence, T8
+// being T rounded up to a multiple of 8. One Philox block holds eight keys of a query. All functions give 0 and 1 bits.
 struct HeadMask {
     Mask mask;
     u32 sequence;

@@ -1,16 +1,17 @@
-// Attention, backward: gradients of keys and values, on tensor cores, deterministic, for heads of 64 and 128 in bf16 and f16.
+// Attention, backward: gradients of keys and values, on tensor cores, deterministic, for heads of 64 and 128 in bf16
+// and f16.
 //
 // With P = exp(S - lse) recomputed from S = Q K^T / sqrt(D), and delta = rowsum(dO * O) from attention_delta:
 //     dV = P^T dO      dS = P * (dO V^T - delta)      dK = dS^T Q / sqrt(D)
-// (with dropout, P times its factors stands for P in dV, and the factors times dO V^T for dO V^T). One block owns 64 * MT keys
-// of one key-value head and walks all query heads of its group and all queries from its diagonal on, in order: no atomics,
-// no scratch, the same bits every time. It works on transposes, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T are
-// already in the registers that the second products take as A.
+// (with dropout, P times its factors stands for P in dV, and the factors times dO V^T for dO V^T). One block owns 64 *
+// MT keys of one key-value head and walks all query heads of its group and all queries from its diagonal on, in order:
+// no atomics, no scratch, the same bits every time. It works on transposes, S^T = K Q^T and dP^T = V dO^T, so that P^T
+// and dS^T are already in the registers that the second products take as A.
 //
-// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout, else 1; K and V in shared memory, read as A; tiles of 32 rows of
-// Q and of dO in two places each, the next pair loaded while this one is used, one barrier a pair; lse and delta of their
-// queries beside them. A loop step with masks over the diagonal, then one without. Queries beyond T have lse = inf, so that
-// their probabilities are 0.
+// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout, else 1; K and V in shared memory, read as A; tiles
+// of 32 rows of Q and of dO in two places each, the next pair loaded while this one is used, one barrier a pair; lse
+// and delta of their queries beside them. A loop step with masks over the diagonal, then one without. Queries beyond T
+// have lse = inf, so that their probabilities are 0.
 //
 // Launch: attention_backward_keys_d{64,128}{,_dropout}_{bf16,f16}
 //   grid   B * K * ceil(T / (64 MT))      block 128
@@ -18,16 +19,20 @@
 //          blocks fit an SM)
 //   arguments
 //     T* dqkv [B, T, (H + 2K) * D], of which the key and value columns are written; const T* dout [B, T, H * D];
-//     const T* qkv [B, T, (H + 2K) * D]; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head;
-//     u32 heads = B * K; u32 at_once: heads worked on together (any value gives the same bits); float scale = 1 / sqrt(D);
-//     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale (random::Mask)
+//     const T* qkv [B, T, (H + 2K) * D]; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head;
+//     u32 n_kv_head; u32 heads = B * K; u32 at_once: heads worked on together (any value gives the same bits);
+//     float scale = 1 / sqrt(D);
+//     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale, the fields
+//     of random::Mask
 // All pointers to T are multiples of 16 bytes. B * T * H * D > 0.
 //
-// FLOPs: 4 T^2 D for each of B * H heads (4 products, half of each masked). Bytes: 2 B T (2H + 4K) D + 8 B H T. The floor is
-// the tensor cores'.
-// Registers: at most 255, no spills.
+// FLOPs: 4 T^2 D for each of B * H heads (4 products, half of each masked). Bytes: 2 B T (2H + 4K) D + 8 B H T. The
+// floor is the tensor cores'.
+//
+// gate: attention_backward_keys_* registers=255 wide mma
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
@@ -189,7 +194,8 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
         store_rows<T, N, D, MT>(dv, dv_factor, k_tile + KEY_BYTES, warp_row, target + n_kv_head * D, packed, valid);
     }
 
-    // lse in powers of two, or delta, of a query of the tile at `first`; what makes a probability 0 beyond the last one.
+    // lse in powers of two, or delta, of a query of the tile at `first`; what makes a probability 0 beyond the last
+    // one.
     DEVICE float row_value(const float* lse, const float* delta, u32 head, u32 first) const {
         bool is_delta = threadIdx.x >= M;
         u32 row = first + threadIdx.x % M;
@@ -201,6 +207,7 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define BACKWARD_KEYS(T, D)                                                                                            \
     KERNEL(128)                                                                                                        \
     attention_backward_keys_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,     \
@@ -208,7 +215,13 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
         attention::BackwardKeys<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads, at_once,  \
                                                    scale, nullptr, Mask());                                            \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_backward_keys_d##D##_##T, 128)                                                              \
+    TAPER_KERNEL(attention_backward_keys_d##D##_##T, 128)
+#else
+#define BACKWARD_KEYS(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define BACKWARD_KEYS_DROPOUT(T, D)                                                                                    \
     KERNEL(128)                                                                                                        \
     attention_backward_keys_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,                 \
                                                const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
@@ -217,8 +230,23 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                                                   scale, sequences, MASK_ARGUMENTS);                                   \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_keys_d##D##_dropout_##T, 128)
+#else
+#define BACKWARD_KEYS_DROPOUT(T, D)
+#endif
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(bf16, 64)
+BACKWARD_KEYS_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(f16, 64)
+BACKWARD_KEYS_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(bf16, 128)
+BACKWARD_KEYS_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(f16, 128)
+BACKWARD_KEYS_DROPOUT(f16, 128)
+#endif

@@ -1,13 +1,13 @@
-// Attention, backward: gradients of queries, on tensor cores, deterministic, for heads of 64 and 128 in bf16 and f16. And
-// delta = rowsum(dO * O), which both halves of the backward pass read, for any head and type.
+// Attention, backward: gradients of queries, on tensor cores, deterministic, for heads of 64 and 128 in bf16 and f16.
+// And delta = rowsum(dO * O), which both halves of the backward pass read, for any head and type.
 //
-// With P = exp(S - lse) recomputed from S = Q K^T / sqrt(D):  dS = P * (dO V^T - delta),  dQ = dS K / sqrt(D). One block
-// owns a block of queries and walks the keys up to its diagonal, like the forward pass; scores are computed here a second
-// time (the other half is attention_backward_keys), which costs 7 products instead of 5 and needs neither atomics nor
-// a buffer of partial sums.
+// With P = exp(S - lse) recomputed from S = Q K^T / sqrt(D):  dS = P * (dO V^T - delta),  dQ = dS K / sqrt(D). One
+// block owns a block of queries and walks the keys up to its diagonal, like the forward pass; scores are computed here
+// a second time (the other half is attention_backward_keys), which costs 7 products instead of 5 and needs neither
+// atomics nor a buffer of partial sums.
 //
-// Plan: 4 warps of MT * 16 queries (MT = 2 at D = 64, 1 at D = 128) with Q and dO in registers at D = 64; tiles of 32 keys
-// and values in two places each; one barrier a tile; loops without and with masks.
+// Plan: 4 warps of MT * 16 queries (MT = 2 at D = 64, 1 at D = 128) with Q and dO in registers at D = 64; tiles of 32
+// keys and values in two places each; one barrier a tile; loops without and with masks.
 //
 // Launch: attention_backward_queries_d{64,128}{,_dropout}_{bf16,f16}
 //   grid   B * H * ceil(T / (64 MT))      block 128
@@ -15,16 +15,18 @@
 //   arguments as those of attention_backward_keys, except
 //     T* dqkv: the query columns are written;   u32 heads = B * H
 // FLOPs: 3 T^2 D for each of B * H heads. Bytes: 2 B T (3H + 2K) D + 8 B H T.
-// Registers: at most 255, no spills.
 //
 // Launch: attention_delta_{f32,bf16,f16}
 //   grid   ceil(B * T * H / 32)           block 256     no dynamic shared memory
 //   arguments: float* delta [B, H, T]; const T* dout, const T* out [B, T, H * D]; u32 b; u32 t; u32 n_head; u32 d
-// Eight lanes a row. Bytes: 2 B T H D sizeof(T) + 4 B H T, the floor is memory's. Where D * sizeof(T) is no multiple of 16,
-// element by element.
-// Registers: at most 64, no spills.
+// Eight lanes a row. Bytes: 2 B T H D sizeof(T) + 4 B H T, the floor is memory's. Where D * sizeof(T) is no multiple of
+// 16, element by element.
+//
+// gate: attention_backward_queries_* registers=255 wide mma
+// gate: attention_delta_* registers=40 wide
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
@@ -44,7 +46,8 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
     LaneOffsets lanes;
 
     template <bool MASKED>
-    DEVICE void step(u32 tile, u32 tiles, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values, const HeadMask& mask) {
+    DEVICE void step(u32 tile, u32 tiles, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values,
+                     const HeadMask& mask) {
         u32 first_key = tile * N;
         u32 here = stages + (tile & 1) * (2 * KV_BYTES), next = stages + (~tile & 1) * (2 * KV_BYTES);
         cp_async_wait<0>();
@@ -161,7 +164,8 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
 };
 
 // delta of one row, by eight lanes.
-template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {
+template <class T>
+DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {
     u64 row = u64(blockIdx.x) * (blockDim.x / 8) + threadIdx.x / 8;
     u32 lane = threadIdx.x % 8;
     bool exists = row < u64(b) * t * n_head;
@@ -190,6 +194,7 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define BACKWARD_QUERIES(T, D)                                                                                         \
     KERNEL(128)                                                                                                        \
     attention_backward_queries_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,  \
@@ -197,7 +202,13 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
         attention::BackwardQueries<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,        \
                                                       at_once, scale, nullptr, Mask());                                \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_backward_queries_d##D##_##T, 128)                                                           \
+    TAPER_KERNEL(attention_backward_queries_d##D##_##T, 128)
+#else
+#define BACKWARD_QUERIES(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define BACKWARD_QUERIES_DROPOUT(T, D)                                                                                 \
     KERNEL(128)                                                                                                        \
     attention_backward_queries_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,              \
                                                   const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,     \
@@ -206,6 +217,9 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
                                                      at_once, scale, sequences, MASK_ARGUMENTS);                       \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_queries_d##D##_dropout_##T, 128)
+#else
+#define BACKWARD_QUERIES_DROPOUT(T, D)
+#endif
 
 #define DELTA(T, name)                                                                                                 \
     KERNEL(256) attention_delta_##name(float* delta, const T* dout, const T* out, u32 b, u32 t, u32 n_head, u32 d) {   \
@@ -213,10 +227,28 @@ template <class T> DEVICE void delta_of_row(float* delta, const T* dout, const T
     }                                                                                                                  \
     TAPER_KERNEL(attention_delta_##name, 256)
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(bf16, 64)
+BACKWARD_QUERIES_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(f16, 64)
+BACKWARD_QUERIES_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(bf16, 128)
+BACKWARD_QUERIES_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(f16, 128)
+BACKWARD_QUERIES_DROPOUT(f16, 128)
+#endif
+#ifdef ATTENTION_F32
 DELTA(float, f32)
+#endif
+#ifdef ATTENTION_BF16
 DELTA(bf16, bf16)
+#endif
+#ifdef ATTENTION_F16
 DELTA(f16, f16)
+#endif

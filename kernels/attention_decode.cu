@@ -1,16 +1,16 @@
 // Attention of one new token over the cache of keys and values, and the writing of that cache, in f32, bf16 and f16.
 //
-// out = softmax(q K^T / sqrt(D)) V for one query of each head: reading the cache is the work. The cache is cut into splits of
-// `split` keys; attention_decode computes, for each split and each head, the largest score, the sum of exponentials and the
-// weighted values; attention_decode_combine adds the splits up in order. A block serves all query heads of one key-value
-// head, so that its keys and values come from memory once. The arithmetic is f32, and the order of every sum is fixed: the
-// same bits every time, for a given `split`.
+// out = softmax(q K^T / sqrt(D)) V for one query of each head: reading the cache is the work. The cache is cut into
+// splits of `split` keys; attention_decode computes, for each split and each head, the largest score, the sum of
+// exponentials and the weighted values; attention_decode_combine adds the splits up in order. A block serves all query
+// heads of one key-value head, so that its keys and values come from memory once. The arithmetic is f32, and the order
+// of every sum is fixed: the same bits every time, for a given `split`.
 //
 // Launch: attention_kv_append_{f32,bf16,f16}      writes new keys and values to the cache
 //   grid   B * T                           block 128    no dynamic shared memory
 //   arguments: T* keys, T* values [B, K, C, D]; const T* qkv [B, T, (H + 2K) * D]; u32 t; u32 past; u32 capacity = C;
 //     u32 n_head; u32 n_kv_head; u32 d.   Positions past .. past + T are written; past + T <= C.
-//   Bytes: 8 B T K D sizeof(T). Registers: at most 64, no spills.
+//   Bytes: 8 B T K D sizeof(T).
 //
 // Launch: attention_decode_{f32,bf16,f16}         past + 1 keys, the newest one already appended
 //   grid   (splits, K, B), splits = ceil((past + 1) / split)      block 128
@@ -19,13 +19,16 @@
 //     [B, K, C, D]; u32 past; u32 capacity = C; u32 split: any multiple of 4 whose shared bytes fit; u32 n_head;
 //     u32 n_kv_head; u32 d: at most 256; float scale = 1 / sqrt(D)
 //   Bytes: 2 B K (past + 1) D sizeof(T) and 4 B H splits (D + 2): the floor is memory's. FLOPs: 4 B H (past + 1) D.
-//   Registers: at most 128, no spills.
 //
 // Launch: attention_decode_combine_{f32,bf16,f16}
 //   grid   B * H                           block 128    no dynamic shared memory
 //   arguments: T* out [B, 1, H * D]; const float* partial [B, H, splits, D + 2]; u32 splits; u32 d
-//   Registers: at most 64, no spills.
+//
+// gate: attention_kv_append_* registers=40 wide
+// gate: attention_decode_* registers=64 wide
+// gate: attention_decode_combine_* registers=40
 
+#include "attention_only.cuh"
 #include "taper.cuh"
 
 namespace attention_decode {
@@ -56,7 +59,8 @@ template <class T> DEVICE void append(T* keys, T* values, const T* qkv, u32 t, u
 // Keys that eight lanes take at once: as many loads under way.
 constexpr int KEYS = 4;
 
-// The part of q k for KEYS keys that a lane has: elements first, first + step, .. (whole packs). Keys from `limit` on give 0.
+// The part of q k for KEYS keys that a lane has: elements first, first + step, .. (whole packs). Keys from `limit` on
+// give 0.
 template <class T>
 DEVICE void dot(float (&sum)[KEYS], const float* q, const T* keys, u32 key, u32 stride, u32 limit, u32 first, u32 step,
                 u32 d, u32 width) {
@@ -141,8 +145,8 @@ DEVICE void decode(float* partial, const T* qkv, const T* keys, const T* values,
     }
     sync_threads();
 
-    // Weighted values: `columns` threads across a row, and as many rows at once as there are threads for; then the rows'
-    // sums are added up in order.
+    // Weighted values: `columns` threads across a row, and as many rows at once as there are threads for; then the
+    // rows' sums are added up in order.
     u32 columns = d / width, rows = THREADS / columns;
     if (columns > THREADS) columns = THREADS, rows = 1;
     u32 row = threadIdx.x / columns, column = threadIdx.x - row * columns;
@@ -229,6 +233,12 @@ template <class T> DEVICE void combine(T* out, const float* partial, u32 splits,
     }                                                                                                                  \
     TAPER_KERNEL(attention_decode_combine_##suffix, 128)
 
+#ifdef ATTENTION_F32
 DECODE(float, f32)
+#endif
+#ifdef ATTENTION_BF16
 DECODE(bf16, bf16)
+#endif
+#ifdef ATTENTION_F16
 DECODE(f16, f16)
+#endif

@@ -1,15 +1,17 @@
-// Attention, forward, on tensor cores: out = softmax(Q K^T / sqrt(D)) V, causal, for heads of 64 and 128 in bf16 and f16.
+// Attention, forward, on tensor cores: out = softmax(Q K^T / sqrt(D)) V, causal, for heads of 64 and 128 in bf16 and
+// f16.
 //
-// The method is FlashAttention-2 (Dao 2023): a block of queries walks the blocks of keys up to its diagonal and keeps, for
-// every row, a reference score, the sum of exponentials and the weighted values so far, all in f32 registers. Exponentials
-// are powers of two, with 1/sqrt(D) and log2(e) folded into one multiply-add. The accumulated values are brought to a new
-// reference only when scores have outgrown the old one by 2^8 (FlashAttention-4 skips rescaling likewise).
+// The method is FlashAttention-2 (Dao 2023): a block of queries walks the blocks of keys up to its diagonal and keeps,
+// for every row, a reference score, the sum of exponentials and the weighted values so far, all in f32 registers.
+// Exponentials are powers of two, with 1/sqrt(D) and log2(e) folded into one multiply-add. The accumulated values are
+// brought to a new reference only when scores have outgrown the old one by 2^8 (FlashAttention-4 skips rescaling
+// likewise).
 //
-// Plan: M = 128 queries (32 rows a warp, 4 warps; M = 64 at D = 128 with dropout) by N = 64 keys at D = 64, 32 at D = 128. Q
-// lies in shared memory (and in registers at D = 64 without dropout); K and V tiles have two places each and the next pair
-// is loaded while this one is used: one barrier a pair. A loop without masks to the diagonal, one with masks over the
-// diagonal; a warp skips tiles it sees nothing of. 32 rows a warp let one ldmatrix feed four mma: with 16, shared memory
-// would be as busy as the tensor cores.
+// Plan: M = 128 queries (32 rows a warp, 4 warps; M = 64 at D = 128 with dropout) by N = 64 keys at D = 64, 32 at D =
+// 128. Q lies in shared memory (and in registers at D = 64 without dropout); K and V tiles have two places each and the
+// next pair is loaded while this one is used: one barrier a pair. A loop without masks to the diagonal, one with masks
+// over the diagonal; a warp skips tiles it sees nothing of. 32 rows a warp let one ldmatrix feed four mma: with 16,
+// shared memory would be as busy as the tensor cores.
 //
 // Launch: attention_forward_d{64,128}{,_dropout}_{bf16,f16}
 //   grid   B * H * ceil(T / M)            block 128
@@ -18,21 +20,24 @@
 //     T* out [B, T, H * D]; float* lse [B, H, T]; const T* qkv [B, T, (H + 2K) * D]; u32 t; u32 n_head; u32 n_kv_head;
 //     u32 heads = B * H; u32 at_once: heads worked on together, 1 ..= heads (those whose K and V fill a part of the
 //     second-level cache; any value gives the same bits); float scale = 1 / sqrt(D);
-//     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale (random::Mask)
+//     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale, the fields
+//     of random::Mask
 // All pointers are multiples of 16 bytes. B * T * H * D > 0.
 //
-// FLOPs: 2 T^2 D for each of B * H heads (4 T^2 D, half of it masked). Bytes: 2 B T (2H + 2K) D + 4 B H T. At T = 1024 and
-// D = 64 that is about 250 FLOP a byte, above the ridge of an A100 (156) and of an H100 (295 at its peak; about 240 at
-// measured rates): the floor is the tensor cores'.
-// Registers: at most 255, no spills.
+// FLOPs: 2 T^2 D for each of B * H heads (4 T^2 D, half of it masked). Bytes: 2 B T (2H + 2K) D + 4 B H T. At T = 1024
+// and D = 64 that is about 250 FLOP a byte, above the ridge of an A100 (156) and of an H100 (295 at its peak; about 240
+// at measured rates): the floor is the tensor cores'.
+//
+// gate: attention_forward_* registers=255 wide mma
 
 #include "attention.cuh"
+#include "attention_only.cuh"
 
 namespace attention {
 
-// The reference of a row, to which its exponentials are relative, is an earlier largest score until a score exceeds it by a
-// factor of 2^HEADROOM: then nothing overflows (2^8 fits bf16 and f16 alike), and what was accumulated is brought to a new
-// reference once or twice in a walk instead of at every tile.
+// The reference of a row, to which its exponentials are relative, is an earlier largest score until a score exceeds it
+// by a factor of 2^HEADROOM: then nothing overflows (2^8 fits bf16 and f16 alike), and what was accumulated is brought
+// to a new reference once or twice in a walk instead of at every tile.
 constexpr float HEADROOM = 8.0f;
 
 template <class T, int D, bool DROPOUT> struct Forward {
@@ -136,8 +141,8 @@ template <class T, int D, bool DROPOUT> struct Forward {
         }
     }
 
-    DEVICE void run(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads, u32 at_once, float scale,
-                    const u32* sequences, const Mask& mask) {
+    DEVICE void run(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads, u32 at_once,
+                    float scale, const u32* sequences, const Mask& mask) {
         DYNAMIC_SHARED(u8, shared);
         u32 q_tile = shared_address(shared);
         u32 blocks = (t + M - 1) / M;
@@ -213,8 +218,8 @@ template <class T, int D, bool DROPOUT> struct Forward {
 
     // One tile of keys and of values.
     template <bool MASKED>
-    DEVICE void step(u32 tile, u32 tiles, u32 t, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values, u32 first_row,
-                     const HeadMask& mask) {
+    DEVICE void step(u32 tile, u32 tiles, u32 t, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values,
+                     u32 first_row, const HeadMask& mask) {
         u32 first_key = tile * N;
         u32 here = stages + (tile & 1) * (2 * KV_BYTES), next = stages + (~tile & 1) * (2 * KV_BYTES);
         cp_async_wait<0>();
@@ -237,6 +242,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
 
 }  // namespace attention
 
+#ifdef ATTENTION_PLAIN
 #define FORWARD(T, D)                                                                                                  \
     KERNEL(128)                                                                                                        \
     attention_forward_d##D##_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
@@ -244,16 +250,37 @@ template <class T, int D, bool DROPOUT> struct Forward {
         attention::Forward<T, D, false>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale, nullptr,     \
                                               Mask());                                                                 \
     }                                                                                                                  \
-    TAPER_KERNEL(attention_forward_d##D##_##T, 128)                                                                    \
+    TAPER_KERNEL(attention_forward_d##D##_##T, 128)
+#else
+#define FORWARD(T, D)
+#endif
+
+#ifdef ATTENTION_DROPOUT
+#define FORWARD_DROPOUT(T, D)                                                                                          \
     KERNEL(128)                                                                                                        \
-    attention_forward_d##D##_dropout_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads, \
-                                         u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) {            \
+    attention_forward_d##D##_dropout_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head,           \
+                                         u32 heads, u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) { \
         attention::Forward<T, D, true>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale, sequences,    \
                                              MASK_ARGUMENTS);                                                          \
     }                                                                                                                  \
     TAPER_KERNEL(attention_forward_d##D##_dropout_##T, 128)
+#else
+#define FORWARD_DROPOUT(T, D)
+#endif
 
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 FORWARD(bf16, 64)
+FORWARD_DROPOUT(bf16, 64)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 FORWARD(f16, 64)
+FORWARD_DROPOUT(f16, 64)
+#endif
+#if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 FORWARD(bf16, 128)
+FORWARD_DROPOUT(bf16, 128)
+#endif
+#if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 FORWARD(f16, 128)
+FORWARD_DROPOUT(f16, 128)
+#endif

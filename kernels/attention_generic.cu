@@ -1,37 +1,42 @@
-// Attention for any head size up to 256 in f32, bf16 and f16: forward and deterministic backward in plain f32 arithmetic.
+// Attention for any head size up to 256 in f32, bf16 and f16: forward and deterministic backward in plain f32
+// arithmetic.
 //
-// The slow path of the GPU, and the exact one: f32 and tf32 training, heads that are not 64 or 128 wide, and prompts that
-// continue a cache. The maths are those of attention_forward.cu and attention_backward_*.cu; every product is f32
+// The slow path of the GPU, and the exact one: f32 and tf32 training, heads that are not 64 or 128 wide, and prompts
+// that continue a cache. The maths are those of attention_forward.cu and attention_backward_*.cu; every product is f32
 // multiply-adds, nothing is rounded but what is written. Gradients need `delta` from attention_delta.
 //
-// Plan: 256 threads as 16 x 16. A tile is R * 16 rows, R = 4 or 2; thread (y, x) has the R rows from y R on and, of scores,
-// the R columns from x R on, of results [rows, D], the columns x + 16 n. All tiles lie transposed in shared memory,
-// [D][rows + 4], so that a thread reads its R numbers at once. R = 2 is for heads or devices where R = 4 needs more shared
-// memory than a block may have.
+// Plan: 256 threads as 16 x 16. A tile is R * 16 rows, R = 4 or 2; thread (y, x) has the R rows from y R on and, of
+// scores, the R columns from x R on, of results [rows, D], the columns x + 16 n. All tiles lie transposed in shared
+// memory, [D][rows + 4], so that a thread reads its R numbers at once. R = 2 is for heads or devices where R = 4 needs
+// more shared memory than a block may have.
 //
-// Launch, with TILE = 16 R in the name: attention_generic_{forward,backward_keys,backward_queries}_{64,32}_{f32,bf16,f16}
+// Launch: attention_generic_{forward,backward_keys,backward_queries}_{64,32}_{f32,bf16,f16}, TILE = 64 or 32
 //   forward           grid B * H * ceil(TQ / TILE)   block 256   shared 4 * ((TILE + 4) * (2 * D4 + TILE)) bytes
 //   backward_queries  grid B * H * ceil(TQ / TILE)   block 256   shared 4 * ((TILE + 4) * (4 * D4 + TILE)) bytes
 //   backward_keys     grid B * K * ceil(TQ / TILE)   block 256   shared 4 * ((TILE + 4) * (4 * D4 + 2 * TILE)) bytes
 //   where D4 is D rounded up to a multiple of 4. (forward_64 at D = 64: 52224; backward_keys_64 at D = 64: 104448;
 //   backward_keys_32 at D = 256: 156672.)
 //   arguments, forward
-//     T* out [B, TQ, H * D]; float* lse [B, H, TQ] or null; const T* qkv [B, TQ, (H + 2K) * D], of which the queries are
-//     read; const T* keys, const T* values: key 0 of key-value head 0 of sequence 0; u64 row, u64 head, u64 sequence: the
-//     distance in elements from key to key, head to head, sequence to sequence; u32 tq: queries of a sequence; u32 past:
-//     query i sees keys 0 ..= past + i; u32 n_head; u32 n_kv_head; u32 d; u32 heads = B * H; float scale = 1 / sqrt(D);
-//     const u32* sequences [B], or null without dropout; u32 key0, key1, step, site, threshold; float mask_scale
-//     For packed rows: keys = qkv + H * D, values = qkv + (H + K) * D, row = (H + 2K) * D, head = D, sequence = TQ * row,
-//     past = 0. For a cache [B, K, C, D]: row = D, head = C * D, sequence = K * C * D (no dropout there).
+//     T* out [B, TQ, H * D]; float* lse [B, H, TQ] or null; const T* qkv [B, TQ, (H + 2K) * D], of which the queries
+//     are read; const T* keys, const T* values: key 0 of key-value head 0 of sequence 0; u64 row, u64 head,
+//     u64 sequence: the distance in elements from key to key, head to head, sequence to sequence; u32 tq: queries of a
+//     sequence; u32 past: query i sees keys 0 ..= past + i; u32 n_head; u32 n_kv_head; u32 d; u32 heads = B * H;
+//     float scale = 1 / sqrt(D); const u32* sequences [B], or null without dropout; u32 key0, key1, step, site,
+//     threshold; float mask_scale
+//     For packed rows: keys = qkv + H * D, values = qkv + (H + K) * D, row = (H + 2K) * D, head = D,
+//     sequence = TQ * row, past = 0. For a cache [B, K, C, D]: row = D, head = C * D, sequence = K * C * D (no dropout
+//     there).
 //   arguments, backward
 //     T* dqkv [B, T, (H + 2K) * D], of which the query or the key and value columns are written; const T* dout
-//     [B, T, H * D]; const T* qkv; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head; u32 d;
-//     u32 heads = B * H, or B * K for the keys; float scale; sequences and mask as above
+//     [B, T, H * D]; const T* qkv; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head;
+//     u32 d; u32 heads = B * H, or B * K for the keys; float scale; sequences and mask as above
 //
-// FLOPs: 4, 8 and 6 T^2 D / 2 for each head, on the f32 units (19.5 TFLOP/s on an A100): the floor is theirs, and shared
-// memory's: 2 loads of R numbers for R^2 multiply-adds.
-// Registers: at most 255, no spills.
+// FLOPs: 4, 8 and 6 T^2 D / 2 for each head, on the f32 units (19.5 TFLOP/s on an A100): the floor is theirs, and
+// shared memory's: 2 loads of R numbers for R^2 multiply-adds.
+//
+// gate: attention_generic_* registers=255
 
+#include "attention_only.cuh"
 #include "taper.cuh"
 
 namespace attention_generic {
@@ -43,8 +48,8 @@ template <int R> struct alignas(4 * R) Numbers {
     float v[R];
 };
 
-// Copies rows first .. first + TILE of a matrix [.., D], rows `stride` apart, transposed to `target` [D4][TILE + 4]; rows
-// from `limit` on and columns from D on become zero.
+// Copies rows first .. first + TILE of a matrix [.., D], rows `stride` apart, transposed to `target` [D4][TILE + 4];
+// rows from `limit` on and columns from D on become zero.
 template <class T, int TILE>
 DEVICE void load_transposed(float* target, const T* source, u64 stride, u32 first, u32 limit, u32 d) {
     u32 d4 = (d + 3) / 4 * 4;
@@ -88,8 +93,8 @@ template <int R> DEVICE void spread(float* p, const float (&s)[R][R]) {
     }
 }
 
-// out[i][n] += sum over k of p[k][y R + i] * b[x + 16 n][k], for b as it lies in shared memory, [D][k]. Neighbours in x read
-// neighbouring rows of b, whose stride of 4 (mod 32) makes that two accesses.
+// out[i][n] += sum over k of p[k][y R + i] * b[x + 16 n][k], for b as it lies in shared memory, [D][k]. Neighbours in x
+// read neighbouring rows of b, whose stride of 4 (mod 32) makes that two accesses.
 template <int R> DEVICE void accumulate(float (&out)[R][16], const float* p, const float* b, u32 d) {
     constexpr u32 STRIDE = SIDE * R + 4;
     u32 x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
@@ -115,7 +120,8 @@ template <int R> DEVICE void clear(float (&x)[R][16]) {
 }
 
 template <class T, int R>
-DEVICE void store(T* target, u64 stride, const float (&x)[R][16], const float (&factor)[R], u32 first, u32 limit, u32 d) {
+DEVICE void store(T* target, u64 stride, const float (&x)[R][16], const float (&factor)[R], u32 first, u32 limit,
+                  u32 d) {
     u32 lane = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
 #pragma unroll
     for (int i = 0; i < R; i++) {
@@ -227,8 +233,8 @@ DEVICE void forward(T* out, float* lse, const T* qkv, const T* keys, const T* va
 // Probabilities in s and gradients of scores in ds (before the scale), from Q K^T and dO V^T, for the tile of queries
 // from `first_query` on and keys from `first_key` on. With TRANSPOSED the tile has keys as rows.
 template <int R, bool TRANSPOSED>
-DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, const float* delta, u32 t, u32 first_query,
-                        u32 first_key, float scale, u32 h, const u32* sequence, const Mask& mask) {
+DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, const float* delta, u32 t,
+                        u32 first_query, u32 first_key, float scale, u32 h, const u32* sequence, const Mask& mask) {
     u32 x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
 #pragma unroll
     for (int i = 0; i < R; i++) {
@@ -249,8 +255,9 @@ DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, c
 }
 
 template <class T, int R>
-DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 t, u32 n_head,
-                             u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences, const Mask& mask) {
+DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 t,
+                             u32 n_head, u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences,
+                             const Mask& mask) {
     constexpr u32 TILE = SIDE * R, STRIDE = TILE + 4;
     DYNAMIC_SHARED(float, shared);
     u32 d4 = (d + 3) / 4 * 4;
@@ -364,9 +371,25 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
     BACKWARD(T, R, queries, suffix)                                                                                    \
     BACKWARD(T, R, keys, suffix)
 
+#ifdef ATTENTION_TILE64
+#ifdef ATTENTION_F32
 ALL(float, 4, 64_f32)
+#endif
+#ifdef ATTENTION_BF16
 ALL(bf16, 4, 64_bf16)
+#endif
+#ifdef ATTENTION_F16
 ALL(f16, 4, 64_f16)
+#endif
+#endif
+#ifdef ATTENTION_TILE32
+#ifdef ATTENTION_F32
 ALL(float, 2, 32_f32)
+#endif
+#ifdef ATTENTION_BF16
 ALL(bf16, 2, 32_bf16)
+#endif
+#ifdef ATTENTION_F16
 ALL(f16, 2, 32_f16)
+#endif
+#endif

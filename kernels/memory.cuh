@@ -248,6 +248,20 @@ template <class T> DEVICE void st_shared_16(u32 address, Pack<T> value) {
 #endif
 }
 
+// Copies 16 bytes from shared to global memory. In one piece of PTX, because the compiler takes the store of what such a
+// load gave apart into four.
+DEVICE void store16_from_shared(void* global, u32 address) {
+#ifdef TAPER_EMULATOR
+    store_bits(global, *reinterpret_cast<const Bits16*>(emulator::shared_access(address, 16, false)));
+#else
+    asm volatile("{\n\t.reg .b32 w<4>;\n\t"
+                 "ld.shared.v4.b32 {w0, w1, w2, w3}, [%1];\n\t"
+                 "st.global.v4.b32 [%0], {w0, w1, w2, w3};\n\t}" ::"l"(__cvta_generic_to_global(global)),
+                 "r"(address)
+                 : "memory");
+#endif
+}
+
 // Starts a copy of 16 bytes from global to shared memory, past the registers and the first-level cache. Where `valid` is
 // false the target becomes zero and nothing is read, so that tails need no branch; `global` must still be aligned.
 DEVICE void cp_async_16(u32 address, const void* global, bool valid = true) {
