@@ -225,7 +225,9 @@ fn eval_counts_and_agrees_with_the_reference_engine() {
         let model = bench.model(name, config);
         let found = json(&["eval", &model, "--data", &first, "--json"]);
         let keys: Vec<&String> = found.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["loss", "perplexity", "bits_per_byte", "tokens", "predictions"]);
+        // The contract's five, and since then what tells how sure they are.
+        assert_eq!(keys[..5], ["loss", "perplexity", "bits_per_byte", "tokens", "predictions"]);
+        assert_eq!(keys[5..], ["windows", "standard_error", "interval"]);
         assert_eq!((found["tokens"].as_u64(), found["predictions"].as_u64()), (Some(231), Some(230)));
         let (loss, number) = (found["loss"].as_f64().unwrap(), |key: &str| found[key].as_f64().unwrap());
         // An untrained model knows nothing: ln 257 nats. One token is one byte.
@@ -235,6 +237,9 @@ fn eval_counts_and_agrees_with_the_reference_engine() {
         let book = json(&["eval", &model, "--data", &first, "--json", "--engine", "reference"]);
         assert!((book["loss"].as_f64().unwrap() - loss).abs() < 1e-6, "{book} {found}");
         assert_eq!(book["predictions"], found["predictions"]);
+        let error = number("standard_error");
+        assert_eq!(book["windows"], found["windows"]);
+        assert!(error > 0.0 && (book["standard_error"].as_f64().unwrap() - error).abs() < 1e-6, "{book} {found}");
         // The batch does not change the windows.
         let batched = json(&["eval", &model, "--data", &first, "--json", "--batch", "3"]);
         assert!((batched["loss"].as_f64().unwrap() - loss).abs() < 1e-6);

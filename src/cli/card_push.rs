@@ -139,7 +139,15 @@ pub(super) fn complete(
     }
     let mut facts = match &source.recorded {
         Some(recorded) => recorded.facts.clone(),
-        None => of_folder(folder)?,
+        None => match of_folder(folder) {
+            Ok(facts) => facts,
+            // What taper cannot read it can still push.
+            Err(error) if template.is_none() => {
+                notes.push(format!("there is no README.md, and none can be made: {error}"));
+                return Ok(notes);
+            }
+            Err(error) => return Err(error),
+        },
     };
     let loaded = run.map(report::Run::load).transpose().unwrap_or_else(|error| {
         notes.push(format!("the card tells neither time nor cost, and has no picture: {error}"));

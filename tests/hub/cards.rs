@@ -128,6 +128,11 @@ fn a_card_that_its_owner_wrote_goes_up_as_it_stands() {
     let card = card_on_hub(&world, "me/away");
     assert!(card.contains("# away\n") && card.contains("| layers | 1 |") && !card.contains("| time |"), "{card}");
     check_with_python(&world, &card);
+    // What taper cannot read it still pushes, without a card.
+    world.folder("foreign", &[("config.json", b"{\"model_type\": \"mamba\"}"), ("model.safetensors", b"weights")]);
+    let told = taper(&world, &["push", "foreign", "me/foreign"], &[("HF_TOKEN", TOKEN)]);
+    assert!(told.code == 0 && told.err.contains("mamba"), "{}", told.err);
+    assert!(!world.hub.files("me/foreign", "main").contains_key("README.md"));
 }
 
 #[test]
