@@ -53,7 +53,7 @@ fn events(step: u64, noise: &[f32]) -> Vec<Event> {
     }
     if step.is_multiple_of(1000) {
         let (tokens, split) = (TOKENS * step, "val".to_string());
-        events.push(Event::Eval(Eval { step, tokens, split, loss: falling + 0.05 }));
+        events.push(Event::Eval(Eval { step, tokens, split, loss: falling + 0.05, standard_error: None }));
         let path = format!("checkpoints/step-{step:08}");
         events.push(Event::Checkpoint(Checkpoint { step, path, val_loss: Some(falling + 0.05) }));
     }

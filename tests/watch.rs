@@ -40,7 +40,13 @@ fn events(done: u64) -> Vec<Event> {
         let lost = Step { loss: f64::NAN, grad_norm: f64::INFINITY, class: Class::LossNonfinite, ..step(s) };
         events.push(Event::Step(if s == 50 { lost } else { step(s) }));
         if s % 50 == 0 {
-            events.push(Event::Eval(Eval { step: s, tokens: s * 1000, split: "val".into(), loss: 4.0, standard_error: None }));
+            events.push(Event::Eval(Eval {
+                step: s,
+                tokens: s * 1000,
+                split: "val".into(),
+                loss: 4.0,
+                standard_error: None,
+            }));
         }
     }
     events.push(Event::Sample(Sample { step: done, prompt: "Once".into(), text: " upon\u{7} a\ntime".into() }));
@@ -147,8 +153,14 @@ fn a_run_that_goes_on_is_followed_to_its_end() {
         .spawn()
         .unwrap();
     // Half a line first: it is read when it is whole.
-    let eval =
-        serde_json::to_string(&Event::Eval(Eval { step: 100, tokens: 1, split: "val".into(), loss: 2.25, standard_error: Some(0.125) })).unwrap();
+    let eval = serde_json::to_string(&Event::Eval(Eval {
+        step: 100,
+        tokens: 1,
+        split: "val".into(),
+        loss: 2.25,
+        standard_error: Some(0.125),
+    }))
+    .unwrap();
     let log = dir.path().join("events.jsonl");
     let write = |text: &str| {
         use std::io::Write;

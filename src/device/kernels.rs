@@ -57,6 +57,7 @@ const ELSEWHERE: &[(&str, &str)] =
 /// What they include: names as they stand in `#include`, and texts.
 pub const HEADERS: &[(&str, &str)] = headers![
     "attention.cuh",
+    "attention_only.cuh",
     "memory.cuh",
     "mma.cuh",
     "norm.cuh",
@@ -79,9 +80,40 @@ pub fn source_of(kernel: &str) -> Result<&'static Source> {
     longest.ok_or_else(|| Error::Device(format!("there is no kernel named {kernel}")))
 }
 
+/// What to define so that only the instances which a kernel is one of are compiled: those of attention take a compiler 10 to
+/// 20 seconds a file, and a model uses a few of them. Empty for other files.
+pub fn definitions(kernel: &str) -> Vec<String> {
+    if !kernel.starts_with("attention_") {
+        return Vec::new();
+    }
+    let words: Vec<&str> = kernel.split('_').collect();
+    let mut names = vec!["ATTENTION_ONLY".to_string()];
+    names.extend(["f32", "bf16", "f16"].iter().filter(|name| words.contains(name)).map(|name| define(name)));
+    names.extend(["d64", "d128"].iter().filter(|name| words.contains(name)).map(|name| define(name)));
+    if words.iter().any(|word| matches!(*word, "d64" | "d128")) {
+        names.push(define(if words.contains(&"dropout") { "dropout" } else { "plain" }));
+    }
+    names.extend(["64", "32"].iter().filter(|tile| words.contains(tile)).map(|tile| define(&format!("tile{tile}"))));
+    names
+}
+
+fn define(name: &str) -> String {
+    format!("ATTENTION_{}", name.to_uppercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_attention_only_what_is_wanted_is_compiled() {
+        let names = |kernel| definitions(kernel).join(" ").replace("ATTENTION_", "");
+        assert_eq!(names("attention_forward_d64_bf16"), "ONLY BF16 D64 PLAIN");
+        assert_eq!(names("attention_backward_keys_d128_dropout_f16"), "ONLY F16 D128 DROPOUT");
+        assert_eq!(names("attention_generic_backward_queries_32_f32"), "ONLY F32 TILE32");
+        assert_eq!(names("attention_decode_combine_bf16"), "ONLY BF16");
+        assert_eq!(names("layernorm_forward_bf16"), "");
+    }
 
     #[test]
     fn every_file_is_part_of_the_binary() {

@@ -3,9 +3,12 @@
 //! The sources are in the binary and include nothing but each other, so no toolkit is needed. A compiled kernel is kept
 //! under a name that holds a hash of the sources, the architecture and the compiler's version.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::nvrtc::sys::{self, nvrtcResult};
 use sha2::{Digest, Sha256};
@@ -19,6 +22,8 @@ pub struct Compiler {
     architecture: String,
     version: (i32, i32),
     cache: Option<PathBuf>,
+    /// Compiled files, by stem and definitions, as far as [`Compiler::warm_up`] made them.
+    ready: Mutex<BTreeMap<(&'static str, Vec<String>), Vec<u8>>>,
 }
 
 /// What compiling one file gave.
@@ -38,14 +43,32 @@ pub struct CompileFacts {
 /// A `Device` error if NVRTC is missing, or with its report if a kernel does not compile.
 pub fn compile_all(capability: (u32, u32)) -> Result<Vec<CompileFacts>> {
     let compiler = Compiler { cache: None, ..Compiler::new(capability, i32::MAX)? };
-    SOURCES
-        .iter()
-        .map(|source| {
-            let began = std::time::Instant::now();
-            let bytes = compiler.compile(source)?.len();
-            Ok(CompileFacts { stem: source.stem, bytes, seconds: began.elapsed().as_secs_f64() })
-        })
-        .collect()
+    let sources: Vec<&Source> = SOURCES.iter().collect();
+    let mut all = in_parallel(&sources, |source| {
+        let began = std::time::Instant::now();
+        let bytes = compiler.compile(source, &[])?.len();
+        Ok(CompileFacts { stem: source.stem, bytes, seconds: began.elapsed().as_secs_f64() })
+    })?;
+    all.sort_by_key(|facts| facts.stem);
+    Ok(all)
+}
+
+/// Does `work` for each source on all cores: NVRTC may run on several threads at once.
+fn in_parallel<T: Send>(sources: &[&Source], work: impl Fn(&Source) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push(work(source)?);
+        }
+        Ok(done)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(sources.len());
+    let parts: Vec<Result<Vec<T>>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        running.into_iter().map(|thread| thread.join().expect("a compiling thread")).collect()
+    });
+    Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn check(what: &str, result: nvrtcResult) -> Result<()> {
@@ -63,7 +86,7 @@ impl Compiler {
         // SAFETY: the library is loaded, and the pointers are to live integers.
         check("asking for its version", unsafe { sys::nvrtcVersion(&mut version.0, &mut version.1) })?;
         let architecture = format!("sm_{}{}", capability.0, capability.1);
-        Ok(Compiler { architecture, version, cache: cache_folder() })
+        Ok(Compiler { architecture, version, cache: cache_folder(), ready: Mutex::default() })
     }
 
     /// Name and version.
@@ -71,13 +94,26 @@ impl Compiler {
         format!("NVRTC {}.{}", self.version.0, self.version.1)
     }
 
+    /// Compiles every file that every model needs, on all cores, so that a first start takes seconds.
+    pub fn warm_up(&self) -> Result<()> {
+        let of_all: Vec<&Source> = SOURCES.iter().filter(|source| !source.stem.starts_with("attention_")).collect();
+        let made = in_parallel(&of_all, |source| Ok((source.stem, self.cubin(source, &[])?)))?;
+        let mut ready = self.ready.lock().unwrap_or_else(|poison| poison.into_inner());
+        ready.extend(made.into_iter().map(|(stem, cubin)| ((stem, Vec::new()), cubin)));
+        Ok(())
+    }
+
     /// The compiled kernels of a file, from the cache on disk where they are there.
-    pub fn cubin(&self, source: &Source) -> Result<Vec<u8>> {
-        let kept = self.cache.as_ref().map(|folder| folder.join(self.name(source)));
+    pub fn cubin(&self, source: &Source, definitions: &[String]) -> Result<Vec<u8>> {
+        let key = (source.stem, definitions.to_vec());
+        if let Some(bytes) = self.ready.lock().unwrap_or_else(|poison| poison.into_inner()).remove(&key) {
+            return Ok(bytes);
+        }
+        let kept = self.cache.as_ref().map(|folder| folder.join(self.name(source, definitions)));
         if let Some(bytes) = kept.as_ref().and_then(|path| read_whole(path)) {
             return Ok(bytes);
         }
-        let bytes = self.compile(source)?;
+        let bytes = self.compile(source, definitions)?;
         // A cache that cannot be written costs time at the next start, and nothing else.
         if let Some(path) = kept {
             let _ = write_whole(&path, &bytes);
@@ -85,10 +121,11 @@ impl Compiler {
         Ok(bytes)
     }
 
-    fn name(&self, source: &Source) -> String {
+    fn name(&self, source: &Source, definitions: &[String]) -> String {
         let mut hash = Sha256::new();
         let texts = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
-        for text in texts.chain([source.text, &self.architecture, &self.version()]) {
+        let definitions = definitions.join(" ");
+        for text in texts.chain([source.text, &definitions, &self.architecture, &self.version()]) {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         }
@@ -96,7 +133,7 @@ impl Compiler {
         format!("{}-{}-{digest}.cubin", source.stem, self.architecture)
     }
 
-    fn compile(&self, source: &Source) -> Result<Vec<u8>> {
+    fn compile(&self, source: &Source, definitions: &[String]) -> Result<Vec<u8>> {
         let terminated = |text: &str| CString::new(text).expect("kernel sources hold no zero byte");
         let text = terminated(source.text);
         let name = terminated(&format!("{}.cu", source.stem));
@@ -116,10 +153,9 @@ impl Compiler {
                 header_names.as_ptr(),
             )
         })?;
-        let options: Vec<CString> = [format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()]
-            .iter()
-            .map(|option| terminated(option))
-            .collect();
+        let options = [format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()];
+        let defined = definitions.iter().map(|name| format!("--define-macro={name}"));
+        let options: Vec<CString> = options.into_iter().chain(defined).map(|option| terminated(&option)).collect();
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         // SAFETY: the program was just made; the options are terminated and live.
         let compiled = unsafe { sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()) };

@@ -10,6 +10,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use super::blas::Blas;
 use super::compile::Compiler;
 use super::{MINIMUM_CUDA, libraries};
+use crate::device::kernels;
 use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Product};
 use crate::error::{Error, Result};
 
@@ -23,7 +24,8 @@ pub struct CudaDriver {
     stream: sys::CUstream,
     compiler: Compiler,
     functions: Mutex<BTreeMap<String, Function>>,
-    modules: Mutex<BTreeMap<&'static str, Module>>,
+    /// By file and definitions.
+    modules: Mutex<BTreeMap<(&'static str, Vec<String>), Module>>,
     blas: Blas,
     staging: Mutex<Staging>,
 }
@@ -128,6 +130,7 @@ impl CudaDriver {
             sys::cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32)
         })?;
         let compiler = Compiler::new(facts.capability, version)?;
+        compiler.warm_up()?;
         let blas = Blas::new(stream, version)?;
         let mut staging = ptr::null_mut();
         // SAFETY: a context is current.
@@ -162,17 +165,18 @@ impl CudaDriver {
         if let Some(known) = functions.get(kernel).filter(|known| known.shared_bytes >= shared_bytes) {
             return Ok(known.handle);
         }
-        let source = crate::device::kernels::source_of(kernel)?;
+        let source = kernels::source_of(kernel)?;
         let mut modules = self.modules.lock().unwrap_or_else(|poison| poison.into_inner());
-        let module = match modules.get(source.stem) {
+        let definitions = kernels::definitions(kernel);
+        let module = match modules.get(&(source.stem, definitions.clone())) {
             Some(module) => *module,
             None => {
-                let cubin = self.compiler.cubin(source)?;
+                let cubin = self.compiler.cubin(source, &definitions)?;
                 let mut module = ptr::null_mut();
                 // SAFETY: the image is a whole cubin for this GPU.
                 let loaded = unsafe { sys::cuModuleLoadData(&mut module, cubin.as_ptr().cast()) };
                 check(&format!("loading the kernels of {}.cu", source.stem), loaded)?;
-                modules.insert(source.stem, Module(module));
+                modules.insert((source.stem, definitions), Module(module));
                 Module(module)
             }
         };

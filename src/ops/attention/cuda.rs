@@ -168,7 +168,8 @@ pub fn forward(
     let Heads { n_head, n_kv_head, head_dim } = heads;
     if plan.is_fast() {
         let (count, keys) = (plan.b * n_head, if head_dim == 64 { 64 } else { 32 });
-        let geometry = fast_geometry(count * plan.t.div_ceil(128), (128 + 4 * keys) * head_dim * 2);
+        let rows = if head_dim == 128 && dropout.is_some() { 64 } else { 128 };
+        let geometry = fast_geometry(count * plan.t.div_ceil(rows), (rows + 4 * keys) * head_dim * 2);
         let mut arguments =
             vec![Arg::Pointer(out.address_mut()), Arg::Pointer(lse.address_mut()), Arg::Pointer(qkv.address())];
         arguments.extend(plan.fast_tail(count, dropout));
@@ -296,15 +297,17 @@ pub fn backward(
     ];
     let with = |tail: Vec<Arg>| first.iter().copied().chain(tail).collect::<Vec<Arg>>();
     if plan.is_fast() {
-        let rows = if head_dim == 64 { 128 } else { 64 };
-        let shared = (2 * rows + 4 * 32) * head_dim * 2;
-        let blocks = plan.t.div_ceil(rows);
+        let shared = |rows: usize| (2 * rows + 4 * 32) * head_dim * 2;
+        let rows = if head_dim == 64 && dropout.is_none() { 128 } else { 64 };
         let kernel = plan.fast_kernel("backward_keys", dropout.is_some());
         let arguments = with(plan.fast_tail(keys, dropout));
-        gpu.launch(&kernel, fast_geometry(keys * blocks, shared + 512), &arguments)?;
+        let geometry = fast_geometry(keys * plan.t.div_ceil(rows), shared(rows) + 512);
+        gpu.launch(&kernel, geometry, &arguments)?;
+        let rows = if head_dim == 64 { 128 } else { 64 };
         let kernel = plan.fast_kernel("backward_queries", dropout.is_some());
         let arguments = with(plan.fast_tail(queries, dropout));
-        return gpu.launch(&kernel, fast_geometry(queries * blocks, shared), &arguments);
+        let geometry = fast_geometry(queries * plan.t.div_ceil(rows), shared(rows));
+        return gpu.launch(&kernel, geometry, &arguments);
     }
     let padded = plan.padded();
     let extents = |heads: usize| {
