@@ -118,10 +118,10 @@ fn a_sweep_in_a_process_of_its_own() {
         max_steps = 4\n[base.data]\ntext = [\"no-such-file.txt\"]\nval_fraction = 0.1\n";
     let mut sweep = Sweep::parse(text, "S.toml", "S").unwrap();
     sweep.out = home.join("sweep");
-    let options = runner::Options { program, device: None, retry_failed: false };
+    let options = runner::Options { program, devices: Vec::new(), retry_failed: false };
     let folder = runner::Folder::open(&sweep).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
-    runner::run(&folder, &sweep, &outcomes(&sweep).unwrap(), &options, &stop, &mut |_, _| {}).unwrap();
+    runner::run(&folder, &sweep, &outcomes(&sweep).unwrap(), &options, &stop, &mut |_| {}).unwrap();
 }
 
 #[test]
