@@ -85,7 +85,25 @@ const AIM: usize = 400;
 const LIBRARY_OPERATORS: &[&str] = &["matmul"];
 
 /// What stands among the operators without being one.
-const OPERATOR_HELPERS: &[&str] = &["mod", "heads", "lanes"];
+const OPERATOR_HELPERS: &[&str] = &["mod", "heads", "lanes", "launch", "reduce"];
+
+/// Operators whose kernels are not in a file of their own stem: attention needs several, and of a linear layer only the bias
+/// is ours, the products are cuBLASLt's.
+const KERNELS_ELSEWHERE: &[(&str, &[&str])] = &[
+    (
+        "attention",
+        &[
+            "attention_backward_keys",
+            "attention_backward_queries",
+            "attention_decode",
+            "attention_forward",
+            "attention_generic",
+        ],
+    ),
+    ("linear", &["bias"]),
+];
+/// Kernels that serve several operators, or tensors.
+const SHARED_KERNELS: &[&str] = &["cast", "reduce"];
 const OPERATOR_TEST_HELPERS: &[&str] = &["main", "oracle", "run"];
 const OPERATOR_BENCH_HELPERS: &[&str] = &["main", "operator"];
 
@@ -397,6 +415,18 @@ fn one_operator_has_the_same_stem_everywhere() {
         missing.extend(absent.map(|choice| choice[0].clone()));
     }
     assert!(missing.is_empty(), "operators whose files are missing: {missing:?}");
+
+    let kernels: BTreeSet<String> = files(&["kernels"])
+        .iter()
+        .filter_map(|(relative, _)| relative.strip_prefix("kernels/")?.strip_suffix(".cu").map(str::to_string))
+        .collect();
+    let of_operator = |op: &String| -> Vec<String> {
+        let elsewhere = KERNELS_ELSEWHERE.iter().find(|(name, _)| name == op);
+        elsewhere.map_or_else(|| vec![op.clone()], |(_, stems)| stems.iter().map(|stem| stem.to_string()).collect())
+    };
+    let shared = SHARED_KERNELS.iter().map(|stem| stem.to_string());
+    let expected: BTreeSet<String> = operators.iter().flat_map(of_operator).chain(shared).collect();
+    assert_eq!(kernels, expected, "kernels/*.cu and src/ops");
 
     // And nothing else stands in these folders.
     let with = |names: &[&str]| -> BTreeSet<String> {

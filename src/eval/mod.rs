@@ -10,7 +10,6 @@
 pub mod config;
 
 use crate::data::{TokenStream, eval_windows};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
 use crate::model::Gpt;
@@ -112,7 +111,7 @@ pub fn evaluate(
         let inputs = Tensor::from_u32(&inputs, &[rows, t])?;
         let loss = model.loss(&mut tape, &inputs, &targets, 1.0, &Pass::default())?;
         // Row by row, so that the order of the sum is the stream's whatever the batch.
-        let losses = loss.losses.to_device(Device::Cpu)?;
+        let losses = loss.on_host()?;
         evaluation.sum = losses.f32().iter().fold(evaluation.sum, |sum, &loss| sum + f64::from(loss));
         let of_row = |row: &[f32]| (row.iter().map(|&loss| f64::from(loss)).sum(), row.len() as u64);
         sums.extend(losses.f32().chunks_exact(t).map(of_row));

@@ -33,8 +33,15 @@ impl Loss {
     /// # Errors
     /// If the device fails.
     pub fn sum(&self) -> Result<f64> {
-        let losses = self.losses.to_device(Device::Cpu)?;
-        Ok(losses.f32().iter().map(|&loss| f64::from(loss)).sum())
+        Ok(self.on_host()?.f32().iter().map(|&loss| f64::from(loss)).sum())
+    }
+
+    /// The losses in host memory. From a GPU it waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn on_host(&self) -> Result<Tensor> {
+        self.losses.to_device(Device::Cpu)
     }
 }
 

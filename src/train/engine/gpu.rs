@@ -2,7 +2,7 @@
 
 use super::{Engine, Setup, StepBatch, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
-use crate::device::{Device, Gpu};
+use crate::device::Gpu;
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::device::MOST_IN_FLIGHT;
@@ -71,8 +71,7 @@ impl Engine for OnGpu<'_> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, self.optimizer.loss_scale());
         // Reading the losses waits for the pass, so that its time can be taken.
-        let losses = micro_step(self.model, &self.params, &mut grads, batch, 0, &pass)?.losses;
-        losses.to_device(Device::Cpu).map(|_| ())
+        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass)?.on_host().map(|_| ())
     }
 
     fn params(&self) -> &Params {
