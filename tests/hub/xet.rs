@@ -1,7 +1,7 @@
 //! Large files by Xet, with a storage that takes xorbs and shards as the Hub's does (its answers are those that the crate
 //! `xet-client` documents). What it puts together must be the file, byte for byte.
 
-use crate::server::{TOKEN, Wrong, hex};
+use crate::server::{TOKEN, Wrong};
 use crate::{World, assert_token_is_safe, model, read};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -15,7 +15,6 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 fn folder(world: &World) -> PathBuf {
-    world.home.path().join("step-1");
     world.folder("step-1", &[("config.json", b"{}"), ("model.safetensors", &noise(300_000))])
 }
 
@@ -23,7 +22,7 @@ fn folder(world: &World) -> PathBuf {
 fn what_goes_by_xet_arrives_and_the_token_stays() {
     let world = World::start();
     world.hub.state().storage.xet = true;
-    // The first permission does not come, and the commit's answer gets lost: nothing of that is the end.
+    // The first time no permission comes; that is not the end.
     world.hub.fault("GET", "/xet-write-token/", Wrong::Status(503, &[], ""));
     let done = push(&world.client(), &folder(&world), &model(ID), &PushOptions::default(), &()).unwrap();
     assert_eq!(done.stored, 1);
@@ -32,7 +31,6 @@ fn what_goes_by_xet_arrives_and_the_token_stays() {
     let cas: Vec<_> = world.hub.all_asked().into_iter().filter(|asked| asked.origin == "storage").collect();
     assert!(!cas.is_empty() && cas.iter().all(|asked| asked.method != "PUT"), "nothing went by LFS: {cas:?}");
     assert!(cas.iter().all(|asked| !asked.authorization.as_deref().unwrap_or_default().contains(TOKEN)));
-    assert_eq!(hex(&Sha256::digest(&stored)).len(), 64);
     // Again: the Hub has it all.
     world.hub.forget();
     let again = push(&world.client(), &folder(&world), &model(ID), &PushOptions::default(), &()).unwrap();
