@@ -14,6 +14,10 @@ Run:  cargo build --release
       python scripts/bench_torch.py --taper target/release/taper --shape 10m --rounds 3
       python scripts/bench_torch.py --taper target/release/taper --shape 124m --mode compile --threads 2
 
+On a GPU both sides run several steps between two looks at the clock, memory is that of tensors on the GPU, and the bf16 modes
+compare with taper's bf16:
+      python scripts/bench_torch.py --device cuda --shape 124m --batch 16 --mode compile-bf16
+
 Needs torch. Close everything else on the machine first.
 """
 
@@ -33,6 +37,8 @@ SHAPES = {
     "124m": (12, 12, 768, 1024, 1, 50257),
 }
 MODES = ("eager", "compile", "bf16", "compile-bf16")
+# Steps between two looks at the clock on a GPU, which works on several at once; as taper has it.
+TOGETHER = 4
 
 
 def build(shape):
@@ -82,14 +88,15 @@ def build(shape):
     return Gpt()
 
 
-def measure_torch(shape, mode, steps, threads):
+def measure_torch(shape, mode, steps, threads, device, batch):
     """One process's measurement, printed as JSON."""
     import torch
 
     torch.manual_seed(1)
     torch.set_num_threads(threads)
-    _, _, _, context, batch, vocabulary = SHAPES[shape]
-    model = build(shape)
+    _, _, _, context, own_batch, vocabulary = SHAPES[shape]
+    batch = batch or own_batch
+    model = build(shape).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
@@ -97,25 +104,36 @@ def measure_torch(shape, mode, steps, threads):
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
     run = torch.compile(model) if mode.startswith("compile") else model
-    ids = torch.randint(vocabulary, (batch * context + 1,))
+    ids = torch.randint(vocabulary, (batch * context + 1,), device=device)
     tokens, targets = ids[:-1].view(batch, context), ids[1:].view(batch, context)
 
     def step():
-        began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode.endswith("bf16")):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mode.endswith("bf16")):
             loss = run(tokens, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        return loss
+
+    def timed():
+        together = TOGETHER if device == "cuda" else 1
+        began = time.perf_counter()
+        for _ in range(together):
+            loss = step()
         loss.item()
-        return time.perf_counter() - began
+        return (time.perf_counter() - began) / together
 
     for _ in range(2):
-        step()
-    seconds = statistics.median(step() for _ in range(steps))
-    # Kilobytes on Linux.
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        timed()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(timed() for _ in range(steps))
+    if device == "cuda":
+        peak_mib = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        # Kilobytes on Linux.
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = {"tokens_per_s": batch * context / seconds, "step_ms": 1e3 * seconds, "peak_resident_mib": peak_mib}
     print(json.dumps({**result, "parameters": parameters}))
 
@@ -136,19 +154,25 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=7, help="timed steps in each measurement")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="sequences of a micro-batch, instead of the shape's")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only_torch:
-        return measure_torch(args.shape[0], args.mode[0], args.steps, args.threads)
+        return measure_torch(args.shape[0], args.mode[0], args.steps, args.threads, args.device, args.batch)
 
     results = []
     for shape in args.shape:
         for mode in args.mode:
             rounds = []
             for _ in range(args.rounds):
-                steps = ["--steps", str(args.steps)]
-                ours = output([args.taper, "bench", "step", "--shape", shape, "--json", *steps], args.threads)
+                steps = ["--steps", str(args.steps), "--device", args.device]
+                if args.batch:
+                    steps += ["--batch", str(args.batch)]
+                precision = ["--precision", "bf16" if args.device == "cuda" and mode.endswith("bf16") else "fp32"]
+                taper = [args.taper, "bench", "step", "--shape", shape, "--json", *steps, *precision]
+                ours = output(taper, args.threads)
                 own = [sys.executable, __file__, "--only-torch", "--shape", shape, "--mode", mode]
                 torch = output([*own, *steps, "--threads", str(args.threads)], args.threads)
                 if ours["parameters"] != torch["parameters"]:
@@ -166,7 +190,7 @@ def main():
                 "taper_tokens_per_s": statistics.median(column(0, "tokens_per_s")),
                 "torch_tokens_per_s": statistics.median(column(1, "tokens_per_s")),
                 "ratio": statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in rounds),
-                "taper_peak_mib": max(column(0, "peak_resident_mib")),
+                "taper_peak_mib": max(column(0, "peak_pool_mib" if args.device == "cuda" else "peak_resident_mib")),
                 "torch_peak_mib": max(column(1, "peak_resident_mib")),
             })
     if args.json:

@@ -26,19 +26,18 @@ files=("$@")
 
 "$NVCC" --version | tail -1
 printf '%-44s %5s %5s %6s %6s %7s %7s %7s %6s\n' kernel arch regs stack spills LDG.128 STG.128 global HMMA
-failed=0
-for arch in ${ARCHS:-80 90}; do
-  for file in "${files[@]}"; do
-    name=$(basename "$file" .cu)
-    cubin=$out/$name.$arch.cubin
-    if ! "$NVCC" -std=c++17 -I kernels -gencode="arch=compute_$arch,code=sm_$arch" -Werror all-warnings -cubin \
-        -Xptxas -v -o "$cubin" "$file" >"$out/log" 2>&1; then
-      grep -vE '^ptxas info|^ +[0-9]+ bytes stack' "$out/log" || true
-      echo "FAILED: $file does not compile for sm_$arch"
-      failed=1
-      continue
-    fi
-    "$CUOBJDUMP" -sass "$cubin" >"$out/sass"
+# One file for one architecture; what it prints comes in one piece.
+check_one() {
+  local file=$1 arch=$2 name here
+  name=$(basename "$file" .cu)
+  here=$out/$name.$arch
+  if ! "$NVCC" -std=c++17 -I kernels -gencode="arch=compute_$arch,code=sm_$arch" -Werror all-warnings -cubin \
+      -Xptxas -v -o "$here.cubin" "$file" >"$here.log" 2>&1; then
+    { grep -vE '^ptxas info|^ +[0-9]+ bytes stack' "$here.log" || true
+      echo "FAILED: $file does not compile for sm_$arch"; } >"$here.table"
+    touch "$out/failed"
+  else
+    "$CUOBJDUMP" -sass "$here.cubin" >"$here.sass"
     awk -v arch="$arch" '
       function glob(pattern) { gsub(/\./, "\\.", pattern); gsub(/\*/, ".*", pattern); return "^(" pattern ")$" }
       FILENAME == ARGV[1] && /^\/\/ gate: / {
@@ -79,10 +78,17 @@ for arch in ${ARCHS:-80 90}; do
           if (why != "") bad = 1
         }
         exit bad
-      }' "$file" "$out/log" "$out/sass" || failed=1
-  done
-done
-if [ $failed -ne 0 ]; then
+      }' "$file" "$here.log" "$here.sass" >"$here.table" || touch "$out/failed"
+  fi
+  cat "$here.table"
+}
+export -f check_one
+export NVCC CUOBJDUMP out
+for arch in ${ARCHS:-80 90}; do
+  for file in "${files[@]}"; do printf '%s %s\n' "$file" "$arch"; done
+done | xargs -P "$(nproc)" -L 1 bash -c 'check_one "$0" "$1"'
+
+if [ -e "$out/failed" ]; then
   echo "some kernels do not keep their gates"
   exit 1
 fi

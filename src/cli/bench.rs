@@ -4,25 +4,15 @@
 //! warm-up; memory is what the process had resident at most, so measure one shape in one process to compare it.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
-use serde_json::json;
-
-use super::{bench_ops, print_json, print_line};
+use super::{bench_ops, bench_step};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
-use crate::device::info::peak_resident_bytes;
-use crate::device::pool;
 use crate::error::{Error, Result};
-use crate::model::Gpt;
 use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use crate::model::gpt::Pass;
-use crate::nn::Dropout;
-use crate::optim::optimizer::{Hyper, Optimizer};
-use crate::random::{Purpose, uniform};
-use crate::tape::{Gradients, Tape};
-use crate::tensor::Tensor;
+use crate::optim::Hyper;
+use crate::train::config::Precision;
 
 /// Subcommands of `taper bench`.
 #[derive(Debug, clap::Subcommand)]
@@ -33,6 +23,7 @@ Examples:
   taper bench step --shape 10m
   taper bench step --config configs/quickstart.toml --json
   RAYON_NUM_THREADS=1 taper bench step --shape 10m --json
+  taper bench step --shape 124m --batch 16 --device cuda --precision bf16
 
 scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
     Step(Step),
@@ -53,17 +44,29 @@ pub struct Step {
     /// Change a key of the config.
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
+    /// Sequences of a micro-batch, instead of the shape's.
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
     /// Steps that are timed, at least 5; two more before them are not.
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..))]
-    steps: u32,
+    pub(super) steps: u32,
+    /// cpu, cuda, cuda:N or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(super) device: String,
+    /// fp32, tf32, bf16 or fp16 [default: bf16 on a GPU, fp32 on the CPU].
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub(super) precision: Option<Precision>,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Arguments of `taper bench ops`.
 #[derive(Debug, clap::Args)]
 pub struct Ops {
+    /// cpu, cuda, cuda:N or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(super) device: String,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     pub(super) json: bool,
@@ -124,13 +127,13 @@ impl Shape {
 }
 
 /// What is timed.
-struct Job {
-    name: String,
-    model: ModelConfig,
-    batch: usize,
-    recompute: bool,
-    hyper: Hyper,
-    lr: f64,
+pub(super) struct Job {
+    pub name: String,
+    pub model: ModelConfig,
+    pub batch: usize,
+    pub recompute: bool,
+    pub hyper: Hyper,
+    pub lr: f64,
 }
 
 /// Runs `taper bench`.
@@ -139,7 +142,7 @@ struct Job {
 /// If the config cannot be read, or memory cannot be had.
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Step(args) => step(&args),
+        Command::Step(args) => bench_step::run(&args, job(&args)?),
         Command::Ops(args) => bench_ops::run(&args),
     }
 }
@@ -148,6 +151,7 @@ fn job(args: &Step) -> Result<Job> {
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
     let Some(path) = &args.config else {
         let (model, batch) = args.shape.model();
+        let batch = args.batch.map_or(batch, |batch| batch as usize);
         let name = clap::ValueEnum::to_possible_value(&args.shape).map(|value| value.get_name().to_string());
         return Ok(Job { name: name.unwrap_or_default(), model, batch, recompute: false, hyper, lr: 1e-4 });
     };
@@ -176,77 +180,9 @@ fn job(args: &Step) -> Result<Job> {
         clip_norm: config.stability.clip_norm.value(),
     };
     let (lr, recompute) = (optimizer.lr, config.train.recompute);
-    let batch = config.train.micro_batch.sequences().ok_or_else(|| {
-        Error::usage(
-            "train.micro_batch = \"auto\" depends on the machine; say how many sequences: --set train.micro_batch=8",
-        )
+    let batch = args.batch.map(|batch| batch as usize).or(config.train.micro_batch.sequences()).ok_or_else(|| {
+        Error::usage("train.micro_batch = \"auto\" depends on the machine; say how many sequences: --batch 8")
     })?;
     let model = config.resolve_model(vocab_size, None)?;
     Ok(Job { name: path.display().to_string(), model, batch, recompute, hyper, lr })
-}
-
-fn step(args: &Step) -> Result<()> {
-    let job = job(args)?;
-    let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
-    let flops_per_token = job.model.flops_per_token();
-    let dropout = (job.model.dropout > 0.0).then(|| Dropout {
-        seed: 1,
-        step: 0,
-        probability: job.model.dropout,
-        sequences: (0..b as u32).collect(),
-    });
-    let model = Gpt::new(job.model)?;
-    let mut params = model.initialise(1)?;
-    let mut grads = Gradients::zeros_like(&params)?;
-    let mut optimizer = Optimizer::new(job.hyper, &params)?;
-    let ids: Vec<u32> = (0..b * t + 1).map(|i| (uniform(1, Purpose::Test, 0, i as u64) * v as f64) as u32).collect();
-    let tokens = Tensor::from_u32(&ids[..b * t], &[b, t])?;
-    let pass = Pass { dropout, recompute: job.recompute, loss_scale: None };
-    pool::reset_peak();
-    const WARM_UP: usize = 2;
-    let mut times = Vec::new();
-    let mut loss = 0.0;
-    for round in 0..WARM_UP + args.steps as usize {
-        let began = Instant::now();
-        grads.clear()?;
-        let mut tape = Tape::training(&params, &mut grads);
-        let found = model.loss(&mut tape, &tokens, &ids[1..], 1.0 / (b * t) as f32, &pass)?;
-        loss = found.sum()? / (b * t) as f64;
-        tape.backward(&found.root, Tensor::from_f32(&[1.0], &[1])?)?;
-        optimizer.step(&mut params, &grads, loss, job.lr);
-        if round >= WARM_UP {
-            times.push(began.elapsed().as_secs_f64());
-        }
-    }
-    times.sort_by(f64::total_cmp);
-    let (median, best) = (times[times.len() / 2], times[0]);
-    let tokens_per_s = (b * t) as f64 / median;
-    let flops = tokens_per_s * flops_per_token as f64;
-    let mib = |bytes: u64| bytes as f64 / f64::from(1u32 << 20);
-    let (resident, pooled) = (mib(peak_resident_bytes()), mib(pool::peak_bytes() as u64));
-    let (parameters, threads) = (model.layout().parameters(), rayon::current_num_threads());
-    if args.json {
-        return print_json(&json!({
-            "shape": job.name,
-            "parameters": parameters,
-            "batch": b,
-            "context_length": t,
-            "vocab_size": v,
-            "threads": threads,
-            "steps": times.len(),
-            "step_ms": median * 1e3,
-            "step_ms_best": best * 1e3,
-            "tokens_per_s": tokens_per_s,
-            "tokens_per_s_best": (b * t) as f64 / best,
-            "flops_per_s": flops,
-            "peak_resident_mib": resident,
-            "peak_pool_mib": pooled,
-            "loss": loss,
-        }));
-    }
-    print_line(&format!("{}: {parameters} parameters, B={b}, T={t}, V={v}, {threads} threads", job.name))?;
-    print_line(&format!("step       {:.1} ms (median of {}), best {:.1} ms", median * 1e3, times.len(), best * 1e3))?;
-    print_line(&format!("tokens/s   {tokens_per_s:.0}"))?;
-    print_line(&format!("GFLOP/s    {:.1}", flops / 1e9))?;
-    print_line(&format!("memory     {resident:.0} MiB resident at most, {pooled:.0} MiB of them in tensors"))
 }

@@ -50,6 +50,9 @@ struct Row {
 }
 
 pub(super) fn run(args: &Ops) -> Result<()> {
+    if let Some(gpu) = Device::parse(&args.device)?.gpu()? {
+        return super::bench_gpu::run(gpu, args.json);
+    }
     let rows = measure()?;
     let (gflops, gbs) = (gemm_gflops(), copy_gbs());
     let ceiling = |limit| if limit == Limit::Bytes { gbs } else { gflops };

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::numerics::{self, Check};
 use super::{print_json, print_line};
 use crate::data::corpus;
-use crate::device::cuda;
 use crate::device::info::{CpuInfo, available_memory};
+use crate::device::{Gpu, cuda, gpu};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
@@ -49,6 +49,7 @@ fn describe(as_json: bool) -> Result<()> {
     let home = cache_home();
     let corpus = corpus::cargo_sources();
     let libraries = cuda::libraries();
+    let gpu = gpu::open(0);
     if as_json {
         let libraries: Vec<Value> = libraries
             .iter()
@@ -64,7 +65,12 @@ fn describe(as_json: bool) -> Result<()> {
             "memory_available_bytes": available_memory(),
             "gemm_gflops": gflops,
             "copy_gb_per_s": gbs,
-            "cuda": {"usable": false, "libraries": libraries},
+            "cuda": {
+                "usable": gpu.is_ok(),
+                "gpu": gpu.as_ref().ok().map(|gpu| gpu.driver().facts()),
+                "why_not": gpu.as_ref().err().map(ToString::to_string),
+                "libraries": libraries,
+            },
             "cache_home": home,
             "quickstart_corpus": corpus.is_ok(),
             "disk_free_bytes": free,
@@ -91,7 +97,7 @@ fn describe(as_json: bool) -> Result<()> {
                 Err(error) => error.to_string(),
             },
         ),
-        ("GPU", "not used by this version: training and sampling run on the CPU".to_string()),
+        ("GPU", gpu_words(&gpu)),
     ];
     for library in &libraries {
         rows.push((
@@ -106,6 +112,26 @@ fn describe(as_json: bool) -> Result<()> {
         print_line(&format!("{name:<18} {value}"))?;
     }
     Ok(())
+}
+
+/// What a first GPU is, or why there is none.
+fn gpu_words(gpu: &Result<&'static Gpu>) -> String {
+    match gpu {
+        Ok(gpu) => {
+            let facts = gpu.driver().facts();
+            let (major, minor) = facts.capability;
+            let free = gpu.driver().free_bytes().unwrap_or(0);
+            format!(
+                "{}, compute capability {major}.{minor}, {} multiprocessors, {:.1} of {:.1} GiB free; {}",
+                facts.name,
+                facts.multiprocessors,
+                free as f64 / f64::from(1u32 << 30),
+                facts.memory_bytes as f64 / f64::from(1u32 << 30),
+                facts.libraries
+            )
+        }
+        Err(error) => error.to_string(),
+    }
 }
 
 fn check_numerics(as_json: bool) -> Result<()> {

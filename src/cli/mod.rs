@@ -5,7 +5,9 @@
 //! by a signal after a clean save. A closed pipe (`taper sample ... | head`) is not a failure.
 
 pub mod bench;
+mod bench_gpu;
 mod bench_ops;
+mod bench_step;
 mod card_facts;
 mod card_push;
 mod convert;
@@ -90,22 +92,27 @@ enum Command {
 
 /// Parses the command line, runs the subcommand, prints an error as a chain of causes, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    ExitCode::from(run_command_line(std::env::args_os()))
+}
+
+/// What the program does with these words (the first is its name); gives the exit code.
+pub fn run_command_line(words: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help and version through the same type; those are successes on standard output.
             let code = if error.use_stderr() { 2 } else { 0 };
             let _ = error.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Ok(()) => 0,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             let prefix = if matches!(error.exit_code(), 3) { "" } else { "error: " };
             eprintln!("{prefix}{error}");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

@@ -15,8 +15,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
 use crate::model::{Gpt, ModelConfig};
-use crate::reference::{Precision, Reference};
+use crate::reference::{self, Reference};
 use crate::tape::Params;
+use crate::train::config::Precision;
 
 /// Which model, with which tokenizer, on which device: the arguments that sample and eval share.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub struct ModelArgs {
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// The number format on a GPU: fp32, tf32, bf16 or fp16 [default: fp32, whose tokens are those of the CPU].
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub dtype: Option<Precision>,
     /// What computes: taper's own engine, or the same model by the book on candle (slow).
     #[arg(long, value_enum, default_value_t = Engine::Native)]
     pub engine: Engine,
@@ -64,8 +68,21 @@ impl ModelArgs {
     /// # Errors
     /// `Usage` if there is no such model or the tokenizer does not fit it; whatever is wrong with its files.
     pub fn open(&self) -> Result<Opened> {
-        Device::parse(&self.device)?;
-        let opened = open(&self.model, self.tokenizer.as_deref())?;
+        let device = Device::parse(&self.device)?;
+        let dtype = self.dtype.unwrap_or(Precision::Fp32);
+        if device == Device::Cpu && dtype != Precision::Fp32 {
+            return Err(Error::usage(format!(
+                "--dtype {} needs a GPU in this version; the CPU computes in fp32",
+                dtype.name()
+            )));
+        }
+        let mut opened = open(&self.model, self.tokenizer.as_deref())?;
+        if self.engine == Engine::Native {
+            if let Some(gpu) = device.gpu()? {
+                gpu.driver().allow_tf32(dtype == Precision::Tf32);
+            }
+            opened.params = opened.params.to_device(device, dtype.dtype())?;
+        }
         for note in &opened.notes {
             eprintln!("note: {note}");
         }
@@ -223,7 +240,7 @@ pub fn locate_here(model: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If memory cannot be had.
-pub fn reference(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Reference> {
+pub fn reference(config: &ModelConfig, params: &Params, precision: reference::Precision) -> Result<Reference> {
     // Dropout belongs to training.
     let config = ModelConfig { dropout: 0.0, ..config.clone() };
     let values = params.flat().f32();

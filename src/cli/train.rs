@@ -234,7 +234,8 @@ fn hardware_kind(device: Device) -> Result<String> {
     })
 }
 
-fn peak_flops(device: Device, precision: Precision) -> Option<f64> {
+/// What a device can do at most in a precision, in FLOP/s, where its data sheet is known.
+pub(super) fn peak_flops(device: Device, precision: Precision) -> Option<f64> {
     let gpu = device.gpu().ok().flatten()?;
     let peaks = peak::of(&gpu.driver().facts().name)?;
     Some(match precision {

@@ -7,10 +7,12 @@ mod compare;
 mod emulated;
 #[path = "../common/emulator.rs"]
 mod library;
+mod long;
 mod memory;
 mod models;
 mod nvrtc;
 mod operators;
+mod runs;
 mod sampling;
 mod step;
 

@@ -1,0 +1,114 @@
+//! `taper bench step`: training steps on random tokens, by the engine that trains.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::bench::{Job, Step};
+use super::train::{device_words, peak_flops};
+use super::{print_json, print_line};
+use crate::data::{Loader, TokenStream};
+use crate::device::info::peak_resident_bytes;
+use crate::device::{Device, pool};
+use crate::error::Result;
+use crate::model::Gpt;
+use crate::random::{Purpose, uniform};
+use crate::train::config::PrecisionConfig;
+use crate::train::engine::{Engine, Native, OnGpu, Setup, StepBatch};
+
+const WARM_UP: u64 = 2;
+/// Steps between two looks at the clock on a GPU, which works on several at once.
+const TOGETHER: u64 = 4;
+
+pub(super) fn run(args: &Step, job: Job) -> Result<()> {
+    let began = Instant::now();
+    let device = Device::parse(&args.device)?;
+    let gpu = device.gpu()?;
+    let precision = PrecisionConfig { compute: args.precision }.resolve(gpu.is_some())?;
+    let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
+    let flops_per_token = job.model.flops_per_token();
+    let model = Gpt::new(job.model)?;
+    let params = model.initialise(1)?;
+    let setup = Setup { seed_dropout: 1, recompute: job.recompute, lanes: 1 };
+    let mut engine: Box<dyn Engine + '_> = match gpu {
+        None => Box::new(Native::new(&model, params, job.hyper, setup)?),
+        Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?),
+    };
+    let ids = (0..b * t + 1).map(|i| (uniform(1, Purpose::Test, 0, i as u64) * v as f64) as u32).collect();
+    let loader = Loader::new(Arc::new(TokenStream::from_tokens(ids, v)), t, false, 1)?;
+    let batch = |step| StepBatch { loader: loader.clone(), first_sequence: 0, micro_batch: b, micro_batches: 1, step };
+    pool::reset_peak();
+    let together = if gpu.is_some() { TOGETHER } else { 1 };
+    let (mut times, mut loss, mut step, mut first) = (Vec::new(), 0.0, 0, 0.0);
+    while times.len() < args.steps as usize {
+        let round = Instant::now();
+        for _ in 0..together {
+            engine.step(&batch(step), job.lr)?;
+            step += 1;
+        }
+        for (found, _) in engine.finished()? {
+            loss = found;
+        }
+        if step == together {
+            first = began.elapsed().as_secs_f64();
+            gpu.iter().for_each(|gpu| gpu.reset_peak());
+        }
+        if step >= WARM_UP + together {
+            times.push(round.elapsed().as_secs_f64() / together as f64);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let (median, best) = (times[times.len() / 2], times[0]);
+    let tokens_per_s = (b * t) as f64 / median;
+    let flops = tokens_per_s * flops_per_token as f64;
+    let mfu = peak_flops(device, precision).map(|peak| flops / peak);
+    let mib = |bytes: usize| bytes as f64 / f64::from(1u32 << 20);
+    let resident = mib(peak_resident_bytes() as usize);
+    let (tensors, held) = match gpu {
+        None => (mib(pool::peak_bytes()), mib(pool::held_bytes())),
+        Some(gpu) => (mib(gpu.peak_bytes()), mib(gpu.held_bytes())),
+    };
+    let (parameters, threads) = (model.layout().parameters(), rayon::current_num_threads());
+    if args.json {
+        return print_json(&json!({
+            "shape": job.name,
+            "device": device_words(device),
+            "precision": precision.name(),
+            "parameters": parameters,
+            "batch": b,
+            "context_length": t,
+            "vocab_size": v,
+            "threads": threads,
+            "steps": times.len() as u64 * together,
+            "start_s": first,
+            "step_ms": median * 1e3,
+            "step_ms_best": best * 1e3,
+            "tokens_per_s": tokens_per_s,
+            "tokens_per_s_best": (b * t) as f64 / best,
+            "flops_per_s": flops,
+            "mfu": mfu,
+            "peak_resident_mib": resident,
+            "peak_pool_mib": tensors,
+            "held_pool_mib": held,
+            "loss": loss,
+        }));
+    }
+    print_line(&format!(
+        "{}: {parameters} parameters, B={b}, T={t}, V={v}, {} in {}",
+        job.name,
+        device_words(device),
+        precision.name()
+    ))?;
+    print_line(&format!("start      {first:.1} s until {together} step(s) were done"))?;
+    print_line(&format!("step       {:.2} ms (median of {}), best {:.2} ms", median * 1e3, times.len(), best * 1e3))?;
+    print_line(&format!("tokens/s   {tokens_per_s:.0}"))?;
+    print_line(&format!("GFLOP/s    {:.1}", flops / 1e9))?;
+    if let Some(mfu) = mfu {
+        print_line(&format!("MFU        {:.1}% = tokens/s x {flops_per_token} FLOPs a token / peak", 100.0 * mfu))?;
+    }
+    let of = if gpu.is_some() { "on the GPU" } else { "of them" };
+    print_line(&format!(
+        "memory     {resident:.0} MiB resident at most, {tensors:.0} MiB {of} in tensors, {held:.0} held"
+    ))
+}
