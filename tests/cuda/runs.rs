@@ -12,7 +12,7 @@ const CONFIG: &str = r#"
 n_layer = 2
 n_head = 2
 n_embd = 128
-context_length = 32
+context_length = 24
 dropout = 0.1
 
 [tokenizer]
@@ -25,22 +25,23 @@ val_fraction = 0.1
 [train]
 micro_batch = 2
 global_batch = 4
-max_steps = 12
-log_every = 5
+max_steps = 8
+log_every = 3
 
 [optimizer]
 lr = 3e-3
 
 [eval]
-every = 6
+every = 4
+max_tokens = 200
 
 [checkpoint]
-every = 6
+every = 4
 
 [sample]
-every = 6
+every = 4
 prompt = ["the "]
-max_new_tokens = 8
+max_new_tokens = 4
 "#;
 
 fn taper(words: &[&str]) -> u8 {
@@ -65,7 +66,7 @@ fn a_run_on_a_gpu_is_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let words = ["the", "small", "candle", "tapers", "and", "a", "learning", "rate", "does", "too"];
-    let text: Vec<&str> = (0..3000).map(|i| words[i * i % 37 % 10]).collect();
+    let text: Vec<&str> = (0..1000).map(|i| words[i * i % 37 % 10]).collect();
     std::fs::write(at("text.txt"), text.join(" ")).unwrap();
     std::fs::write(at("run.toml"), CONFIG.replace("TEXT", &at("text.txt"))).unwrap();
     let train = |run: &str, more: &[&str]| {
@@ -89,10 +90,13 @@ fn a_run_on_a_gpu_is_a_run() {
             assert_eq!(our_saved, saved, "{name}");
             assert!(!sample.is_empty(), "{name}");
 
+            if precision != "bf16" {
+                continue;
+            }
             // The same again, and the same bits in what a run leaves behind.
             assert_eq!(train(&format!("{name}-again"), &["--device", &device, "--set", &setting]), 0);
             let weights = |run: &str| {
-                std::fs::read(folder.path().join(run).join("checkpoints/step-00000012/model.safetensors")).unwrap()
+                std::fs::read(folder.path().join(run).join("checkpoints/step-00000008/model.safetensors")).unwrap()
             };
             assert!(weights(&name) == weights(&format!("{name}-again")), "{name}: two runs differ");
 
@@ -106,11 +110,11 @@ fn a_run_on_a_gpu_is_a_run() {
         let name = format!("{place}-bf16");
         let (whole, half) = (folder.path().join(&name), folder.path().join(format!("{place}-half")));
         copy(&whole, &half);
-        std::fs::remove_dir_all(half.join("checkpoints/step-00000012")).unwrap();
+        std::fs::remove_dir_all(half.join("checkpoints/step-00000008")).unwrap();
         let words = ["train", &at("run.toml"), "--run", half.to_str().unwrap(), "--resume", "--device", &device];
         assert_eq!(taper(&[&words[..], &["--set", "precision.compute=bf16"]].concat()), 0);
         for file in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
-            let read = |run: &Path| std::fs::read(run.join("checkpoints/step-00000012").join(file)).unwrap();
+            let read = |run: &Path| std::fs::read(run.join("checkpoints/step-00000008").join(file)).unwrap();
             assert!(read(&whole) == read(&half), "{place}: {file} differs after a resume");
         }
     }
