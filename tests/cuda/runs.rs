@@ -29,11 +29,11 @@ max_steps = 8
 log_every = 3
 
 [optimizer]
-lr = 3e-3
+lr = 1e-3
 
 [eval]
 every = 4
-max_tokens = 200
+max_tokens = 400
 
 [checkpoint]
 every = 4
