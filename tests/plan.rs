@@ -338,7 +338,7 @@ fn the_command_prints_and_explains() {
         "mfu ",
         "(16 x 312.0 TFLOP/s)",
         "communication, exposed",
-        "cost ",
+        "\ncost ",
         "2 machine(s)",
         "assumptions",
         "of 400 Gbit/s",
@@ -355,7 +355,7 @@ fn the_command_prints_and_explains() {
     // How many steps an epoch has, only the data says.
     let epochs = ["--set", "train.epochs=1", "--price-per-hour", "14"];
     let (out, err, code) = run(&[&[path][..], &epochs].concat());
-    assert!(code == 0 && out.contains("depends on the data") && !out.contains("cost "), "{err}{out}");
+    assert!(code == 0 && out.contains("depends on the data") && !out.contains("\ncost"), "{err}{out}");
     assert!(json(&[&[path][..], &epochs].concat())["cost"].is_null());
 
     let fails = |args: &[&str], words: &[&str]| {

@@ -32,6 +32,8 @@ pub struct Shares {
 
 /// GA100: matrix products as in published runs of llm.c; attention 85 of 312 TFLOP/s at heads of 64 and 1024 tokens.
 const AMPERE: Shares = Shares { gemm: 0.75, attention: 0.27, bandwidth: 0.85 };
+/// The same with less power: between published runs of llm.c (two thirds of the SXM card) and PyTorch (five sixths).
+const AMPERE_PCIE: Shares = Shares { gemm: 0.55, ..AMPERE };
 /// Hopper: clocks fall under load; attention by Ampere's instructions reaches little of this peak.
 const HOPPER: Shares = Shares { gemm: 0.60, attention: 0.14, bandwidth: 0.85 };
 /// A guess: nothing published was found for these shapes.
@@ -80,8 +82,8 @@ const fn gpu(
 pub const TABLE: &[Gpu] = &[
     gpu("a100-40", "NVIDIA A100-SXM4-40GB", 40.0, 1.555, (NV, 300.0), AMPERE),
     gpu("a100-80", "NVIDIA A100-SXM4-80GB", 80.0, 2.039, (NV, 300.0), AMPERE),
-    gpu("a100-40-pcie", "NVIDIA A100-PCIE-40GB", 40.0, 1.555, (PCI, 31.5), AMPERE),
-    gpu("a100-80-pcie", "NVIDIA A100 80GB PCIe", 80.0, 1.935, (PCI, 31.5), AMPERE),
+    gpu("a100-40-pcie", "NVIDIA A100-PCIE-40GB", 40.0, 1.555, (PCI, 31.5), AMPERE_PCIE),
+    gpu("a100-80-pcie", "NVIDIA A100 80GB PCIe", 80.0, 1.935, (PCI, 31.5), AMPERE_PCIE),
     gpu("h100", "NVIDIA H100 80GB HBM3", 79.6, 3.35, (NV, 450.0), HOPPER),
     gpu("h100-pcie", "NVIDIA H100 PCIe", 79.6, 2.0, (PCI, 63.0), HOPPER),
     gpu("h200", "NVIDIA H200", 140.4, 4.8, (NV, 450.0), HOPPER),
