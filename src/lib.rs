@@ -11,6 +11,7 @@
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
 //! - [`config`], [`events`], [`report`], [`card`]: what is asked for, what happened, and how it is told.
 //! - [`stats`], [`sweep`]: small-sample statistics, and many runs compared by them.
+//! - [`plan`]: memory, time and cost of a run on GPUs, predicted.
 //! - [`mod@reference`]: the same GPT written by the book on candle, the oracle of the tests.
 //! - [`cli`]: one file per subcommand.
 
@@ -29,6 +30,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod plan;
 pub mod random;
 pub mod reference;
 pub mod report;

@@ -72,6 +72,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "train::run", "hub"]),
+    (
+        "plan",
+        &[
+            "error",
+            "config::nearest",
+            "device::peak",
+            "ops::classifier",
+            "model",
+            "train::batch",
+            "train::config",
+            "train::lanes",
+        ],
+    ),
 ];
 
 /// Rooms above the table, which may import everything below them; nobody imports them but `main.rs`.

@@ -17,6 +17,7 @@ pub mod eval;
 pub mod model;
 pub mod models;
 mod numerics;
+pub mod plan;
 mod progress;
 pub mod pull;
 pub mod push;
@@ -77,6 +78,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Watch a run on the terminal.
     Watch(watch::Args),
+    /// Predict memory, time and cost of a run on GPUs that are not at hand.
+    Plan(plan::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
     /// Time training steps and operators.
@@ -130,6 +133,7 @@ fn run(command: Command) -> Result<()> {
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Watch(args) => watch::run(args),
+        Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {

@@ -182,13 +182,17 @@ fn thousands(number: usize) -> String {
 
 /// The shape that a config describes. A tokenizer that would be trained is taken to reach its `vocab_size`.
 fn shape_of_config(path: &Path, set: &[String]) -> Result<ModelConfig> {
-    let mut config = Config::load(path, set)?;
+    resolve_shape(&mut Config::load(path, set)?)
+}
+
+/// The shape that a loaded config describes, see [`shape_of_config`]; the config is resolved by it.
+pub(super) fn resolve_shape(config: &mut Config) -> Result<ModelConfig> {
     let init = config.model.init_from.as_deref().map(start_of).transpose()?.map(|(shape, _)| shape);
     let vocab_size = match config.tokenizer.kind() {
         TokenizerKind::Train => config.tokenizer.vocab_size(),
         // The characters of a text that is not here are not needed where the config says how many there are.
         TokenizerKind::Chars if config.model.vocab_size.is_some() => 1,
-        _ => with_tokenizer(&config, |tokenizer| Ok(tokenizer.vocab_size()))?,
+        _ => with_tokenizer(config, |tokenizer| Ok(tokenizer.vocab_size()))?,
     };
     config.resolve_model(vocab_size, init.as_ref())
 }

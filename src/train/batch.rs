@@ -7,7 +7,7 @@ use crate::model::ModelConfig;
 
 /// The share of the available memory that `micro_batch = "auto"` may plan with: the estimate is not exact, and other
 /// programs live here too.
-const SHARE: f64 = 0.8;
+pub const SHARE: f64 = 0.8;
 
 /// What decides the memory of a step besides the micro-batch.
 #[derive(Clone, Copy, Debug)]
