@@ -12,6 +12,7 @@ mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+mod eval_task;
 pub mod model;
 pub mod models;
 mod numerics;
