@@ -10,7 +10,6 @@
 use rayon::prelude::*;
 
 use super::{Choice, ChoiceScore};
-use crate::device::Device;
 use crate::error::Result;
 use crate::math;
 use crate::model::Gpt;
@@ -43,7 +42,7 @@ pub(super) fn score(
     let mut done = 0;
     for same in order.chunk_by(|&a, &b| padded(choices[a]) == padded(choices[b])) {
         let t = padded(choices[same[0]]);
-        let fixed = (params.flat().device() != Device::Cpu).then(|| (GPU_TOKENS / t).max(1));
+        let fixed = params.flat().gpu().is_some().then(|| (GPU_TOKENS / t).max(1));
         for now in same.chunks(fixed.unwrap_or(batch.max(1))) {
             let rows = fixed.unwrap_or(now.len().max(FEW / t + 1));
             let batch: Vec<&Choice> = now.iter().map(|&index| choices[index]).collect();
