@@ -66,7 +66,11 @@ fn accuracy(name: &'static str, right: usize, n: usize) -> Metric {
         name,
         value: p,
         standard_error: (n >= 2.0).then(|| (p * (1.0 - p) / (n - 1.0)).sqrt()),
-        interval: Some(((middle - half).max(0.0), (middle + half).min(1.0))),
+        // At both ends the formula gives exactly 0 and 1, but for rounding.
+        interval: Some((
+            if right == 0 { 0.0 } else { middle - half },
+            if n == right as f64 { 1.0 } else { middle + half },
+        )),
     }
 }
 
