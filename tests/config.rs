@@ -258,13 +258,26 @@ fn what_this_version_cannot_do_is_refused_not_ignored() {
         ("data.format=chat", "data.format = \"chat\""),
         ("dist.lanes=8", "dist.lanes = 8"),
         ("dist.shard_optimizer=true", "dist.shard_optimizer = true"),
-        ("eval.tasks=hellaswag", "eval.tasks = [\"hellaswag\"]"),
     ] {
         bad(MINIMAL, &[line], &format!("--set {line}: {value} is not available in this version"));
     }
     // The defaults of the same keys are fine when written out.
     let defaults = ["data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]"];
     good(MINIMAL, &defaults);
+}
+
+#[test]
+fn tasks_name_a_benchmark_and_its_file() {
+    let tasks = ["eval.tasks=[\"hellaswag:a.jsonl\", \"multiple-choice:C:b.jsonl\"]"];
+    let config = good(MINIMAL, &tasks);
+    let written: Vec<String> = config.eval.tasks.iter().map(ToString::to_string).collect();
+    assert_eq!(written, ["hellaswag:a.jsonl", "multiple-choice:C:b.jsonl"]);
+    assert_eq!(good(MINIMAL, &["eval.tasks=lambada:l.jsonl"]).eval.tasks[0].path, "l.jsonl");
+    for wrong in ["hellaswag", "lambada:", "mmlu:x.jsonl", "[5]"] {
+        bad(MINIMAL, &[&format!("eval.tasks={wrong}")], "expected a list of TASK:FILE");
+    }
+    bad(MINIMAL, &["eval.tasks=[\"lambada:a\", \"lambada:a\"]"], "names lambada:a twice");
+    bad(MINIMAL, &["eval.max_examples=0"], "eval.max_examples = 0: expected");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 use taper::events::{
     Action, Checkpoint, Class, DataRange, End, Eval, Event, EventLog, EventTail, EventWriter, Nonfinite, Reason,
-    Resume, Rollback, Sample, Spike, Start, Step, without_timings,
+    Resume, Rollback, Sample, Spike, Start, Step, Task, TaskMetric, without_timings,
 };
 
 fn step(step: u64) -> Step {
@@ -356,6 +356,25 @@ fn newer_logs_are_read_by_older_readers() {
         log.events[1],
         Event::Eval(Eval { step: 3, tokens: 9, split: "val".into(), loss: 3.0, standard_error: None })
     );
+}
+
+#[test]
+fn scores_of_benchmarks_come_back_and_are_superseded_with_their_step() {
+    let task = |step: u64, value: f64| {
+        let metric = TaskMetric { name: "perplexity".into(), value, standard_error: None };
+        let (task, data) = ("lambada".into(), "lambada.jsonl".into());
+        Event::Task(Task { step, tokens: step * 64, task, data, examples: 5, metrics: vec![metric] })
+    };
+    let (_dir, path) = folder();
+    let (kept, beyond) = (task(2, f64::INFINITY), task(4, 1.5));
+    let resume = Event::Resume(Resume { step: 2, time: None });
+    write_all(&path, &[kept.clone(), beyond, resume.clone(), task(4, 2.5)]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(r#"{"event":"task","step":2,"tokens":128,"task":"lambada""#), "{text}");
+    assert!(text.contains(r#"{"name":"perplexity","value":"inf"}"#), "{text}");
+    let log = EventLog::read(&path).unwrap();
+    assert_eq!(log.events, [kept, resume, task(4, 2.5)]);
+    assert_eq!(log.tasks().map(|task| task.step).collect::<Vec<_>>(), [2, 4]);
 }
 
 #[test]

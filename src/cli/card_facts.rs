@@ -7,16 +7,18 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::train::{Ready, device_words};
-use crate::card::{CardEvaluation, CardFacts, CardPower, CardSample, Loading, render};
+use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, Loading, render};
 use crate::checkpoint::Layout;
 use crate::checkpoint::state::TrainingState;
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
-use crate::events::Sample;
+use crate::eval::config::TaskKind;
+use crate::events::{Sample, Task};
 use crate::hub;
 use crate::model::{Gpt, ModelConfig};
+use crate::train::Findings;
 use crate::train::save::Card;
 
 /// The content of `training/card.json`.
@@ -37,8 +39,8 @@ pub(super) fn hash(readme: &str) -> String {
 ///
 /// # Errors
 /// Never, unless a number cannot be written.
-pub(super) fn card(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples: &[Sample]) -> Result<Card> {
-    let facts = facts(ready, state, val, samples);
+pub(super) fn card(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> Result<Card> {
+    let facts = facts(ready, state, findings);
     let readme = render(&facts);
     let recorded = Recorded { readme_xxh3: hash(&readme), facts };
     let facts =
@@ -46,7 +48,7 @@ pub(super) fn card(ready: &Ready, state: &TrainingState, val: Option<&Evaluation
     Ok(Card { readme, facts })
 }
 
-fn facts(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples: &[Sample]) -> CardFacts {
+fn facts(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> CardFacts {
     let (config, model) = (&ready.config, ready.model.config());
     let evaluation = |found: &Evaluation| CardEvaluation {
         data: "the validation split of the training data".into(),
@@ -74,14 +76,37 @@ fn facts(ready: &Ready, state: &TrainingState, val: Option<&Evaluation>, samples
         hardware: Some(device_words(ready.device)),
         power: power(ready.device),
         precision: Some(ready.precision().name().into()),
-        evaluation: val.filter(|found| found.loss().is_finite()).map(evaluation),
-        samples: samples.iter().map(|sample| card_sample(config, sample)).collect(),
+        evaluation: findings.val.filter(|found| found.loss().is_finite()).map(evaluation),
+        results: findings.tasks.iter().flat_map(task_results).collect(),
+        samples: findings.samples.iter().map(|sample| card_sample(config, sample)).collect(),
         seeds: ["seed_init", "seed_data", "seed_dropout"].map(String::from).into_iter().zip(state.seeds).collect(),
         command: Some("taper train config.toml".into()),
         config_toml: Some(config.to_toml()),
         taper_version: version(),
         ..of_model(&ready.model)
     }
+}
+
+/// The rows of a benchmark. Of its file only the name is told: where it lies is the author's business.
+pub(super) fn task_results(task: &Task) -> Vec<CardResult> {
+    let title = task.task.parse().map_or_else(|_| task.task.clone(), |kind: TaskKind| kind.title().into());
+    let file = std::path::Path::new(&task.data).file_name().unwrap_or_default().to_string_lossy();
+    let words = |name: &str| match name {
+        "acc" => "accuracy".to_string(),
+        "acc_norm" => "accuracy, normalised by bytes".into(),
+        "acc_norm_tokens" => "accuracy, normalised by tokens".into(),
+        other => other.into(),
+    };
+    let finite = task.metrics.iter().filter(|metric| metric.value.is_finite());
+    let row = |metric: &crate::events::TaskMetric| CardResult {
+        benchmark: format!("{title} ({file}, zero-shot)"),
+        dataset: None,
+        metric: words(&metric.name),
+        value: metric.value,
+        standard_error: metric.standard_error,
+        count: Some(task.examples),
+    };
+    finite.map(row).collect()
 }
 
 /// A text that the model wrote, with how it was drawn.

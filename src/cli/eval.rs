@@ -1,4 +1,4 @@
-//! `taper eval`: how well a model predicts a text or shards.
+//! `taper eval`: how well a model predicts a text or shards; benchmarks are in `eval_task`.
 //!
 //! The stream is cut into consecutive windows (see [`crate::eval`]): N tokens make N - 1 predictions. Bits per byte count
 //! the bytes of the tokens that are predicted, which are all but the first; end-of-text between documents is predicted too,
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::eval_task::{self, TaskArgs};
 use super::models::{Engine, ModelArgs, Opened, data_inputs, reference};
 use super::{print_json, print_line};
 use crate::data::{
@@ -25,6 +26,7 @@ Examples:
   taper eval runs/quickstart --data README.md
   taper eval runs/quickstart --data 'src/**/*.rs' --json
   taper eval runs/quickstart --data data/fineweb10B --split val --max-tokens 1000000
+  taper eval runs/quickstart --task hellaswag --data data/hellaswag.jsonl
 
 Text is tokenized with the model's tokenizer; end-of-text stands between documents.
 bits_per_byte divides by all bytes of the text, its first token included. The interval is 1.96 standard errors to each
@@ -42,9 +44,12 @@ pub struct Args {
     /// Measure only the first N tokens.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
-    /// Windows that pass through the model at once [default: as many as make 4096 tokens].
+    /// Windows (with --task, continuations) that pass through the model at once; the numbers do not depend on it [default:
+    /// as many as make 4096 tokens].
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    #[command(flatten)]
+    tasks: TaskArgs,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     json: bool,
@@ -67,7 +72,13 @@ pub fn run(args: Args) -> Result<()> {
     if args.batch == Some(0) {
         return Err(Error::usage("--batch must be at least 1"));
     }
+    if args.tasks.task.is_some() && args.model.engine == Engine::Reference {
+        return Err(Error::usage("--task is scored by the native engine; leave --engine reference out"));
+    }
     let opened = args.model.open()?;
+    if let Some(kind) = args.tasks.task {
+        return eval_task::run(&args.tasks, kind, &args.data, args.batch, &opened, args.json);
+    }
     let stream = open_data(&args, &opened)?;
     let tokens = stream.len().min(args.max_tokens.unwrap_or(u64::MAX));
     if tokens < 2 {

@@ -14,6 +14,7 @@ mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+mod eval_task;
 pub mod model;
 pub mod models;
 mod numerics;

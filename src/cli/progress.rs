@@ -100,6 +100,9 @@ impl Observer for Console {
                 self.val = Some(eval.loss);
                 self.say(&format!("step {}/{} validation loss {:.6}", eval.step, self.max_steps, eval.loss));
             }
+            Event::Task(task) => {
+                self.say(&format!("step {}/{} {}: {}", task.step, self.max_steps, task.task, task.in_words()));
+            }
             Event::Sample(sample) => {
                 let text = format!("{}{}", sample.prompt, sample.text);
                 let indented: Vec<String> = text.lines().map(|line| format!("  | {line}")).collect();

@@ -10,14 +10,13 @@ use crate::checkpoint::{ModelFolder, read_model_folder};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
 use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
-use crate::cli::{card_facts, models};
+use crate::cli::{card_facts, eval_task, models};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::info::CpuInfo;
 use crate::device::{Device, peak};
 use crate::error::{Error, Result, ResultExt};
-use crate::eval::Evaluation;
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
 use crate::optim::Hyper;
@@ -26,7 +25,7 @@ use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
 use crate::train::run::{EVENTS, RunFolder};
 use crate::train::source::{self, Streams};
-use crate::train::{self, Job, Trainer, batch, lanes, save};
+use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
 
 /// Arguments of `taper train`.
 #[derive(Debug, clap::Args)]
@@ -326,9 +325,8 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     }
     let config = &ready.config;
     let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
-    let card = |state: &TrainingState, val: Option<&Evaluation>, samples: &[crate::events::Sample]| {
-        card_facts::card(&ready, state, val, samples)
-    };
+    let card = |state: &TrainingState, findings: Findings<'_>| card_facts::card(&ready, state, findings);
+    let tasks = eval_task::load_all(&config.eval, &ready.tokenizer, ready.model.config())?;
     let job = Job {
         folder: &ready.run,
         run: &config.run,
@@ -343,6 +341,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         data: ready.streams.train.clone(),
         shuffle: config.data.shuffle,
         val: ready.streams.val.as_ref(),
+        tasks: &tasks,
         micro_batch: ready.micro_batch(),
         global_batch: config.train.global_batch(),
         max_steps,

@@ -92,11 +92,6 @@ fn available(config: &Config) -> Result<(), Problem> {
         ),
         ("dist.lanes", dist.lanes.map(|lanes| lanes.to_string()), "which trains on one device"),
         ("dist.shard_optimizer", dist.shard_optimizer.then(|| "true".into()), "which trains on one device"),
-        (
-            "eval.tasks",
-            (!config.eval.tasks.is_empty()).then(|| shown(&config.eval.tasks)),
-            "which measures the validation loss",
-        ),
     ];
     for (key, value, instead) in table {
         if let Some(value) = value {

@@ -1,4 +1,4 @@
-//! Evaluation: the loss over a token stream, in consecutive windows.
+//! Evaluation: the loss over a token stream, in consecutive windows; benchmarks in [`tasks`].
 //!
 //! The stream is cut into windows of `context_length` inputs, each predicting its next tokens; the last target of a window
 //! is the first input of the next, and the final shorter window counts: N tokens make N - 1 predictions. Losses of rows
@@ -8,6 +8,7 @@
 //! sample, and the standard error is that of a ratio of their sums (Cochran, Sampling Techniques, 1977, section 6.3).
 
 pub mod config;
+pub mod tasks;
 
 use crate::data::{TokenStream, eval_windows};
 use crate::error::{Error, Result};

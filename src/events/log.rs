@@ -3,7 +3,7 @@
 //! The bytes are cut into pieces at line ends and parsed in parallel; a million steps take about a second. What a resumed
 //! run superseded is dropped here, so that nobody downstream needs to think of it.
 
-use super::{Checkpoint, End, Eval, Event, Nonfinite, Resume, Rollback, Sample, Spike, Start, Step};
+use super::{Checkpoint, End, Eval, Event, Nonfinite, Resume, Rollback, Sample, Spike, Start, Step, Task};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -73,6 +73,11 @@ impl EventLog {
     /// The losses over held-out splits.
     pub fn evals(&self) -> impl Iterator<Item = &Eval> {
         self.events.iter().filter_map(|event| if let Event::Eval(e) = event { Some(e) } else { None })
+    }
+
+    /// The scores of benchmarks.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.events.iter().filter_map(|event| if let Event::Task(e) = event { Some(e) } else { None })
     }
 
     /// The generated texts.
@@ -198,6 +203,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Event>, String> {
         "start" => Event::Start(read(line)?),
         "step" => Event::Step(read(line)?),
         "eval" => Event::Eval(read(line)?),
+        "task" => Event::Task(read(line)?),
         "sample" => Event::Sample(read(line)?),
         "nonfinite" => Event::Nonfinite(read(line)?),
         "spike" => Event::Spike(read(line)?),
@@ -268,6 +274,7 @@ fn kind_bit(event: &Event) -> u8 {
         Event::Nonfinite(_) => 8,
         Event::Spike(_) => 16,
         Event::Checkpoint(_) => 32,
+        Event::Task(_) => 64,
         Event::Start(_) | Event::Resume(_) | Event::Rollback(_) | Event::End(_) => 0,
     }
 }

@@ -37,6 +37,8 @@ pub enum Event {
     Step(Step),
     /// A loss was measured over a held-out split.
     Eval(Eval),
+    /// A benchmark was scored.
+    Task(Task),
     /// Text was generated from the model as it stood.
     Sample(Sample),
     /// A step had a non-finite loss, gradient or gradient norm, and this was done about it.
@@ -60,6 +62,7 @@ impl Event {
             Event::Start(_) => None,
             Event::Step(e) => Some(e.step),
             Event::Eval(e) => Some(e.step),
+            Event::Task(e) => Some(e.step),
             Event::Sample(e) => Some(e.step),
             Event::Nonfinite(e) => Some(e.step),
             Event::Spike(e) => Some(e.step),
@@ -190,6 +193,44 @@ pub struct Eval {
     #[serde(with = "number")]
     pub loss: f64,
     /// Standard error of that mean, over windows, in nats; absent where there was one window, and in older logs.
+    #[serde(with = "number::option", default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+}
+
+/// The scores of a benchmark (docs/eval.md).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// The optimizer step after which it was scored; 0 is the untrained model.
+    pub step: u64,
+    /// Tokens consumed in training until then.
+    pub tokens: u64,
+    /// The task: "hellaswag", "lambada", "multiple-choice".
+    pub task: String,
+    /// The file of its examples.
+    pub data: String,
+    /// How many examples were scored.
+    pub examples: u64,
+    /// Its numbers.
+    pub metrics: Vec<TaskMetric>,
+}
+
+impl Task {
+    /// The scores in a line, for people: `acc 0.2500, acc_norm 0.3000`.
+    pub fn in_words(&self) -> String {
+        let words: Vec<String> = self.metrics.iter().map(|m| format!("{} {:.4}", m.name, m.value)).collect();
+        words.join(", ")
+    }
+}
+
+/// One number of a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskMetric {
+    /// "acc", "acc_norm", "acc_norm_tokens", "perplexity".
+    pub name: String,
+    /// Its value.
+    #[serde(with = "number")]
+    pub value: f64,
+    /// Its standard error over examples; absent where there was one example.
     #[serde(with = "number::option", default, skip_serializing_if = "Option::is_none")]
     pub standard_error: Option<f64>,
 }

@@ -9,7 +9,7 @@ pub use crate::ops::classifier::Loss;
 use crate::ops::classifier::Scale;
 use crate::ops::rope::RopeTable;
 use crate::tape::{Layout, ParamId, Params, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Standard deviation of initial weights (GPT-2).
 const INIT_STD: f64 = 0.02;
@@ -184,6 +184,35 @@ impl Gpt {
         let mut tape = Tape::inference(params);
         let x = self.hidden(&mut tape, tokens, &Pass::default())?;
         ops::linear::forward(x.value(), &params.weight(self.head), None)
+    }
+
+    /// Logits after some of the tokens [B, T] only, given to `take` in the order of `rows` (flat indices below B * T), a few
+    /// rows of V at a time. The output layer's product always has the same shape and is made in fp32, so that a row's
+    /// logits depend on its hidden state alone.
+    ///
+    /// # Errors
+    /// Those of [`Gpt::hidden`].
+    pub fn logits_at(
+        &self,
+        params: &Params,
+        tokens: &Tensor,
+        rows: &[usize],
+        take: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        const BLOCK: usize = 64;
+        let mut tape = Tape::inference(params);
+        let x = self.hidden(&mut tape, tokens, &Pass::default())?;
+        let (x, c, v) = (x.value(), self.config.n_embd, self.config.vocab_size);
+        let head = params.weight(self.head).to_dtype(DType::F32)?;
+        for rows in rows.chunks(BLOCK) {
+            let mut block = Tensor::zeros(x.device(), x.dtype(), &[BLOCK, c])?;
+            for (place, &row) in rows.iter().enumerate() {
+                block.copy_part(place * c, &x.view(row * c, &[c]))?;
+            }
+            let logits = ops::linear::forward(&block.to_dtype(DType::F32)?, &head, None)?.to_device(Device::Cpu)?;
+            take(&logits.f32()[..rows.len() * v]);
+        }
+        Ok(())
     }
 
     /// Logits [B, V] after the last of `tokens` (u32 [B, Tq]), which follow what is in the cache and are added to it.

@@ -54,6 +54,7 @@ fn event_file(run: &Run, began: f64) -> Vec<u8> {
                 (e.step, scalars.into_iter().flatten().collect())
             }
             Event::Eval(e) => (e.step, vec![(format!("loss/{}", e.split), e.loss)]),
+            Event::Task(e) => (e.step, e.metrics.iter().map(|m| (format!("{}/{}", e.task, m.name), m.value)).collect()),
             _ => continue,
         };
         let mut summary = Vec::new();

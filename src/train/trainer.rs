@@ -3,6 +3,7 @@
 //! Everything that decides a result is a function of (config, step): the sequences of a step, dropout masks, the learning
 //! rate. So a checkpoint needs only the numbers and the counters, and a resumed run cannot be told from an unbroken one.
 
+mod evaluate;
 mod rollback;
 mod steps;
 
@@ -17,7 +18,8 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
-use crate::eval::{Evaluation, evaluate};
+use crate::eval::Evaluation;
+use crate::eval::tasks::Task;
 use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::ScaleState;
@@ -29,8 +31,19 @@ use crate::train::save::{Card, Snapshot, save};
 use crate::train::spike::SpikeWatch;
 use steps::StartedStep;
 
-/// Writes the model card from the state, the validation of that step, and the samples of that step.
-pub type CardWriter<'a> = dyn Fn(&TrainingState, Option<&Evaluation>, &[events::Sample]) -> Result<Card> + 'a;
+/// What was found out about the model at a step, for the card of its checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Findings<'a> {
+    /// The validation of that step.
+    pub val: Option<&'a Evaluation>,
+    /// The benchmarks of that step.
+    pub tasks: &'a [events::Task],
+    /// The texts that it wrote at that step.
+    pub samples: &'a [events::Sample],
+}
+
+/// Writes the model card from the state and what was found out at that step.
+pub type CardWriter<'a> = dyn Fn(&TrainingState, Findings<'_>) -> Result<Card> + 'a;
 
 /// Everything a run is made of, resolved.
 pub struct Job<'a> {
@@ -60,6 +73,8 @@ pub struct Job<'a> {
     pub shuffle: bool,
     /// Validation tokens.
     pub val: Option<&'a TokenStream>,
+    /// Benchmarks.
+    pub tasks: &'a [Task],
     /// Sequences of one pass.
     pub micro_batch: usize,
     /// Sequences of one step.
@@ -99,6 +114,8 @@ pub struct Trainer<'a> {
     observers: Vec<&'a mut dyn Observer>,
     /// The last validation and its step.
     last_val: Option<(u64, Evaluation)>,
+    /// The benchmarks that were scored last, all at one step.
+    last_tasks: Vec<events::Task>,
     last_samples: Vec<events::Sample>,
     began: Instant,
     /// Steps that were started, and whose outcome is not known yet.
@@ -143,6 +160,7 @@ impl<'a> Trainer<'a> {
             log,
             observers: Vec::new(),
             last_val: None,
+            last_tasks: Vec::new(),
             last_samples: Vec::new(),
             began: Instant::now(),
             in_flight: Vec::new(),
@@ -280,23 +298,6 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The validation loss, over the whole split unless `eval.max_tokens`.
-    fn evaluate(&mut self) -> Result<()> {
-        let Some(val) = self.job.val else { return Ok(()) };
-        let batch = self.job.eval.batch.unwrap_or(self.job.micro_batch);
-        let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
-        let loss = found.loss();
-        self.last_val = Some((self.state.step, found));
-        let (step, tokens) = (self.state.step, self.state.tokens);
-        self.record(Event::Eval(events::Eval {
-            step,
-            tokens,
-            split: "val".into(),
-            loss,
-            standard_error: found.standard_error,
-        }))
-    }
-
     /// One text for each prompt, always with the same draws, so that texts over time can be compared.
     fn write_samples(&mut self) -> Result<()> {
         let config = self.job.sample;
@@ -362,6 +363,8 @@ impl<'a> Trainer<'a> {
         let moments = self.engine.moments()?;
         self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
         self.last_samples.retain(|sample| sample.step == step);
+        self.last_tasks.retain(|task| task.step == step);
+        let findings = Findings { val: val.as_ref(), tasks: &self.last_tasks, samples: &self.last_samples };
         if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
             && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
         {
@@ -375,7 +378,7 @@ impl<'a> Trainer<'a> {
             moments: [&moments.m, &moments.v],
             tokenizer: self.job.tokenizer,
             state: &self.state,
-            card: (self.job.card)(&self.state, val.as_ref(), &self.last_samples)?,
+            card: (self.job.card)(&self.state, findings)?,
         };
         let path = save(&store, &snapshot, keep)?;
         self.record(self.saved())?;

@@ -80,3 +80,29 @@ fn a_prompt_in_pieces_gives_the_same_logits() {
         }
     }
 }
+
+/// What benchmarks are scored by: logits after some tokens only, in fp32 whatever the compute copy.
+#[test]
+fn logits_after_some_tokens_are_the_cpus() {
+    let model = Gpt::new(models::gpt2()).unwrap();
+    let host = model.initialise(3).unwrap();
+    let tokens: Vec<u32> = (0..2 * 40).map(|i| i * 7 % 101).collect();
+    let tokens = Tensor::from_u32(&tokens, &[2, 40]).unwrap();
+    let whole = model.logits(&host, &tokens).unwrap().to_vec_f32().unwrap();
+    let v = model.config().vocab_size;
+    // More than a block of rows, out of order.
+    let rows: Vec<usize> = (0..80).rev().filter(|row| row % 7 != 0).collect();
+    let wanted: Vec<f32> = rows.iter().flat_map(|row| whole[row * v..][..v].to_vec()).collect();
+    let on_cpu = std::iter::once(("cpu".to_string(), taper::device::Device::Cpu));
+    for (place, device) in on_cpu.chain(devices().iter().cloned()) {
+        for dtype in [DType::F32, DType::BF16] {
+            if (device, dtype) == (taper::device::Device::Cpu, DType::BF16) {
+                continue;
+            }
+            let params = host.to_device(device, dtype).unwrap();
+            let mut found = Vec::new();
+            model.logits_at(&params, &tokens, &rows, &mut |logits| found.extend_from_slice(logits)).unwrap();
+            close(&format!("{place} {dtype:?}"), &found, &wanted, 8.0 * epsilon(dtype).max(4e-6));
+        }
+    }
+}

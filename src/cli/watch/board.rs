@@ -155,6 +155,7 @@ pub(super) fn in_words(event: &Event) -> Option<String> {
         Event::Step(e) if e.class == Class::Overflow => format!("step {}: gradient norm overflowed", e.step),
         Event::Start(_) | Event::Step(_) | Event::Sample(_) => return None,
         Event::Eval(e) => format!("step {}: {} loss {}", e.step, e.split, short(e.loss)),
+        Event::Task(e) => format!("step {}: {} {}", e.step, e.task, e.in_words()),
         Event::Nonfinite(e) => {
             let by = e.parameter.as_ref().map_or(String::new(), |name| format!(" in {name}"));
             format!("step {}: {}{by}", e.step, e.class.name().replace('_', " "))
