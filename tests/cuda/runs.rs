@@ -50,7 +50,7 @@ fn taper(words: &[&str]) -> u8 {
 
 /// The last step's loss, the validation losses, the checkpoints' steps, and the last sample.
 fn outcome(run: &Path) -> (Vec<f64>, Vec<f64>, Vec<u64>, String) {
-    let log = EventLog::read(&run.join("events.jsonl")).unwrap();
+    let log = EventLog::read(run.join("events.jsonl")).unwrap();
     let losses: Vec<f64> = log.steps().map(|step| step.loss).collect();
     let vals = log.evals().map(|eval| eval.loss).collect();
     let saved = log.checkpoints().map(|checkpoint| checkpoint.step).collect();

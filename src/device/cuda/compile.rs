@@ -17,13 +17,16 @@ use super::libraries;
 use crate::device::kernels::{HEADERS, SOURCES, Source};
 use crate::error::{Error, Result};
 
+/// A file of kernels by its stem, and what was defined when it was compiled.
+pub type Instance = (&'static str, Vec<String>);
+
 /// Compiles kernels for one architecture.
 pub struct Compiler {
     architecture: String,
     version: (i32, i32),
     cache: Option<PathBuf>,
     /// Compiled files, by stem and definitions, as far as [`Compiler::warm_up`] made them.
-    ready: Mutex<BTreeMap<(&'static str, Vec<String>), Vec<u8>>>,
+    ready: Mutex<BTreeMap<Instance, Vec<u8>>>,
 }
 
 /// What compiling one file gave.

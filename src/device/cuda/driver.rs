@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use super::blas::Blas;
-use super::compile::Compiler;
+use super::compile::{Compiler, Instance};
 use super::{MINIMUM_CUDA, libraries};
 use crate::device::kernels;
 use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Product};
@@ -24,8 +24,7 @@ pub struct CudaDriver {
     stream: sys::CUstream,
     compiler: Compiler,
     functions: Mutex<BTreeMap<String, Function>>,
-    /// By file and definitions.
-    modules: Mutex<BTreeMap<(&'static str, Vec<String>), Module>>,
+    modules: Mutex<BTreeMap<Instance, Module>>,
     blas: Blas,
     staging: Mutex<Staging>,
 }
