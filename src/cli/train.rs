@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::info::CpuInfo;
-use crate::device::{Device, peak};
+use crate::device::{Device, gpu, peak};
 use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
@@ -73,13 +73,20 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::usage("--gpus: this version trains on one device; leave the option out"));
     }
     let mut config = Config::load(&args.config, &args.set)?;
-    let device = Device::parse(&args.device.clone().unwrap_or_else(|| config.run.device.to_string()))?;
+    let asked = args.device.clone().unwrap_or_else(|| config.run.device.to_string());
+    let device = Device::parse(&asked)?;
     let precision = config.precision.resolve(device != Device::Cpu)?;
     config.precision.compute = Some(precision);
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
     let folder = RunFolder::open(&run, args.resume)?;
     for note in config.notes() {
         say(&format!("note: {note}"));
+    }
+    if asked == "auto"
+        && device == Device::Cpu
+        && let Some(why) = gpu::why_idle()
+    {
+        say(&format!("NOTE: this run is on the CPU, although there is an NVIDIA driver: {why}"));
     }
 
     let store = Store::of_run(&run);
@@ -112,7 +119,7 @@ pub fn run(args: Args) -> Result<()> {
         check_same_run(&run, &config, state)?;
     }
     folder.write("config.toml", &config.to_toml())?;
-    folder.write_environment(&device.to_string(), precision.name(), rayon::current_num_threads())?;
+    folder.write_environment(device, precision.name(), rayon::current_num_threads())?;
     let ready = Ready { run, config, model, tokenizer, streams, init, device };
     train(ready, args.engine, found)
 }
@@ -223,14 +230,6 @@ pub(super) fn device_words(device: Device) -> String {
         Ok(Some(gpu)) => gpu.driver().facts().name.clone(),
         _ => format!("{}, {} threads", CpuInfo::of_this_machine().model, rayon::current_num_threads()),
     }
-}
-
-/// What decides bits on this device: machines of one kind give the same.
-fn hardware_kind(device: Device) -> Result<String> {
-    Ok(match device.gpu()? {
-        None => CpuInfo::of_this_machine().kind(),
-        Some(gpu) => gpu.driver().facts().kind(),
-    })
 }
 
 /// What a device can do at most in a precision, in FLOP/s, where its data sheet is known.
@@ -346,7 +345,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         global_batch: config.train.global_batch(),
         max_steps,
         config_hash: config.hash(),
-        hardware: hardware_kind(ready.device)?,
+        hardware: ready.device.hardware_kind()?,
         card: &card,
         peak_flops: peak_flops(ready.device, ready.precision()),
     };

@@ -58,6 +58,14 @@ pub fn open(ordinal: usize) -> Result<&'static Gpu> {
     Ok(gpu)
 }
 
+/// Why `auto` trains on the CPU although an NVIDIA driver is here: what stops the GPU from being used. None where there is
+/// no driver, or the GPU works.
+pub fn why_idle() -> Option<String> {
+    let driver = cuda::libraries().into_iter().find(|library| library.name == "libcuda.so")?;
+    driver.path?;
+    open(0).err().map(|error| error.to_string())
+}
+
 impl Gpu {
     // A GPU's buffers may be dropped at any time up to the end of the process, so the GPU is never torn down before.
     fn leak(driver: Box<dyn Driver>, ordinal: usize) -> &'static Gpu {

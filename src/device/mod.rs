@@ -44,6 +44,17 @@ impl Device {
         }
     }
 
+    /// The hardware kind: what decides bits on this device. Machines of one kind give the same.
+    ///
+    /// # Errors
+    /// A `Device` error if it cannot be opened.
+    pub fn hardware_kind(self) -> Result<String> {
+        Ok(match self.gpu()? {
+            None => info::CpuInfo::of_this_machine().kind(),
+            Some(gpu) => gpu.driver().facts().kind(),
+        })
+    }
+
     /// The GPU of a CUDA device; None for the CPU.
     ///
     /// # Errors

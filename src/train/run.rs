@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::checkpoint::store::Store;
+use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::error::{Error, Result};
 
@@ -74,9 +75,10 @@ impl RunFolder {
     /// Writes environment.json: what wrote this run and on what.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn write_environment(&self, device: &str, precision: &str, threads: usize) -> Result<()> {
+    /// If the disk refuses, or the device fails.
+    pub fn write_environment(&self, device: Device, precision: &str, threads: usize) -> Result<()> {
         let cpu = CpuInfo::of_this_machine();
+        let gpu = device.gpu()?;
         let environment = json!({
             "taper": env!("CARGO_PKG_VERSION"),
             // Set by whoever builds a release. A development build is told apart by the hash of the program itself.
@@ -84,13 +86,14 @@ impl RunFolder {
             "binary_xxh3": binary_hash(),
             "os": std::env::consts::OS,
             "arch": std::env::consts::ARCH,
-            "device": device,
-            "hardware_kind": cpu.kind(),
+            "device": device.to_string(),
+            "hardware_kind": device.hardware_kind()?,
             "cpu": cpu,
+            "gpu": gpu.map(|gpu| gpu.driver().facts()),
             "threads": threads,
             "precision": precision,
             "world_size": 1,
-            "engine": {"matmul": "gemm 0.19"},
+            "engine": {"matmul": if gpu.is_some() { "cuBLASLt" } else { "gemm 0.19" }},
         });
         self.write("environment.json", &format!("{environment:#}\n"))
     }
