@@ -90,9 +90,16 @@ fn flags() -> (Vec<String>, Vec<String>) {
     (all, kernels.into_iter().map(String::from).collect())
 }
 
+/// The checkout: where the tests were built, or, where a test binary was carried to another machine, the folder it is
+/// started in.
+fn root() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    if built.join("kernels").is_dir() { built } else { std::env::current_dir().expect("a current folder") }
+}
+
 /// Builds the library, or finds it from a former build of the same sources, flags and compiler.
 fn build(compiler: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = &root();
     let (kernels, own) = (root.join("kernels"), root.join("tests/emulator"));
     let sources = [files(&kernels, "cu"), files(&own, "cu"), files(&own, "cpp")].concat();
     let (all_flags, kernel_flags) = flags();
