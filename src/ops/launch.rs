@@ -1,8 +1,9 @@
 //! Launches that several operators share.
 
-use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
+use crate::device::{DType, Gpu};
 use crate::error::Result;
+use crate::ops::reduce;
 use crate::random::Mask;
 use crate::tensor::{Tensor, per_element};
 
@@ -50,30 +51,74 @@ pub fn pointer(tensor: Option<&Tensor>) -> Arg {
     Arg::Pointer(tensor.map_or(0, Tensor::address))
 }
 
-/// Rows whose sums for the weight one block of a norm's backward makes; part of the definition, because it fixes the order.
-const ROWS_OF_NORM: usize = 64;
-
-/// What both norms' backward passes need to know of each other: how it is launched, and where its sums go.
-pub struct NormBackward {
-    /// Blocks, each with sums of its own.
-    pub blocks: usize,
-    /// The launch.
-    pub geometry: Geometry,
-    /// Rows of one block.
-    pub rows_per_block: usize,
+/// Starts a norm's forward, `KERNEL_forward_DTYPE`, over `x` [N, C]: a warp a row. `stats` are the f32 [N] that the norm
+/// keeps of each row, `params` its weight and what else it has.
+///
+/// # Errors
+/// If the device fails.
+pub fn norm_forward(
+    gpu: &Gpu,
+    kernel: &str,
+    y: &mut Tensor,
+    stats: &mut [&mut Tensor],
+    x: &Tensor,
+    params: &[Arg],
+    eps: f32,
+) -> Result<()> {
+    // The kernels can add a second input first, and write that sum; the residual stream has been summed before.
+    const NOTHING_TO_ADD: Arg = Arg::Pointer(0);
+    let mut arguments = vec![Arg::Pointer(y.address_mut()), NOTHING_TO_ADD];
+    arguments.extend(stats.iter_mut().map(|stat| Arg::Pointer(stat.address_mut())));
+    arguments.extend([Arg::Pointer(x.address()), NOTHING_TO_ADD]);
+    arguments.extend(params);
+    arguments.extend([Arg::F32(eps), Arg::U32(x.rows() as u32), Arg::U32(x.last() as u32)]);
+    let geometry = Geometry::linear(x.rows().div_ceil(4), 128);
+    gpu.launch(&format!("{kernel}_forward_{}", x.dtype().suffix()), geometry, &arguments)
 }
 
-/// The launch of a norm's backward over `x` [N, C].
-pub fn norm_backward(x: &Tensor) -> NormBackward {
-    let blocks = x.rows().div_ceil(ROWS_OF_NORM);
-    let packs = x.last().div_ceil(16 / x.dtype().size());
-    let threads = packs.next_multiple_of(32).min(512);
-    NormBackward { blocks, geometry: Geometry::linear(blocks, threads), rows_per_block: ROWS_OF_NORM }
+/// What a norm's backward reads.
+pub struct NormSaved<'t> {
+    /// The gradient of the output.
+    pub dy: &'t Tensor,
+    /// What has already come back for `x` along the residual stream, to be added.
+    pub so_far: Option<&'t Tensor>,
+    /// The input [N, C].
+    pub x: &'t Tensor,
+    /// The weight [C].
+    pub w: &'t Tensor,
+    /// What the forward kept of each row.
+    pub stats: &'t [&'t Tensor],
 }
 
-/// The launch of a norm's forward over `x` [N, C]: a warp a row.
-pub fn norm_forward(x: &Tensor) -> Geometry {
-    Geometry::linear(x.rows().div_ceil(4), 128)
+/// A norm's backward, `KERNEL_backward_DTYPE`: gives the gradient of `x`, and adds the kernel's sums over rows to the f32
+/// gradients [C] at the device addresses `sums`; one that is not wanted is None.
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn norm_backward(gpu: &'static Gpu, kernel: &str, saved: &NormSaved<'_>, sums: &[Option<u64>]) -> Result<Tensor> {
+    /// Rows whose sums one block makes; part of the definition, because it fixes the order.
+    const ROWS: usize = 64;
+    let NormSaved { dy, so_far, x, w, stats } = saved;
+    let (width, blocks) = (x.last(), x.rows().div_ceil(ROWS));
+    let stride = sums.len() * width;
+    let mut dx = Tensor::empty(gpu.device(), x.dtype(), x.shape())?;
+    let mut partial = Tensor::empty(gpu.device(), DType::F32, &[blocks, stride])?;
+    let first = partial.address_mut();
+    let mut arguments = vec![Arg::Pointer(dx.address_mut()), Arg::Pointer(first)];
+    arguments.extend([dy, x, w].map(|tensor| Arg::Pointer(tensor.address())));
+    arguments.extend(stats.iter().map(|stat| Arg::Pointer(stat.address())));
+    arguments.push(pointer(*so_far));
+    arguments.extend([x.rows(), width, ROWS].map(|number| Arg::U32(number as u32)));
+    let packs = width.div_ceil(16 / x.dtype().size());
+    let geometry = Geometry::linear(blocks, packs.next_multiple_of(32).min(512));
+    gpu.launch(&format!("{kernel}_backward_{}", x.dtype().suffix()), geometry, &arguments)?;
+    for (i, sum) in sums.iter().enumerate() {
+        if let Some(sum) = sum {
+            let part = first + (i * width * DType::F32.size()) as u64;
+            reduce::add_partial(gpu, *sum, part, blocks, width, stride)?;
+        }
+    }
+    Ok(dx)
 }
 
 /// A mask as kernels take it: five words and the factor.

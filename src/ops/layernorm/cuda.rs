@@ -1,10 +1,9 @@
 //! Layer normalization on CUDA.
 
+use crate::device::Gpu;
 use crate::device::launch::Arg;
-use crate::device::{DType, Gpu};
 use crate::error::Result;
-use crate::ops::launch::{NormBackward, norm_backward, norm_forward, pointer};
-use crate::ops::reduce;
+use crate::ops::launch::{NormSaved, norm_backward, norm_forward, pointer};
 use crate::tensor::Tensor;
 
 /// See [`super::cpu::forward`]; `w` and `b` have the dtype of `x`.
@@ -20,58 +19,14 @@ pub fn forward(
     b: Option<&Tensor>,
     eps: f32,
 ) -> Result<()> {
-    let arguments = [
-        Arg::Pointer(y.address_mut()),
-        // No sum with another input.
-        Arg::Pointer(0),
-        Arg::Pointer(mean.address_mut()),
-        Arg::Pointer(rstd.address_mut()),
-        Arg::Pointer(x.address()),
-        Arg::Pointer(0),
-        Arg::Pointer(w.address()),
-        pointer(b),
-        Arg::F32(eps),
-        Arg::U32(x.rows() as u32),
-        Arg::U32(x.last() as u32),
-    ];
-    gpu.launch(&format!("layernorm_forward_{}", x.dtype().suffix()), norm_forward(x), &arguments)
+    let params = [Arg::Pointer(w.address()), pointer(b)];
+    norm_forward(gpu, "layernorm", y, &mut [mean, rstd], x, &params, eps)
 }
 
-/// The gradient of `x`, with what came back so far added; adds to those of weight and bias at the device addresses.
+/// The gradient of `x`; adds to those of weight and bias at the device addresses. `saved` holds mean and rstd.
 ///
 /// # Errors
 /// If memory or the device fails.
-pub fn backward(
-    gpu: &'static Gpu,
-    dy: &Tensor,
-    so_far: Option<&Tensor>,
-    (dw, db): (u64, Option<u64>),
-    (mean, rstd): (&Tensor, &Tensor),
-    x: &Tensor,
-    w: &Tensor,
-) -> Result<Tensor> {
-    let width = x.last();
-    let NormBackward { blocks, geometry, rows_per_block } = norm_backward(x);
-    let mut dx = Tensor::empty(gpu.device(), x.dtype(), x.shape())?;
-    let mut partial = Tensor::empty(gpu.device(), DType::F32, &[blocks, 2, width])?;
-    let sums = partial.address_mut();
-    let arguments = [
-        Arg::Pointer(dx.address_mut()),
-        Arg::Pointer(sums),
-        Arg::Pointer(dy.address()),
-        Arg::Pointer(x.address()),
-        Arg::Pointer(w.address()),
-        Arg::Pointer(mean.address()),
-        Arg::Pointer(rstd.address()),
-        pointer(so_far),
-        Arg::U32(x.rows() as u32),
-        Arg::U32(width as u32),
-        Arg::U32(rows_per_block as u32),
-    ];
-    gpu.launch(&format!("layernorm_backward_{}", x.dtype().suffix()), geometry, &arguments)?;
-    reduce::add_partial(gpu, dw, sums, blocks, width, 2 * width)?;
-    if let Some(db) = db {
-        reduce::add_partial(gpu, db, sums + (4 * width) as u64, blocks, width, 2 * width)?;
-    }
-    Ok(dx)
+pub fn backward(gpu: &'static Gpu, saved: &NormSaved<'_>, (dw, db): (u64, Option<u64>)) -> Result<Tensor> {
+    norm_backward(gpu, "layernorm", saved, &[Some(dw), db])
 }

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::launch::NormSaved;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -53,8 +54,9 @@ impl Backward for LayerNorm {
             let so_far = context.take(self.x.id());
             let grads = context.grads();
             let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
-            let stats = (&self.mean, &self.rstd);
-            let dx = cuda::backward(gpu, &d, so_far.as_ref(), (dw, db), stats, self.x.value(), &w)?;
+            let (x, stats) = (self.x.value(), &[&self.mean, &self.rstd]);
+            let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
+            let dx = cuda::backward(gpu, &saved, (dw, db))?;
             return context.add(self.x.id(), dx);
         }
         let mut d = d.into_sole()?;

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::launch::NormSaved;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -43,7 +44,9 @@ impl Backward for RmsNorm {
             // One pass also adds what has already come back along the residual stream.
             let so_far = context.take(self.x.id());
             let dw = context.grads().address_mut(self.weight);
-            let dx = cuda::backward(gpu, &d, so_far.as_ref(), dw, &self.rstd, self.x.value(), &w)?;
+            let (x, stats) = (self.x.value(), &[&self.rstd]);
+            let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
+            let dx = cuda::backward(gpu, &saved, dw)?;
             return context.add(self.x.id(), dx);
         }
         let mut d = d.into_sole()?;
