@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{print_json, print_line};
+use super::bench_table::{FlopUnit, Limit, Row, Table};
+use super::print_line;
 use crate::device::launch::{GpuMatrix, Product};
 use crate::device::{DType, Gpu};
 use crate::error::Result;
@@ -27,49 +28,12 @@ const N: usize = B * T;
 const CALLS: usize = 10;
 const ROUNDS: usize = 7;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    Bytes,
-    Flops,
-}
-
-struct Row {
-    op: &'static str,
-    pass: &'static str,
-    limit: Limit,
-    seconds: f64,
-    /// Bytes or operations.
-    amount: f64,
-}
-
-impl Row {
-    fn rate(&self) -> f64 {
-        self.amount / self.seconds
-    }
-}
-
 pub(super) fn run(gpu: &'static Gpu, as_json: bool) -> Result<()> {
     let (flops, bytes) = (product_flops(gpu)?, copy_bytes(gpu)?);
-    let rows = measure(gpu)?;
-    let ceiling = |limit| if limit == Limit::Bytes { bytes } else { flops };
+    let table = Table { rows: measure(gpu)?, flops, bytes, unit: FlopUnit::Tera };
     let facts = gpu.driver().facts();
     if as_json {
-        let list: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                let unit = if row.limit == Limit::Bytes { "gb_per_s" } else { "tflop_per_s" };
-                let scale = if row.limit == Limit::Bytes { 1e9 } else { 1e12 };
-                json!({
-                    "op": row.op,
-                    "pass": row.pass,
-                    "ms": row.seconds * 1e3,
-                    unit: row.rate() / scale,
-                    "share": row.rate() / ceiling(row.limit),
-                })
-            })
-            .collect();
-        let ceilings = json!({"tflop_per_s": flops / 1e12, "gb_per_s": bytes / 1e9});
-        return print_json(&json!({"device": facts, "ceilings": ceilings, "ops": list}));
+        return table.print_json("device", &json!(facts));
     }
     print_line(&format!(
         "{}: B={B} T={T} C={C} M={M} V={V}, bf16; ceilings: {:.0} TFLOP/s, {:.0} GB/s (copy)",
@@ -77,16 +41,7 @@ pub(super) fn run(gpu: &'static Gpu, as_json: bool) -> Result<()> {
         flops / 1e12,
         bytes / 1e9
     ))?;
-    for row in &rows {
-        let (rate, unit) = match row.limit {
-            Limit::Bytes => (row.rate() / 1e9, "GB/s"),
-            Limit::Flops => (row.rate() / 1e12, "TFLOP/s"),
-        };
-        let share = 100.0 * row.rate() / ceiling(row.limit);
-        let ms = row.seconds * 1e3;
-        print_line(&format!("{:<11} {:<18} {ms:>9.3} ms {rate:>8.1} {unit:<7} {share:>4.0}%", row.op, row.pass))?;
-    }
-    Ok(())
+    table.print()
 }
 
 /// Seconds of one call: the median of some rounds of several calls that are waited for together.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::bench::Ops;
+use super::bench_table::{FlopUnit, Limit, Row, Table};
 use super::doctor::{best_rate, copy_gbs, gemm_gflops};
-use super::{print_json, print_line};
+use super::print_line;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamW, adamw};
@@ -32,60 +33,18 @@ const N: usize = B * T;
 /// How long each measurement takes.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What limits an operator.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    Bytes,
-    Flops,
-}
-
-struct Row {
-    op: &'static str,
-    pass: &'static str,
-    limit: Limit,
-    /// Bytes or operations.
-    amount: f64,
-    /// GB/s or GFLOP/s.
-    rate: f64,
-}
-
 pub(super) fn run(args: &Ops) -> Result<()> {
     if let Some(gpu) = Device::parse(&args.device)?.gpu()? {
         return super::bench_gpu::run(gpu, args.json);
     }
     let rows = measure()?;
     let (gflops, gbs) = (gemm_gflops(), copy_gbs());
-    let ceiling = |limit| if limit == Limit::Bytes { gbs } else { gflops };
+    let table = Table { rows, flops: gflops * 1e9, bytes: gbs * 1e9, unit: FlopUnit::Giga };
     if args.json {
-        let list: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                let unit = if row.limit == Limit::Bytes { "gb_per_s" } else { "gflop_per_s" };
-                json!({
-                    "op": row.op,
-                    "pass": row.pass,
-                    "ms": row.amount / row.rate / 1e6,
-                    unit: row.rate,
-                    "share": row.rate / ceiling(row.limit),
-                })
-            })
-            .collect();
-        let ceilings = json!({"gflop_per_s": gflops, "gb_per_s": gbs});
-        return print_json(&json!({"threads": rayon::current_num_threads(), "ceilings": ceilings, "ops": list}));
+        return table.print_json("threads", &json!(rayon::current_num_threads()));
     }
     print_line(&format!("B={B} T={T} C={C} M={M} V={V}; ceilings: {gflops:.0} GFLOP/s, {gbs:.1} GB/s (copy)"))?;
-    for row in &rows {
-        let unit = if row.limit == Limit::Bytes { "GB/s" } else { "GFLOP/s" };
-        print_line(&format!(
-            "{:<10} {:<18} {:>9.3} ms {:>8.1} {unit:<7} {:>4.0}%",
-            row.op,
-            row.pass,
-            row.amount / row.rate / 1e6,
-            row.rate,
-            100.0 * row.rate / ceiling(row.limit)
-        ))?;
-    }
-    Ok(())
+    table.print()
 }
 
 fn measure() -> Result<Vec<Row>> {
@@ -125,6 +84,11 @@ fn measure() -> Result<Vec<Row>> {
 
 type Operator<'f> = dyn Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> Result<Var> + 'f;
 
+/// A row of something that does `amount` at so much per nanosecond.
+fn row(op: &'static str, pass: &'static str, limit: Limit, amount: f64, rate: f64) -> Row {
+    Row { op, pass, limit, amount, seconds: amount / rate / 1e9 }
+}
+
 /// Times an operator without a tape, and with one that runs backwards.
 fn op(
     rows: &mut Vec<Row>,
@@ -145,7 +109,7 @@ fn op(
     let rate = best_rate(forward, PATIENCE, || {
         failed = run(&mut Tape::inference(&weights), &constants, &ids).err();
     });
-    rows.push(Row { op: name, pass: "forward", limit, amount: forward, rate });
+    rows.push(row(name, "forward", limit, forward, rate));
     let rate = best_rate(both, PATIENCE, || {
         let mut once = || {
             let mut tape = Tape::training(&weights, &mut unused);
@@ -156,7 +120,7 @@ fn op(
         };
         failed = once().err();
     });
-    rows.push(Row { op: name, pass: "forward, backward", limit, amount: both, rate });
+    rows.push(row(name, "forward, backward", limit, both, rate));
     failed.map_or(Ok(()), Err)
 }
 
@@ -172,12 +136,12 @@ fn optimizer(rows: &mut Vec<Row>) -> Result<()> {
     let rate = best_rate(amount, PATIENCE, || {
         std::hint::black_box(gradnorm::gradnorm(&grads, 1.0));
     });
-    rows.push(Row { op: "gradnorm", pass: "one pass", limit: Limit::Bytes, amount, rate });
+    rows.push(row("gradnorm", "one pass", Limit::Bytes, amount, rate));
     // Weights and moments are read and written, gradients read.
     let amount = 28.0 * len as f64;
     let with = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t: 10, grad_scale: 1.0 };
     let rate = best_rate(amount, PATIENCE, || adamw(&mut weights, &grads, &mut m, &mut v, &with));
-    rows.push(Row { op: "adamw", pass: "one pass", limit: Limit::Bytes, amount, rate });
+    rows.push(row("adamw", "one pass", Limit::Bytes, amount, rate));
     Ok(())
 }
 

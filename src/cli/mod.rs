@@ -8,6 +8,7 @@ pub mod bench;
 mod bench_gpu;
 mod bench_ops;
 mod bench_step;
+mod bench_table;
 mod card_facts;
 mod card_push;
 mod convert;

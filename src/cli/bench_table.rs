@@ -1,0 +1,85 @@
+//! The table of `taper bench ops`: what each operator reached beside the ceiling that limits it.
+
+use serde_json::{Value, json};
+
+use super::print_line;
+use crate::error::Result;
+
+/// What limits an operator.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    Bytes,
+    Flops,
+}
+
+/// In what rates of operations are told.
+#[derive(Clone, Copy)]
+pub(super) enum FlopUnit {
+    Giga,
+    Tera,
+}
+
+impl FlopUnit {
+    /// As people and as programs read it, and operations per second in one.
+    fn names(self) -> (&'static str, &'static str, f64) {
+        match self {
+            FlopUnit::Giga => ("GFLOP/s", "gflop_per_s", 1e9),
+            FlopUnit::Tera => ("TFLOP/s", "tflop_per_s", 1e12),
+        }
+    }
+}
+
+/// One measurement.
+pub(super) struct Row {
+    pub op: &'static str,
+    pub pass: &'static str,
+    pub limit: Limit,
+    /// Bytes or operations.
+    pub amount: f64,
+    pub seconds: f64,
+}
+
+/// The measurements of one machine and its ceilings, in operations and bytes per second.
+pub(super) struct Table {
+    pub rows: Vec<Row>,
+    pub flops: f64,
+    pub bytes: f64,
+    pub unit: FlopUnit,
+}
+
+impl Table {
+    /// Rate in the unit of its limit, the unit for people and for programs, and the share of the ceiling.
+    fn rate(&self, row: &Row) -> (f64, &'static str, &'static str, f64) {
+        let per_second = row.amount / row.seconds;
+        let ((unit, key, scale), ceiling) = match row.limit {
+            Limit::Bytes => (("GB/s", "gb_per_s", 1e9), self.bytes),
+            Limit::Flops => (self.unit.names(), self.flops),
+        };
+        (per_second / scale, unit, key, per_second / ceiling)
+    }
+
+    /// One JSON object: what was measured on (under `name`), the ceilings, the operators.
+    pub fn print_json(&self, name: &str, machine: &Value) -> Result<()> {
+        let ops: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let (rate, _, key, share) = self.rate(row);
+                json!({"op": row.op, "pass": row.pass, "ms": row.seconds * 1e3, key: rate, "share": share})
+            })
+            .collect();
+        let (_, key, scale) = self.unit.names();
+        let ceilings = json!({key: self.flops / scale, "gb_per_s": self.bytes / 1e9});
+        super::print_json(&json!({name: machine, "ceilings": ceilings, "ops": ops}))
+    }
+
+    /// A line for each operator.
+    pub fn print(&self) -> Result<()> {
+        let width = self.rows.iter().map(|row| row.op.len()).max().unwrap_or(0);
+        self.rows.iter().try_for_each(|row| {
+            let (rate, unit, _, share) = self.rate(row);
+            let (op, pass, ms, percent) = (row.op, row.pass, row.seconds * 1e3, 100.0 * share);
+            print_line(&format!("{op:<width$} {pass:<18} {ms:>9.3} ms {rate:>8.1} {unit:<7} {percent:>4.0}%"))
+        })
+    }
+}
