@@ -61,8 +61,7 @@ pub fn open(ordinal: usize) -> Result<&'static Gpu> {
 /// Why `auto` trains on the CPU although an NVIDIA driver is here: what stops the GPU from being used. None where there is
 /// no driver, or the GPU works.
 pub fn why_idle() -> Option<String> {
-    let driver = cuda::libraries().into_iter().find(|library| library.name == "libcuda.so")?;
-    driver.path?;
+    cuda::find_driver()?;
     open(0).err().map(|error| error.to_string())
 }
 
@@ -212,16 +211,6 @@ impl GpuBuffer {
     /// The device address of the first byte.
     pub fn address(&self) -> u64 {
         self.address
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// Never: a buffer has at least one grain.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 }
 

@@ -19,7 +19,7 @@ pub use gpu::Gpu;
 use crate::error::{Error, Result};
 
 /// A device that holds tensors and runs operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// Host memory, all cores (rayon).
     Cpu,

@@ -92,7 +92,7 @@ impl Blas {
 
     /// Starts a product.
     pub fn multiply(&self, product: &Product) -> Result<()> {
-        let Product { a, b, c, beta, bias, .. } = *product;
+        let Product { a, b, c, beta, bias } = *product;
         let failed = |error: lt::CublasError| {
             let ((m, k), n) = (a.extent(), c.cols);
             Error::Device(format!("a matrix product of {m} x {k} by {k} x {n} ({:?}) failed: {error}", a.dtype))

@@ -19,17 +19,25 @@ pub struct Library {
     pub remedy: &'static str,
 }
 
+/// The driver and the libraries that the CUDA engine needs: name, purpose, and how to get it.
+const NEEDED: [(&str, &str, &str); 4] = [
+    ("libcuda.so", "the driver", "install the NVIDIA driver, 525 or newer"),
+    ("libnvrtc.so", "compiling kernels", "pip install nvidia-cuda-nvrtc, or the CUDA toolkit"),
+    ("libcublasLt.so", "matrix products", "pip install nvidia-cublas, or the CUDA toolkit"),
+    ("libnccl.so", "training on several GPUs", "pip install nvidia-nccl-cu12 (or -cu13)"),
+];
+
 /// Looks for the driver and the libraries that the CUDA engine needs, in LD_LIBRARY_PATH, the usual system folders,
 /// toolkits (`CUDA_HOME`, `/usr/local/cuda`) and the active Python environment's NVIDIA wheels.
 pub fn libraries() -> Vec<Library> {
     let folders = search_folders();
-    let find = |name: &'static str, purpose, remedy| Library { name, purpose, remedy, path: find_in(&folders, name) };
-    vec![
-        find("libcuda.so", "the driver", "install the NVIDIA driver, 525 or newer"),
-        find("libnvrtc.so", "compiling kernels", "pip install nvidia-cuda-nvrtc, or the CUDA toolkit"),
-        find("libcublasLt.so", "matrix products", "pip install nvidia-cublas, or the CUDA toolkit"),
-        find("libnccl.so", "training on several GPUs", "pip install nvidia-nccl-cu12 (or -cu13)"),
-    ]
+    let look = |(name, purpose, remedy)| Library { name, purpose, remedy, path: find_in(&folders, name) };
+    NEEDED.into_iter().map(look).collect()
+}
+
+/// Where the NVIDIA driver's library is, if this machine has one.
+pub fn driver() -> Option<PathBuf> {
+    find_in(&search_folders(), "libcuda.so")
 }
 
 /// Loads a library by its full path, so that later look-ups by name find it.
@@ -53,7 +61,7 @@ fn load_newest(name: &'static str, most: i32) -> Result<()> {
     let all = all_in(&search_folders(), name);
     let fits = |path: &&PathBuf| major(path, name).is_none_or(|major| major <= most);
     let Some(path) = all.iter().find(fits) else {
-        let remedy = libraries().into_iter().find(|library| library.name == name).map_or("", |library| library.remedy);
+        let remedy = NEEDED.iter().find(|(needed, ..)| *needed == name).map_or("", |(_, _, remedy)| remedy);
         let why = match all.first() {
             Some(newer) => {
                 format!("{} is newer than the driver's CUDA {most}, and no older one was found", newer.display())
