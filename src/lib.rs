@@ -8,6 +8,7 @@
 //! - [`ops`]: every numerical operator, each a fused forward with its own backward.
 //! - [`nn`], [`model`], [`optim`]: layers, the GPT family, AdamW and learning-rate schedules.
 //! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
+//! - [`decode`]: logits of growing sequences, side by side.
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
 //! - [`config`], [`events`], [`report`], [`card`]: what is asked for, what happened, and how it is told.
 //! - [`stats`], [`sweep`]: small-sample statistics, and many runs compared by them.
@@ -20,6 +21,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod decode;
 pub mod device;
 pub mod error;
 pub mod eval;

@@ -28,7 +28,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("data", &["error", "random", "setting"]),
     ("card", &["error"]),
     ("eval", &["error", "math", "setting", "tensor", "tape", "model", "data"]),
-    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "nn", "model", "data"]),
+    ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "nn", "model"]),
+    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "nn", "model", "data", "decode"]),
     ("checkpoint", &["error", "setting", "tape", "model"]),
     (
         "train",

@@ -7,7 +7,7 @@
 
 use super::folder::ModelFolder;
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::model::ModelConfig;
 use crate::model::layout::{NamedParam, parameter_shapes};
 use half::bf16;
 use std::collections::BTreeMap;
@@ -138,26 +138,7 @@ fn shape(path: &Path, header: &[i32]) -> Result<(ModelConfig, usize, usize)> {
              which no model can be"
         )));
     }
-    let config = ModelConfig {
-        n_layer,
-        n_head,
-        n_kv_head: n_head,
-        head_dim: n_embd / n_head,
-        n_embd,
-        mlp_dim: 4 * n_embd,
-        context_length,
-        vocab_size,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: super::llama::DEFAULT_THETA,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    };
+    let config = ModelConfig::gpt2(n_layer, n_head, n_embd, context_length, vocab_size);
     config.validate()?;
     Ok((config, padded, value_bytes))
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::model::ModelConfig;
 use crate::optim::Hyper;
 use crate::train::config::Precision;
 
@@ -88,36 +88,8 @@ enum Shape {
 
 impl Shape {
     fn model(self) -> (ModelConfig, usize) {
-        let gpt2 = ModelConfig {
-            n_layer: 12,
-            n_head: 12,
-            n_kv_head: 12,
-            head_dim: 64,
-            n_embd: 768,
-            mlp_dim: 3072,
-            context_length: 1024,
-            vocab_size: 50_257,
-            norm: Norm::Layernorm,
-            norm_position: NormPosition::Pre,
-            norm_eps: 1e-5,
-            position: Position::Learned,
-            rope_theta: 1e4,
-            mlp: Mlp::Gelu,
-            qkv_bias: true,
-            bias: true,
-            tie_embeddings: true,
-            dropout: 0.0,
-        };
-        let small = |vocab_size| ModelConfig {
-            n_layer: 6,
-            n_head: 6,
-            n_kv_head: 6,
-            n_embd: 384,
-            mlp_dim: 1536,
-            context_length: 256,
-            vocab_size,
-            ..gpt2.clone()
-        };
+        let gpt2 = ModelConfig::gpt2(12, 12, 768, 1024, 50_257);
+        let small = |vocab_size| ModelConfig::gpt2(6, 6, 384, 256, vocab_size);
         match self {
             Shape::Small => (small(65), 8),
             Shape::SmallGpt2Vocabulary => (small(50_257), 8),

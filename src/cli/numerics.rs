@@ -9,7 +9,7 @@ use candle_core::{DType, Device as CandleDevice, Result as CandleResult, Tensor 
 use super::models::reference;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::model::config::{Mlp, ModelConfig, Norm, Position};
 use crate::model::gpt::Pass;
 use crate::model::{Gpt, layout};
 use crate::ops::attention::Heads;
@@ -208,26 +208,7 @@ fn by_book_with_gradients(
 
 /// A GPT-2 and a Llama with grouped queries, small enough for float64 in a moment.
 fn tiny_models() -> [(&'static str, ModelConfig); 2] {
-    let gpt2 = ModelConfig {
-        n_layer: 2,
-        n_head: 6,
-        n_kv_head: 6,
-        head_dim: 8,
-        n_embd: 48,
-        mlp_dim: 192,
-        context_length: 40,
-        vocab_size: 211,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 1e4,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    };
+    let gpt2 = ModelConfig::gpt2(2, 6, 48, 40, 211);
     let llama = ModelConfig {
         n_kv_head: 2,
         mlp_dim: 128,

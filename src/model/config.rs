@@ -96,6 +96,31 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// GPT-2's architecture (Radford et al. 2019) in a shape of one's own; (12, 12, 768, 1024, 50257) is the 124M model. Other
+    /// architectures differ from it by struct update.
+    pub fn gpt2(n_layer: usize, n_head: usize, n_embd: usize, context_length: usize, vocab_size: usize) -> ModelConfig {
+        ModelConfig {
+            n_layer,
+            n_head,
+            n_kv_head: n_head,
+            head_dim: n_embd / n_head,
+            n_embd,
+            mlp_dim: 4 * n_embd,
+            context_length,
+            vocab_size,
+            norm: Norm::Layernorm,
+            norm_position: NormPosition::Pre,
+            norm_eps: 1e-5,
+            position: Position::Learned,
+            rope_theta: 1e4,
+            mlp: Mlp::Gelu,
+            qkv_bias: true,
+            bias: true,
+            tie_embeddings: true,
+            dropout: 0.0,
+        }
+    }
+
     /// Rows of the packed query-key-value projection: `(H + 2 Hkv) * D`.
     pub fn qkv_dim(&self) -> usize {
         (self.n_head + 2 * self.n_kv_head) * self.head_dim

@@ -41,9 +41,9 @@ impl Cache {
         self.capacity
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.len = 0;
+    /// Forgets the tokens from the `len`-th on; 0 forgets everything.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 
     /// Counts `tokens` more; called once all layers have stored theirs.

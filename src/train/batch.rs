@@ -76,30 +76,10 @@ pub fn available(device: Device) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::{Mlp, Norm, NormPosition, Position};
 
     #[test]
     fn the_choice_divides_the_global_batch_and_grows_no_further_than_memory() {
-        let model = ModelConfig {
-            n_layer: 2,
-            n_head: 2,
-            n_kv_head: 2,
-            head_dim: 16,
-            n_embd: 32,
-            mlp_dim: 128,
-            context_length: 64,
-            vocab_size: 100,
-            norm: Norm::Layernorm,
-            norm_position: NormPosition::Pre,
-            norm_eps: 1e-5,
-            position: Position::Learned,
-            rope_theta: 1e4,
-            mlp: Mlp::Gelu,
-            qkv_bias: true,
-            bias: true,
-            tie_embeddings: true,
-            dropout: 0.0,
-        };
+        let model = ModelConfig::gpt2(2, 2, 32, 64, 100);
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
         let memory = Memory { model: &model, parameters: 30_000, recompute: false, gpu: None };
         let free = available(Device::Cpu).unwrap();

@@ -1,0 +1,75 @@
+//! Decoding: the logits after growing sequences, many of them side by side.
+//!
+//! A [`Decode`] holds some slots, each with the key-value cache of one sequence. What a sequence's logits are depends on its
+//! own tokens and on how they were fed (a prompt in one call, then one token a call), never on what stands in the other
+//! slots: a text is the same whatever is generated beside it.
+
+mod tensors;
+
+pub use tensors::Tensors;
+
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+
+/// Tokens to add to the sequence in a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Feed<'a> {
+    /// Which sequence, below [`Decode::slots`].
+    pub slot: usize,
+    /// What follows it: a prompt, or the token chosen last. Never empty.
+    pub tokens: &'a [u32],
+}
+
+/// Something that computes next-token logits for several sequences at once.
+pub trait Decode: Send {
+    /// The model's shape.
+    fn config(&self) -> &ModelConfig;
+
+    /// How many sequences can stand side by side.
+    fn slots(&self) -> usize;
+
+    /// The most tokens a slot can hold, at most the model's `context_length`.
+    fn capacity(&self) -> usize;
+
+    /// Tokens in a slot.
+    fn len(&self, slot: usize) -> usize;
+
+    /// Forgets the tokens of a slot from the `len`-th on, so that another continuation can follow; 0 empties it.
+    fn truncate(&mut self, slot: usize, len: usize);
+
+    /// Adds tokens to the sequences of some slots (each at most once) and writes the logits after the last of each to
+    /// `logits`, f32 [feeds, V] in the order of `feeds`; what it held before is lost.
+    ///
+    /// # Errors
+    /// If a slot does not exist or is named twice, a token is outside the vocabulary, a sequence would outgrow
+    /// [`Decode::capacity`] (nothing has changed then), or memory or the device fails.
+    fn feed(&mut self, feeds: &[Feed<'_>], logits: &mut Vec<f32>) -> Result<()>;
+}
+
+/// What every engine refuses before it touches its caches.
+///
+/// # Errors
+/// See [`Decode::feed`].
+pub fn check(engine: &dyn Decode, feeds: &[Feed<'_>]) -> Result<()> {
+    let wrong = |message: String| Err(Error::Training(message));
+    for (index, feed) in feeds.iter().enumerate() {
+        if feed.slot >= engine.slots() {
+            return wrong(format!("slot {} does not exist: there are {}", feed.slot, engine.slots()));
+        }
+        if feeds[..index].iter().any(|other| other.slot == feed.slot) {
+            return wrong(format!("slot {} is fed twice at once", feed.slot));
+        }
+        if feed.tokens.is_empty() {
+            return wrong(format!("slot {} is fed nothing", feed.slot));
+        }
+        let vocabulary = engine.config().vocab_size;
+        if let Some(token) = feed.tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return wrong(format!("token {token} is outside the vocabulary of {vocabulary}"));
+        }
+        let len = engine.len(feed.slot) + feed.tokens.len();
+        if len > engine.capacity() {
+            return wrong(format!("{len} tokens do not fit a context of {}", engine.capacity()));
+        }
+    }
+    Ok(())
+}
