@@ -144,17 +144,22 @@ impl Gpt {
         if let Some(dropout) = &pass.dropout {
             x = dropout.apply(tape, x, 0, Site::Embedding)?;
         }
+        let mut stream = Stream::new(x);
         for block in &self.blocks {
             let (rope, dropout) = (self.rope.as_ref(), pass.dropout.clone());
-            x = if pass.recompute && tape.is_recording() {
-                tape.recompute(x, move |tape, x| block.forward(tape, x, rope, dropout.as_ref()))?
+            stream = if pass.recompute && tape.is_recording() {
+                // What is stored between two blocks is one value.
+                let x = stream.summed(tape)?;
+                Stream::new(tape.recompute(x, move |tape, x| {
+                    block.forward(tape, Stream::new(x), rope, dropout.as_ref())?.summed(tape)
+                })?)
             } else {
-                block.forward(tape, x, rope, dropout.as_ref())?
+                block.forward(tape, stream, rope, dropout.as_ref())?
             };
         }
         match &self.norm_f {
-            Some(norm) => norm.forward(tape, &x),
-            None => Ok(x),
+            Some(norm) => Ok(stream.normed(tape, norm)?.1),
+            None => stream.summed(tape),
         }
     }
 
@@ -224,10 +229,13 @@ impl Gpt {
         cache.check_room(new)?;
         let past = cache.len();
         let mut tape = Tape::inference(params);
-        let mut x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past)?;
+        let x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past)?;
+        let mut stream = Stream::new(x);
         for block in &self.blocks {
-            x = block.forward_cached(&mut tape, x, self.rope.as_ref(), &mut cache.layers[block.index], past)?;
+            let layer = &mut cache.layers[block.index];
+            stream = block.forward_cached(&mut tape, stream, self.rope.as_ref(), layer, past)?;
         }
+        let x = stream.summed(&mut tape)?;
         cache.advance(new);
         // Only the last position's logits are wanted, and norms act row by row: take those rows out first.
         let c = self.config.n_embd;
@@ -244,57 +252,89 @@ impl Gpt {
     }
 }
 
+/// The residual stream between two layers: a value, and what a layer wrote but has not been added yet, so that the next norm
+/// can make the sum in its own pass.
+struct Stream {
+    x: Var,
+    delta: Option<Var>,
+}
+
+impl Stream {
+    fn new(x: Var) -> Stream {
+        Stream { x, delta: None }
+    }
+
+    /// Its value.
+    fn summed(self, tape: &mut Tape<'_>) -> Result<Var> {
+        match self.delta {
+            Some(delta) => ops::residual::residual(tape, &self.x, delta),
+            None => Ok(self.x),
+        }
+    }
+
+    /// Its value, and the norm of that.
+    fn normed(self, tape: &mut Tape<'_>, norm: &NormLayer) -> Result<(Var, Var)> {
+        match self.delta {
+            Some(delta) => norm.forward_sum(tape, &self.x, delta).map(|[x, normed]| (x, normed)),
+            None => norm.forward(tape, &self.x).map(|normed| (self.x, normed)),
+        }
+    }
+}
+
 impl Block {
-    fn forward(&self, tape: &mut Tape<'_>, x: Var, rope: Option<&RopeTable>, dropout: Option<&Dropout>) -> Result<Var> {
-        self.combine(tape, x, dropout, |tape, x| self.attention.forward(tape, x, rope, self.index, dropout))
+    fn forward(
+        &self,
+        tape: &mut Tape<'_>,
+        stream: Stream,
+        rope: Option<&RopeTable>,
+        dropout: Option<&Dropout>,
+    ) -> Result<Stream> {
+        self.combine(tape, stream, dropout, |tape, x| self.attention.forward(tape, x, rope, self.index, dropout))
     }
 
     fn forward_cached(
         &self,
         tape: &mut Tape<'_>,
-        x: Var,
+        stream: Stream,
         rope: Option<&RopeTable>,
         cache: &mut (Tensor, Tensor),
         past: usize,
-    ) -> Result<Var> {
-        self.combine(tape, x, None, |tape, x| self.attention.forward_cached(tape, x, rope, cache, past))
+    ) -> Result<Stream> {
+        self.combine(tape, stream, None, |tape, x| self.attention.forward_cached(tape, x, rope, cache, past))
     }
 
     /// The block's structure, whatever kind of attention runs inside.
     fn combine<'t>(
         &self,
         tape: &mut Tape<'t>,
-        x: Var,
+        stream: Stream,
         dropout: Option<&Dropout>,
         attend: impl FnOnce(&mut Tape<'t>, &Var) -> Result<Var>,
-    ) -> Result<Var> {
+    ) -> Result<Stream> {
         let drop_out = |tape: &mut Tape<'t>, x: Var, site| match dropout {
             Some(dropout) => dropout.apply(tape, x, self.index, site),
             None => Ok(x),
         };
         match self.norm_position {
             NormPosition::Pre => {
-                let normed = self.norm_1.forward(tape, &x)?;
+                let (x, normed) = stream.normed(tape, &self.norm_1)?;
                 let attended = attend(tape, &normed)?;
                 drop(normed);
                 let attended = drop_out(tape, attended, Site::AttentionOut)?;
-                let x = ops::residual::residual(tape, &x, attended)?;
-                let normed = self.norm_2.forward(tape, &x)?;
+                let (x, normed) = Stream { x, delta: Some(attended) }.normed(tape, &self.norm_2)?;
                 let out = self.mlp.forward(tape, &normed)?;
                 drop(normed);
-                let out = drop_out(tape, out, Site::MlpOut)?;
-                ops::residual::residual(tape, &x, out)
+                let delta = Some(drop_out(tape, out, Site::MlpOut)?);
+                Ok(Stream { x, delta })
             }
             NormPosition::Post => {
+                let x = stream.summed(tape)?;
                 let attended = attend(tape, &x)?;
-                let attended = drop_out(tape, attended, Site::AttentionOut)?;
-                let sum = ops::residual::residual(tape, &x, attended)?;
-                let x = self.norm_1.forward(tape, &sum)?;
-                drop(sum);
+                let delta = Some(drop_out(tape, attended, Site::AttentionOut)?);
+                let (_, x) = Stream { x, delta }.normed(tape, &self.norm_1)?;
                 let out = self.mlp.forward(tape, &x)?;
-                let out = drop_out(tape, out, Site::MlpOut)?;
-                let sum = ops::residual::residual(tape, &x, out)?;
-                self.norm_2.forward(tape, &sum)
+                let delta = Some(drop_out(tape, out, Site::MlpOut)?);
+                Stream { x, delta }.normed(tape, &self.norm_2).map(|(_, normed)| Stream::new(normed))
             }
         }
     }

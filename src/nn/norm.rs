@@ -34,4 +34,15 @@ impl NormLayer {
             Norm::Rmsnorm => ops::rmsnorm::rmsnorm(tape, x, self.weight, self.eps),
         }
     }
+
+    /// The residual sum `x + delta` [.., C] and its norm; one pass over memory on a GPU.
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn forward_sum(&self, tape: &mut Tape<'_>, x: &Var, delta: Var) -> Result<[Var; 2]> {
+        match self.kind {
+            Norm::Layernorm => ops::layernorm::add_layernorm(tape, x, delta, self.weight, self.bias, self.eps),
+            Norm::Rmsnorm => ops::rmsnorm::add_rmsnorm(tape, x, delta, self.weight, self.eps),
+        }
+    }
 }

@@ -51,8 +51,9 @@ pub fn pointer(tensor: Option<&Tensor>) -> Arg {
     Arg::Pointer(tensor.map_or(0, Tensor::address))
 }
 
-/// Starts a norm's forward, `KERNEL_forward_DTYPE`, over `x` [N, C]: a warp a row. `stats` are the f32 [N] that the norm
-/// keeps of each row, `params` its weight and what else it has.
+/// Starts a norm's forward, `KERNEL_forward_DTYPE`, over `x` [N, C]: a warp a row. With `sum` [N, C], `x` is first added to
+/// it, and that is what is normalized. `stats` are the f32 [N] that the norm keeps of each row, `params` its weight and
+/// what else it has.
 ///
 /// # Errors
 /// If the device fails.
@@ -62,14 +63,15 @@ pub fn norm_forward(
     y: &mut Tensor,
     stats: &mut [&mut Tensor],
     x: &Tensor,
+    sum: Option<&mut Tensor>,
     params: &[Arg],
     eps: f32,
 ) -> Result<()> {
-    // The kernels can add a second input first, and write that sum; the residual stream has been summed before.
-    const NOTHING_TO_ADD: Arg = Arg::Pointer(0);
-    let mut arguments = vec![Arg::Pointer(y.address_mut()), NOTHING_TO_ADD];
+    // The kernels read and write the sum in place; without one the pointers are null.
+    let sum = Arg::Pointer(sum.map_or(0, Tensor::address_mut));
+    let mut arguments = vec![Arg::Pointer(y.address_mut()), sum];
     arguments.extend(stats.iter_mut().map(|stat| Arg::Pointer(stat.address_mut())));
-    arguments.extend([Arg::Pointer(x.address()), NOTHING_TO_ADD]);
+    arguments.extend([Arg::Pointer(x.address()), sum]);
     arguments.extend(params);
     arguments.extend([Arg::F32(eps), Arg::U32(x.rows() as u32), Arg::U32(x.last() as u32)]);
     let geometry = Geometry::linear(x.rows().div_ceil(4), 128);

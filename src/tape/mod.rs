@@ -55,6 +55,15 @@ pub trait Backward {
     /// # Errors
     /// If memory or the device fails.
     fn backward(self: Box<Self>, douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()>;
+
+    /// [`Backward::backward`] for an operator with several outputs that knows what to do where one of them was not used (its
+    /// gradient is None; at least one is there). By default such a gradient is zero.
+    ///
+    /// # Errors
+    /// As [`Backward::backward`].
+    fn backward_some(self: Box<Self>, douts: Vec<Option<Tensor>>, context: &mut Context<'_>) -> Result<()> {
+        self.backward(complete(douts)?, context)
+    }
 }
 
 /// What an operator's backward may touch.
@@ -240,8 +249,7 @@ impl<'a> Tape<'a> {
             let douts: Vec<Option<Tensor>> = var_grads[node.outs].iter_mut().map(Option::take).collect();
             // An operator whose result nobody used has no gradient to pass on, but its parameters are done all the same.
             if douts.iter().any(Option::is_some) {
-                let douts = complete(douts)?;
-                node.op.backward(douts, &mut Context { params, grads, var_grads: &mut var_grads })?;
+                node.op.backward_some(douts, &mut Context { params, grads, var_grads: &mut var_grads })?;
             }
             for id in node.params {
                 pending[id.0] -= 1;

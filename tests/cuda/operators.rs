@@ -52,6 +52,30 @@ fn norms_beside_a_residual() {
     });
 }
 
+/// The sum made inside the norm; both results go on.
+#[test]
+fn norms_of_a_sum() {
+    for (rows, width) in [(1, 8), (70, 24), (5, 33)] {
+        let shape = [rows, width];
+        let inputs = [activation("x", &shape), activation("delta", &shape), param("w", &[width]), param("b", &[width])];
+        check(&format!("layernorm of a sum {rows} x {width}"), &inputs, ALL, 6.0, &|tape, v, p| {
+            let [sum, y] = ops::layernorm::add_layernorm(tape, &v[0], v[1].clone(), p[0], Some(p[1]), 1e-5)?;
+            ops::residual::residual(tape, &sum, y)
+        });
+        check(&format!("rmsnorm of a sum {rows} x {width}"), &inputs[..3], ALL, 6.0, &|tape, v, p| {
+            let [sum, y] = ops::rmsnorm::add_rmsnorm(tape, &v[0], v[1].clone(), p[0], 1e-5)?;
+            ops::residual::residual(tape, &sum, y)
+        });
+        check(
+            &format!("rmsnorm of a sum whose own value is not used {rows} x {width}"),
+            &inputs[..3],
+            ALL,
+            6.0,
+            &|t, v, p| Ok(ops::rmsnorm::add_rmsnorm(t, &v[0], v[1].clone(), p[0], 1e-5)?[1].clone()),
+        );
+    }
+}
+
 #[test]
 fn activations() {
     for (rows, width) in [(1, 2), (3, 66), (40, 128)] {

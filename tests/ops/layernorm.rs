@@ -1,9 +1,11 @@
 //! `ops::layernorm`, with and without bias.
 
 use super::oracle::{Input, check, param};
-use super::run::{activation_of, nan_comes_out, same_bits_on_any_number_of_threads, scaled};
+use super::run::{activation_of, nan_comes_out, run, same_bits_on_any_number_of_threads, scaled};
 use candle_core::{D, Result, Tensor};
-use taper::ops::layernorm::layernorm;
+use taper::ops::layernorm::{add_layernorm, layernorm};
+use taper::ops::residual::residual;
+use taper::tape::{Tape, Var};
 
 fn definition(t: &[Tensor], eps: f64) -> Result<Tensor> {
     let centred = t[0].broadcast_sub(&t[0].mean_keepdim(D::Minus1)?)?;
@@ -62,4 +64,28 @@ fn layernorm_threads() {
     same_bits_on_any_number_of_threads(&inputs, |tape, vars, params| {
         layernorm(tape, &vars[0], params[0], Some(params[1]), 1e-5)
     });
+}
+
+/// The sum inside the norm is the sum before it, whatever of the two results is used.
+#[test]
+fn layernorm_of_a_sum_has_the_bits_of_the_two_operators() {
+    let inputs =
+        [scaled("x", &[70, 33], 2.0, 0.5), scaled("delta", &[70, 33], 1.0, 0.0), param("w", &[33]), param("b", &[33])];
+    for used in ["both", "the norm", "the sum"] {
+        let finish = |tape: &mut Tape<'_>, sum: Var, normed: Var| match used {
+            "both" => residual(tape, &sum, normed),
+            "the norm" => Ok(normed),
+            _ => Ok(sum),
+        };
+        let fused = run(&inputs, |tape, v, p| {
+            let [sum, normed] = add_layernorm(tape, &v[0], v[1].clone(), p[0], Some(p[1]), 1e-5)?;
+            finish(tape, sum, normed)
+        });
+        let apart = run(&inputs, |tape, v, p| {
+            let sum = residual(tape, &v[0], v[1].clone())?;
+            let normed = layernorm(tape, &sum, p[0], Some(p[1]), 1e-5)?;
+            finish(tape, sum, normed)
+        });
+        assert_eq!(fused.unwrap(), apart.unwrap(), "{used}");
+    }
 }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::ops::launch::{NormSaved, norm_backward, norm_forward, pointer};
 use crate::tensor::Tensor;
 
-/// See [`super::cpu::forward`]; `w` and `b` have the dtype of `x`.
+/// See [`super::cpu::forward`]; `w` and `b` have the dtype of `x`. With `sum`, `x` is first added to it, and that is normalized.
 ///
 /// # Errors
 /// If the device fails.
@@ -15,12 +15,13 @@ pub fn forward(
     y: &mut Tensor,
     (mean, rstd): (&mut Tensor, &mut Tensor),
     x: &Tensor,
+    sum: Option<&mut Tensor>,
     w: &Tensor,
     b: Option<&Tensor>,
     eps: f32,
 ) -> Result<()> {
     let params = [Arg::Pointer(w.address()), pointer(b)];
-    norm_forward(gpu, "layernorm", y, &mut [mean, rstd], x, &params, eps)
+    norm_forward(gpu, "layernorm", y, &mut [mean, rstd], x, sum, &params, eps)
 }
 
 /// The gradient of `x`; adds to those of weight and bias at the device addresses. `saved` holds mean and rstd.

@@ -8,7 +8,8 @@ pub mod cuda;
 
 use crate::error::Result;
 use crate::ops::launch::NormSaved;
-use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::ops::residual::{self, Incoming};
+use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
 /// Normalizes `x` [.., C] over its last axis, then scales by `weight` [C] and shifts by `bias` [C] where there is one.
@@ -19,53 +20,104 @@ use crate::tensor::{DType, Tensor};
 /// # Panics
 /// If the last axis of `x` is not C.
 pub fn layernorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamId>, eps: f32) -> Result<Var> {
-    let params = tape.params();
-    let (w, b) = (params.weight(weight), bias.map(|bias| params.weight(bias)));
-    let input = x.value();
-    assert_eq!(input.last(), w.len(), "layernorm: width");
-    let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
-    let mut mean = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
-    let mut rstd = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
-    match input.gpu() {
-        None => {
-            let stats = (mean.f32_mut(), rstd.f32_mut());
-            cpu::forward(y.f32_mut(), stats, input.f32(), w.f32(), b.as_ref().map(Tensor::f32), eps);
-        }
-        Some(gpu) => cuda::forward(gpu, &mut y, (&mut mean, &mut rstd), input, &w, b.as_ref(), eps)?,
+    let norm = Norm { weight, bias, eps };
+    let (y, mean, rstd) = norm.forward(tape.params(), x.value(), None)?;
+    let (ids, x) = ([x.id(), None], x.value());
+    Ok(tape.record(&norm.used(), y, || Box::new(LayerNorm { x: x.clone(), ids, norm, mean, rstd })))
+}
+
+/// The residual sum `x + delta` and its [`layernorm`], in this order, in one pass over memory on a GPU. `delta`'s memory
+/// becomes the sum's if it is not shared. The same bits as the two operators apart.
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the shapes differ, or their last axis is not C.
+pub fn add_layernorm(
+    tape: &mut Tape<'_>,
+    x: &Var,
+    delta: Var,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    eps: f32,
+) -> Result<[Var; 2]> {
+    assert_eq!(x.value().shape(), delta.value().shape(), "add_layernorm: shapes");
+    let norm = Norm { weight, bias, eps };
+    let ids = [x.id(), delta.id()];
+    let mut sum = delta.into_value().into_sole()?;
+    let (y, mean, rstd) = norm.forward(tape.params(), x.value(), Some(&mut sum))?;
+    Ok(tape.record_many(&norm.used(), [sum.clone(), y], || Box::new(LayerNorm { x: sum, ids, norm, mean, rstd })))
+}
+
+#[derive(Clone, Copy)]
+struct Norm {
+    weight: ParamId,
+    bias: Option<ParamId>,
+    eps: f32,
+}
+
+impl Norm {
+    fn used(&self) -> Vec<ParamId> {
+        std::iter::once(self.weight).chain(self.bias).collect()
     }
-    let used: Vec<ParamId> = std::iter::once(weight).chain(bias).collect();
-    Ok(tape.record(&used, y, || Box::new(LayerNorm { x: x.clone(), weight, bias, mean, rstd })))
+
+    /// The output, mean and inverse standard deviation of `x`, or of `sum` after `x` has been added to it.
+    fn forward(&self, params: &Params, x: &Tensor, sum: Option<&mut Tensor>) -> Result<(Tensor, Tensor, Tensor)> {
+        let (w, b) = (params.weight(self.weight), self.bias.map(|bias| params.weight(bias)));
+        assert_eq!(x.last(), w.len(), "layernorm: width");
+        let mut y = Tensor::empty(x.device(), x.dtype(), x.shape())?;
+        let mut mean = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
+        let mut rstd = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
+        match x.gpu() {
+            None => {
+                let x = residual::sum_on_cpu(x, sum);
+                let stats = (mean.f32_mut(), rstd.f32_mut());
+                cpu::forward(y.f32_mut(), stats, x, w.f32(), b.as_ref().map(Tensor::f32), self.eps);
+            }
+            Some(gpu) => cuda::forward(gpu, &mut y, (&mut mean, &mut rstd), x, sum, &w, b.as_ref(), self.eps)?,
+        }
+        Ok((y, mean, rstd))
+    }
 }
 
 struct LayerNorm {
-    x: Var,
-    weight: ParamId,
-    bias: Option<ParamId>,
+    /// What was normalized.
+    x: Tensor,
+    /// Whose gradient its own is: that of one value, or of the two terms of a sum.
+    ids: [Option<VarId>; 2],
+    norm: Norm,
     mean: Tensor,
     rstd: Tensor,
 }
 
 impl Backward for LayerNorm {
-    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
-        let d = douts.pop().expect("one output");
-        let w = context.params().weight(self.weight);
-        if let Some(gpu) = d.gpu() {
-            // One pass also adds what has already come back along the residual stream.
-            let so_far = context.take(self.x.id());
-            let grads = context.grads();
-            let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
-            let (x, stats) = (self.x.value(), &[&self.mean, &self.rstd]);
-            let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
-            let dx = cuda::backward(gpu, &saved, (dw, db))?;
-            return context.add(self.x.id(), dx);
-        }
-        let mut d = d.into_sole()?;
-        let stats = (self.mean.f32(), self.rstd.f32());
-        let partial = cpu::backward(d.f32_mut(), stats, self.x.value().f32(), w.f32());
-        cpu::add_partial(context.grads().of_mut(self.weight), &partial, 0);
-        if let Some(bias) = self.bias {
-            cpu::add_partial(context.grads().of_mut(bias), &partial, 1);
-        }
-        context.add(self.x.id(), d)
+    fn backward(self: Box<Self>, douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        self.backward_some(douts.into_iter().map(Some).collect(), context)
+    }
+
+    fn backward_some(self: Box<Self>, douts: Vec<Option<Tensor>>, context: &mut Context<'_>) -> Result<()> {
+        let Self { x, ids, norm, mean, rstd } = *self;
+        let Incoming { d, so_far } = Incoming::new(douts, ids[0], context)?;
+        let w = context.params().weight(norm.weight);
+        let grads = context.grads();
+        let dx = match d.gpu() {
+            Some(gpu) => {
+                let (dw, db) = (grads.address_mut(norm.weight), norm.bias.map(|bias| grads.address_mut(bias)));
+                let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x: &x, w: &w, stats: &[&mean, &rstd] };
+                cuda::backward(gpu, &saved, (dw, db))?
+            }
+            None => {
+                let mut d = d.into_sole()?;
+                let partial = cpu::backward(d.f32_mut(), (mean.f32(), rstd.f32()), x.f32(), w.f32());
+                cpu::add_partial(grads.of_mut(norm.weight), &partial, 0);
+                if let Some(bias) = norm.bias {
+                    cpu::add_partial(grads.of_mut(bias), &partial, 1);
+                }
+                residual::add_so_far(d, so_far)?
+            }
+        };
+        context.add(ids[1], dx.clone())?;
+        context.add(ids[0], dx)
     }
 }

@@ -1,4 +1,7 @@
 //! Residual addition: `y = x + delta`, in place of `delta` where nobody else needs it.
+//!
+//! The norms can make this sum themselves ([`super::layernorm::add_layernorm`], [`super::rmsnorm::add_rmsnorm`]); what they
+//! share for it stands here.
 
 pub mod cpu;
 pub mod cuda;
@@ -35,5 +38,62 @@ impl Backward for Residual {
         let dy = douts.pop().expect("one output");
         context.add(self.ids[0], dy.clone())?;
         context.add(self.ids[1], dy)
+    }
+}
+
+/// Adds `x` to `sum` where there is one, and gives what a norm then reads: the sum, else `x`.
+pub(super) fn sum_on_cpu<'t>(x: &'t Tensor, sum: Option<&'t mut Tensor>) -> &'t [f32] {
+    match sum {
+        None => x.f32(),
+        Some(sum) => {
+            cpu::forward(sum.f32_mut(), x.f32());
+            sum.f32()
+        }
+    }
+}
+
+/// What comes back to a norm.
+pub(super) struct Incoming {
+    /// The gradient of its output.
+    pub d: Tensor,
+    /// What has come back for its input along the residual stream, to be added to the norm's own share.
+    pub so_far: Option<Tensor>,
+}
+
+impl Incoming {
+    /// From the gradients of a norm's outputs (the sum first, where it made one); a norm of a given value takes what has come
+    /// back for that value, `input`.
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn new(mut douts: Vec<Option<Tensor>>, input: Option<VarId>, context: &mut Context<'_>) -> Result<Incoming> {
+        let d = douts.pop().flatten();
+        let so_far = match douts.pop() {
+            Some(of_sum) => of_sum,
+            // On the CPU nothing is gained by adding in the same pass.
+            None if d.as_ref().is_some_and(|d| d.gpu().is_some()) => context.take(input),
+            None => None,
+        };
+        let d = match (d, &so_far) {
+            (Some(d), _) => d,
+            (None, Some(like)) => Tensor::zeros(like.device(), like.dtype(), like.shape())?,
+            (None, None) => unreachable!("the tape calls with at least one gradient"),
+        };
+        Ok(Incoming { d, so_far })
+    }
+}
+
+/// The gradient of a sum on the CPU: what came along the residual stream, then the norm's share.
+///
+/// # Errors
+/// If memory cannot be had.
+pub(super) fn add_so_far(d: Tensor, so_far: Option<Tensor>) -> Result<Tensor> {
+    match so_far {
+        None => Ok(d),
+        Some(sum) => {
+            let mut sum = sum.into_sole()?;
+            sum.add_assign(&d)?;
+            Ok(sum)
+        }
     }
 }

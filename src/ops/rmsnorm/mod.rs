@@ -7,7 +7,8 @@ pub mod cuda;
 
 use crate::error::Result;
 use crate::ops::launch::NormSaved;
-use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::ops::residual::{self, Incoming};
+use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
 /// Normalizes `x` [.., C] over its last axis and scales by `weight` [C].
@@ -18,40 +19,77 @@ use crate::tensor::{DType, Tensor};
 /// # Panics
 /// If the last axis of `x` is not C.
 pub fn rmsnorm(tape: &mut Tape<'_>, x: &Var, weight: ParamId, eps: f32) -> Result<Var> {
-    let w = tape.params().weight(weight);
-    let input = x.value();
-    assert_eq!(input.last(), w.len(), "rmsnorm: width");
-    let mut y = Tensor::empty(input.device(), input.dtype(), input.shape())?;
-    let mut rstd = Tensor::empty(input.device(), DType::F32, &[input.rows()])?;
-    match input.gpu() {
-        None => cpu::forward(y.f32_mut(), rstd.f32_mut(), input.f32(), w.f32(), eps),
-        Some(gpu) => cuda::forward(gpu, &mut y, &mut rstd, input, &w, eps)?,
+    let (y, rstd) = forward(tape.params(), x.value(), None, weight, eps)?;
+    let (ids, x) = ([x.id(), None], x.value());
+    Ok(tape.record(&[weight], y, || Box::new(RmsNorm { x: x.clone(), ids, weight, rstd })))
+}
+
+/// The residual sum `x + delta` and its [`rmsnorm`], in this order, in one pass over memory on a GPU. `delta`'s memory
+/// becomes the sum's if it is not shared. The same bits as the two operators apart.
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// If the shapes differ, or their last axis is not C.
+pub fn add_rmsnorm(tape: &mut Tape<'_>, x: &Var, delta: Var, weight: ParamId, eps: f32) -> Result<[Var; 2]> {
+    assert_eq!(x.value().shape(), delta.value().shape(), "add_rmsnorm: shapes");
+    let ids = [x.id(), delta.id()];
+    let mut sum = delta.into_value().into_sole()?;
+    let (y, rstd) = forward(tape.params(), x.value(), Some(&mut sum), weight, eps)?;
+    Ok(tape.record_many(&[weight], [sum.clone(), y], || Box::new(RmsNorm { x: sum, ids, weight, rstd })))
+}
+
+/// The output and inverse root mean square of `x`, or of `sum` after `x` has been added to it.
+fn forward(
+    params: &Params,
+    x: &Tensor,
+    sum: Option<&mut Tensor>,
+    weight: ParamId,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
+    let w = params.weight(weight);
+    assert_eq!(x.last(), w.len(), "rmsnorm: width");
+    let mut y = Tensor::empty(x.device(), x.dtype(), x.shape())?;
+    let mut rstd = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
+    match x.gpu() {
+        None => cpu::forward(y.f32_mut(), rstd.f32_mut(), residual::sum_on_cpu(x, sum), w.f32(), eps),
+        Some(gpu) => cuda::forward(gpu, &mut y, &mut rstd, x, sum, &w, eps)?,
     }
-    Ok(tape.record(&[weight], y, || Box::new(RmsNorm { x: x.clone(), weight, rstd })))
+    Ok((y, rstd))
 }
 
 struct RmsNorm {
-    x: Var,
+    /// What was normalized.
+    x: Tensor,
+    /// Whose gradient its own is: that of one value, or of the two terms of a sum.
+    ids: [Option<VarId>; 2],
     weight: ParamId,
     rstd: Tensor,
 }
 
 impl Backward for RmsNorm {
-    fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
-        let d = douts.pop().expect("one output");
-        let w = context.params().weight(self.weight);
-        if let Some(gpu) = d.gpu() {
-            // One pass also adds what has already come back along the residual stream.
-            let so_far = context.take(self.x.id());
-            let dw = context.grads().address_mut(self.weight);
-            let (x, stats) = (self.x.value(), &[&self.rstd]);
-            let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
-            let dx = cuda::backward(gpu, &saved, dw)?;
-            return context.add(self.x.id(), dx);
-        }
-        let mut d = d.into_sole()?;
-        let dw = context.grads().of_mut(self.weight);
-        cpu::backward(d.f32_mut(), dw, self.rstd.f32(), self.x.value().f32(), w.f32());
-        context.add(self.x.id(), d)
+    fn backward(self: Box<Self>, douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
+        self.backward_some(douts.into_iter().map(Some).collect(), context)
+    }
+
+    fn backward_some(self: Box<Self>, douts: Vec<Option<Tensor>>, context: &mut Context<'_>) -> Result<()> {
+        let Self { x, ids, weight, rstd } = *self;
+        let Incoming { d, so_far } = Incoming::new(douts, ids[0], context)?;
+        let w = context.params().weight(weight);
+        let dx = match d.gpu() {
+            Some(gpu) => {
+                let dw = context.grads().address_mut(weight);
+                let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x: &x, w: &w, stats: &[&rstd] };
+                cuda::backward(gpu, &saved, dw)?
+            }
+            None => {
+                let mut d = d.into_sole()?;
+                cpu::backward(d.f32_mut(), context.grads().of_mut(weight), rstd.f32(), x.f32(), w.f32());
+                residual::add_so_far(d, so_far)?
+            }
+        };
+        context.add(ids[1], dx.clone())?;
+        context.add(ids[0], dx)
     }
 }
