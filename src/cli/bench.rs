@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::{bench_ops, bench_step};
+use super::{bench_ops, bench_step, bench_tune};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
@@ -30,6 +30,24 @@ scripts/bench_torch.py times the same shapes in PyTorch, alternating with this c
     /// Time single operators: bytes or floating-point operations per second.
     #[command(after_help = "Example:\n  taper bench ops --json")]
     Ops(Ops),
+    /// Choose matrix product algorithms on a GPU by measurement, for the shapes of a model's training step.
+    #[command(after_help = "\
+Examples:
+  taper bench tune --config configs/gpt2_124m.toml --batch 16 --out matmul.json
+  taper train configs/gpt2_124m.toml --set train.micro_batch=16 --set precision.matmul_table=matmul.json
+
+The table holds for this kind of GPU and these library versions, and for one micro-batch size.")]
+    Tune(Tune),
+}
+
+/// Arguments of `taper bench tune`.
+#[derive(Debug, clap::Args)]
+pub struct Tune {
+    #[command(flatten)]
+    pub(super) step: Step,
+    /// The file to write.
+    #[arg(long, value_name = "FILE", default_value = "matmul.json")]
+    pub(super) out: PathBuf,
 }
 
 /// Arguments of `taper bench step`.
@@ -116,6 +134,7 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Step(args) => bench_step::run(&args, job(&args)?),
         Command::Ops(args) => bench_ops::run(&args),
+        Command::Tune(args) => bench_tune::run(&args, job(&args.step)?),
     }
 }
 

@@ -14,18 +14,30 @@ use crate::device::{Device, pool};
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::random::{Purpose, uniform};
-use crate::train::config::PrecisionConfig;
+use crate::train::config::{Precision, PrecisionConfig};
 use crate::train::engine::{Engine, Native, OnGpu, Setup, StepBatch};
 
 const WARM_UP: u64 = 2;
 /// Steps between two looks at the clock on a GPU, which works on several at once.
 const TOGETHER: u64 = 4;
 
+/// The precision that is asked for, or the device's default.
+pub(super) fn precision(args: &Step, gpu: bool) -> Result<Precision> {
+    PrecisionConfig { compute: args.precision, ..PrecisionConfig::default() }.resolve(gpu)
+}
+
+/// A step of one micro-batch: `b` sequences of `t` random tokens out of `v`.
+pub(super) fn random_batch(b: usize, t: usize, v: usize) -> Result<impl Fn(u64) -> StepBatch> {
+    let ids = (0..b * t + 1).map(|i| (uniform(1, Purpose::Test, 0, i as u64) * v as f64) as u32).collect();
+    let loader = Loader::new(Arc::new(TokenStream::from_tokens(ids, v)), t, false, 1)?;
+    Ok(move |step| StepBatch { loader: loader.clone(), first_sequence: 0, micro_batch: b, micro_batches: 1, step })
+}
+
 pub(super) fn run(args: &Step, job: Job) -> Result<()> {
     let began = Instant::now();
     let device = Device::parse(&args.device)?;
     let gpu = device.gpu()?;
-    let precision = PrecisionConfig { compute: args.precision }.resolve(gpu.is_some())?;
+    let precision = precision(args, gpu.is_some())?;
     let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
     let flops_per_token = job.model.flops_per_token();
     let model = Gpt::new(job.model)?;
@@ -35,9 +47,7 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
         None => Box::new(Native::new(&model, params, job.hyper, setup)?),
         Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?),
     };
-    let ids = (0..b * t + 1).map(|i| (uniform(1, Purpose::Test, 0, i as u64) * v as f64) as u32).collect();
-    let loader = Loader::new(Arc::new(TokenStream::from_tokens(ids, v)), t, false, 1)?;
-    let batch = |step| StepBatch { loader: loader.clone(), first_sequence: 0, micro_batch: b, micro_batches: 1, step };
+    let batch = random_batch(b, t, v)?;
     pool::reset_peak();
     let together = if gpu.is_some() { TOGETHER } else { 1 };
     let (mut times, mut loss, mut step, mut first) = (Vec::new(), 0.0, 0, 0.0);

@@ -9,6 +9,7 @@ mod bench_gpu;
 mod bench_ops;
 mod bench_step;
 mod bench_table;
+mod bench_tune;
 mod card_facts;
 mod card_push;
 mod convert;

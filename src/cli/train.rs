@@ -118,6 +118,10 @@ pub fn run(args: Args) -> Result<()> {
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
     }
+    let table = config.precision.matmul_table.as_deref();
+    if let Some(note) = folder.use_matmul_table(device, table, found.is_some())? {
+        say(&format!("note: {note}"));
+    }
     folder.write("config.toml", &config.to_toml())?;
     folder.write_environment(device, precision.name(), rayon::current_num_threads())?;
     let ready = Ready { run, config, model, tokenizer, streams, init, device };

@@ -5,10 +5,11 @@
 //! while the work of its last owner is still on its way.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use super::launch::{Arg, Driver, Geometry};
+use super::products::ProductTable;
 use super::{Device, cuda};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,7 @@ pub struct Gpu {
     held: AtomicUsize,
     peak: AtomicUsize,
     allocations: AtomicUsize,
+    gelu_epilogue: AtomicBool,
 }
 
 /// The GPUs in use, by ordinal.
@@ -76,6 +78,7 @@ impl Gpu {
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             allocations: AtomicUsize::new(0),
+            gelu_epilogue: AtomicBool::new(false),
         }))
     }
 
@@ -87,6 +90,34 @@ impl Gpu {
     /// The device that stands for it.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// From now on matrix products go by `table`.
+    ///
+    /// # Errors
+    /// A `Usage` error if it was measured on other hardware or with other libraries.
+    pub fn use_products(&self, table: &ProductTable) -> Result<()> {
+        let here = self.driver.facts().kind();
+        if table.hardware != here {
+            return Err(Error::usage(format!(
+                "the table of matrix products was measured on {}, and this is {here}: make one here by `taper bench tune`, or \
+                 remove precision.matmul_table",
+                table.hardware
+            )));
+        }
+        self.driver.use_algorithms(&table.algorithms)?;
+        self.set_gelu_epilogue(table.gelu_epilogue);
+        Ok(())
+    }
+
+    /// Whether GELU and its gradient are computed inside the matrix products before them; at first they are not.
+    pub fn gelu_epilogue(&self) -> bool {
+        self.gelu_epilogue.load(Ordering::Relaxed)
+    }
+
+    /// Changes [`Gpu::gelu_epilogue`] from now on.
+    pub fn set_gelu_epilogue(&self, on: bool) {
+        self.gelu_epilogue.store(on, Ordering::Relaxed);
     }
 
     /// Starts a kernel; see [`Driver::launch`]. A launch without blocks is nothing.

@@ -4,6 +4,8 @@
 //! driver on a real GPU, or an emulator in tests. Grids, argument order, shared sizes and buffer plans are thereby tested
 //! without a GPU; what is left to a real one are the driver calls themselves.
 
+use std::collections::BTreeMap;
+
 use super::DType;
 use crate::error::Result;
 
@@ -99,6 +101,24 @@ impl GpuMatrix {
     }
 }
 
+/// What a product does to its result before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Nothing.
+    Plain,
+    /// `c = gelu(p)` (the tanh form) of what would have been the result, `p`, which is written to the device address `input`
+    /// as well: [M, N], `c`'s dtype and stride.
+    Gelu {
+        /// Where `p` goes.
+        input: u64,
+    },
+    /// `c` times the derivative of GELU at what stands at the device address `input`.
+    GeluBackward {
+        /// What [`Epilogue::Gelu`] wrote.
+        input: u64,
+    },
+}
+
 /// `c = a b + beta c`, plus a row vector where `bias` is given; sums in f32. The inputs share a dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Product {
@@ -112,12 +132,14 @@ pub struct Product {
     pub beta: f32,
     /// The device address of N values of `c`'s dtype that are added to each row.
     pub bias: Option<u64>,
+    /// What is done to the sum at last.
+    pub epilogue: Epilogue,
 }
 
 impl Product {
     /// `c = a b`.
     pub fn set(c: GpuMatrix, a: GpuMatrix, b: GpuMatrix) -> Product {
-        Product { a, b, c, beta: 0.0, bias: None }
+        Product { a, b, c, beta: 0.0, bias: None, epilogue: Epilogue::Plain }
     }
 
     /// `c += a b`.
@@ -206,6 +228,20 @@ pub trait Driver: Send + Sync {
 
     /// Whether products of f32 matrices may round their factors to TF32, from now on; at first they may not.
     fn allow_tf32(&self, allow: bool);
+
+    /// From now on the shapes in `algorithms` use the algorithm given there (shape to hexadecimal, as [`Driver::tuned`] gives
+    /// them), all others the library's first heuristic.
+    ///
+    /// # Errors
+    /// A `Device` error if one is no algorithm of the library at hand.
+    fn use_algorithms(&self, algorithms: &BTreeMap<String, String>) -> Result<()>;
+
+    /// From now on, or no longer: for every shape that is met for the first time several algorithms are tried on the matrices
+    /// of the call, and the fastest is kept. The result of such a product may have been added several times.
+    fn tune(&self, tuning: bool);
+
+    /// What [`Driver::tune`] found, shape to algorithm.
+    fn tuned(&self) -> BTreeMap<String, String>;
 
     /// Waits for all work.
     ///

@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod launch;
 pub mod peak;
 pub mod pool;
+pub mod products;
 
 pub use dtype::DType;
 pub(crate) use dtype::convert;

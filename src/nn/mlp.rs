@@ -42,6 +42,12 @@ impl MlpLayer {
     /// # Errors
     /// If memory or the device fails.
     pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
+        if self.kind == Mlp::Gelu {
+            let layer = |linear: &Linear| (linear.weight, linear.bias);
+            if let Some(y) = ops::linear::gelu::gelu_mlp(tape, x, layer(&self.up), layer(&self.down))? {
+                return Ok(y);
+            }
+        }
         let up = self.up.forward(tape, x)?;
         let inner = match self.kind {
             Mlp::Gelu => ops::gelu::gelu(tape, &up, ops::gelu::Kind::Tanh)?,

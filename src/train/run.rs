@@ -8,10 +8,14 @@ use serde_json::json;
 use crate::checkpoint::store::Store;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
+use crate::device::products::ProductTable;
 use crate::error::{Error, Result};
 
 /// The event log's name.
 pub const EVENTS: &str = "events.jsonl";
+
+/// The name of the table of matrix products.
+pub const MATMUL_TABLE: &str = "matmul.json";
 
 /// A run folder that this process has to itself. The lock goes with the process, however it ends.
 #[derive(Debug)]
@@ -70,6 +74,43 @@ impl RunFolder {
         let path = self.path.join(name);
         std::fs::write(&temporary, content).map_err(Error::io("write", &path))?;
         std::fs::rename(&temporary, &path).map_err(Error::io("write", &path))
+    }
+
+    /// Makes the matrix products of a GPU go by the run's table: the copy that a run which `goes_on` has, else `given`
+    /// (`precision.matmul_table`), of which the run keeps a copy. Returns a word for the user where there is one to say.
+    ///
+    /// # Errors
+    /// If the table cannot be read, or a new run's was measured on other hardware.
+    pub fn use_matmul_table(&self, device: Device, given: Option<&str>, goes_on: bool) -> Result<Option<String>> {
+        let own = self.path.join(MATMUL_TABLE);
+        let kept = goes_on && own.exists();
+        let table = match given {
+            _ if kept => Some(ProductTable::read(&own)?),
+            Some(given) => Some(ProductTable::read(Path::new(given))?),
+            None => None,
+        };
+        let Some(gpu) = device.gpu()? else {
+            return Ok(table.map(|_| "the table of matrix products is for a GPU, and this run is on the CPU".into()));
+        };
+        let hardware = gpu.driver().facts().kind();
+        let none = ProductTable { hardware, ..ProductTable::default() };
+        match table {
+            // Other hardware gives other bits with any table.
+            Some(table) if kept && table.hardware != none.hardware => {
+                gpu.use_products(&none)?;
+                Ok(Some(format!(
+                    "{} was measured on {}, and this is {}: it is not used here",
+                    own.display(),
+                    table.hardware,
+                    none.hardware
+                )))
+            }
+            Some(table) => {
+                gpu.use_products(&table)?;
+                self.write(MATMUL_TABLE, &table.to_text()).map(|()| None)
+            }
+            None => gpu.use_products(&none).map(|()| None),
+        }
     }
 
     /// Writes environment.json: what wrote this run and on what.

@@ -91,18 +91,35 @@ pub fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
 /// or, where sums cancel, to the root mean square of the whole result.
 pub fn check(what: &str, inputs: &[Input], dtypes: &[DType], factor: f32, operator: &Operator<'_>) {
     for &dtype in dtypes {
-        let expected = run(inputs, Device::Cpu, dtype, operator).unwrap();
-        for (name, device) in devices() {
-            let found =
-                run(inputs, *device, dtype, operator).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
-            let again = run(inputs, *device, dtype, operator).unwrap();
-            for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let part = if place == 0 { "output".into() } else { format!("gradient of input {}", place - 1) };
-                close(&format!("{what}, {name} {dtype:?}, {part}"), found, expected, factor * epsilon(dtype));
-            }
-            let bits = |all: &[Vec<f32>]| all.iter().flatten().map(|value| value.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&found) == bits(&again), "{what}, {name} {dtype:?}: two runs differ");
+        check_in(devices(), what, inputs, dtype, factor, operator);
+    }
+}
+
+/// [`check`] in every dtype on given devices.
+pub fn check_on(devices: &[(String, Device)], what: &str, inputs: &[Input], factor: f32, operator: &Operator<'_>) {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        check_in(devices, what, inputs, dtype, factor, operator);
+    }
+}
+
+fn check_in(
+    devices: &[(String, Device)],
+    what: &str,
+    inputs: &[Input],
+    dtype: DType,
+    factor: f32,
+    operator: &Operator<'_>,
+) {
+    let expected = run(inputs, Device::Cpu, dtype, operator).unwrap();
+    for (name, device) in devices {
+        let found = run(inputs, *device, dtype, operator).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
+        let again = run(inputs, *device, dtype, operator).unwrap();
+        for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let part = if place == 0 { "output".into() } else { format!("gradient of input {}", place - 1) };
+            close(&format!("{what}, {name} {dtype:?}, {part}"), found, expected, factor * epsilon(dtype));
         }
+        let bits = |all: &[Vec<f32>]| all.iter().flatten().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&found) == bits(&again), "{what}, {name} {dtype:?}: two runs differ");
     }
 }
 

@@ -6,9 +6,10 @@ use std::ffi::{CString, c_char, c_void};
 use std::sync::Mutex;
 
 use half::{bf16, f16};
-use taper::device::launch::{Arg, Driver, Geometry, GpuFacts, GpuMatrix, Product};
+use taper::device::launch::{Arg, Driver, Epilogue, Geometry, GpuFacts, GpuMatrix, Product};
 use taper::device::{DType, Device};
 use taper::error::{Error, Result};
+use taper::ops::gelu;
 use taper::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
 use super::library::Library;
@@ -21,6 +22,14 @@ pub struct Emulated {
     live: Mutex<BTreeMap<u64, usize>>,
     /// Bytes that may be allocated in all.
     room: usize,
+    products: Mutex<Products>,
+}
+
+/// Algorithms by shape: there is one only, "00", and what was asked of it is remembered.
+#[derive(Default)]
+struct Products {
+    tuning: bool,
+    seen: BTreeMap<String, String>,
 }
 
 impl Emulated {
@@ -33,7 +42,13 @@ impl Emulated {
             memory_bytes: room as u64,
             libraries: "emulator".into(),
         };
-        taper::device::gpu::register(Box::new(Emulated { library, facts, live: Mutex::default(), room }))
+        taper::device::gpu::register(Box::new(Emulated {
+            library,
+            facts,
+            live: Mutex::default(),
+            products: Mutex::default(),
+            room,
+        }))
     }
 
     /// The bytes of a live allocation, or a part of one.
@@ -53,6 +68,16 @@ impl Emulated {
         let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
         let row = |row: usize| &bytes[row * matrix.stride * size..][..matrix.cols * size];
         Ok((0..matrix.rows).flat_map(|i| values(row(i), matrix.dtype)).collect())
+    }
+
+    fn write(&self, matrix: &GpuMatrix, values: &[f32]) -> Result<()> {
+        let (size, width) = (matrix.dtype.size(), matrix.cols);
+        for (i, row) in values.chunks_exact(width).enumerate() {
+            let start = self.bytes(matrix.address + (i * matrix.stride * size) as u64, width * size)?;
+            // SAFETY: the range is in a live allocation.
+            store(unsafe { std::slice::from_raw_parts_mut(start, width * size) }, row, matrix.dtype);
+        }
+        Ok(())
     }
 }
 
@@ -152,7 +177,7 @@ impl Driver for Emulated {
     }
 
     fn multiply(&self, product: &Product) -> Result<()> {
-        let Product { a, b, c, beta, bias } = *product;
+        let Product { a, b, c, beta, bias, epilogue } = *product;
         let ((m, k), (inner, n)) = (a.extent(), b.extent());
         let shapes = format!("{a:?} times {b:?} into {c:?}");
         assert!(k == inner && (m, n) == (c.rows, c.cols) && !c.transposed, "{shapes}");
@@ -171,16 +196,46 @@ impl Driver for Emulated {
             let bias = self.read(&GpuMatrix::new(bias, c.dtype, 1, n))?;
             sum.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum += bias));
         }
-        let size = c.dtype.size();
-        for (i, row) in sum.chunks_exact(n).enumerate() {
-            let start = self.bytes(c.address + (i * c.stride * size) as u64, n * size)?;
-            // SAFETY: the range is in a live allocation.
-            store(unsafe { std::slice::from_raw_parts_mut(start, n * size) }, row, c.dtype);
+        match epilogue {
+            Epilogue::Plain => {}
+            Epilogue::Gelu { input } => {
+                self.write(&GpuMatrix { address: input, ..c }, &sum)?;
+                let x = sum.clone();
+                gelu::cpu::forward(&mut sum, &x, gelu::Kind::Tanh);
+            }
+            Epilogue::GeluBackward { input } => {
+                let x = self.read(&GpuMatrix { address: input, ..c })?;
+                gelu::cpu::backward(&mut sum, &x, gelu::Kind::Tanh);
+            }
         }
-        Ok(())
+        let mut products = self.products.lock().unwrap();
+        if products.tuning {
+            let gelu = match epilogue {
+                Epilogue::Plain => "",
+                Epilogue::Gelu { .. } => " gelu",
+                Epilogue::GeluBackward { .. } => " gelu backward",
+            };
+            products.seen.insert(format!("{m}x{n}x{k}{gelu}"), "00".into());
+        }
+        self.write(&c, &sum)
     }
 
     fn allow_tf32(&self, _allow: bool) {}
+
+    fn use_algorithms(&self, algorithms: &BTreeMap<String, String>) -> Result<()> {
+        match algorithms.values().all(|algorithm| algorithm == "00") {
+            true => Ok(()),
+            false => Err(Error::Device("an algorithm of another library".into())),
+        }
+    }
+
+    fn tune(&self, tuning: bool) {
+        self.products.lock().unwrap().tuning = tuning;
+    }
+
+    fn tuned(&self) -> BTreeMap<String, String> {
+        self.products.lock().unwrap().seen.clone()
+    }
 
     fn synchronize(&self) -> Result<()> {
         Ok(())

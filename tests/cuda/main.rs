@@ -12,6 +12,7 @@ mod memory;
 mod models;
 mod nvrtc;
 mod operators;
+mod products;
 mod runs;
 mod sampling;
 mod step;

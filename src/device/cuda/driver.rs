@@ -323,6 +323,18 @@ impl Driver for CudaDriver {
         self.blas.allow_tf32(allow);
     }
 
+    fn use_algorithms(&self, algorithms: &BTreeMap<String, String>) -> Result<()> {
+        self.blas.use_algorithms(algorithms)
+    }
+
+    fn tune(&self, tuning: bool) {
+        self.blas.tune(tuning);
+    }
+
+    fn tuned(&self) -> BTreeMap<String, String> {
+        self.blas.tuned()
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as the driver.

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::ops::reduce;
 use crate::tensor::Tensor;
 
-fn matrix(address: u64, like: &Tensor) -> GpuMatrix {
+/// A tensor [.., C] as the matrix of its rows.
+pub(super) fn matrix(address: u64, like: &Tensor) -> GpuMatrix {
     GpuMatrix::new(address, like.dtype(), like.rows(), like.last())
 }
 
@@ -38,11 +39,28 @@ pub fn backward(
     if dy.is_empty() {
         return Ok(());
     }
-    let (input, gradient) = (matrix(x.address(), x), matrix(dy.address(), dy));
+    let gradient = matrix(dy.address(), dy);
     let out = matrix(dx.address_mut(), dx);
     gpu.driver().multiply(&Product::set(out, gradient, matrix(w.address(), w)))?;
+    backward_params(gpu, (dw, db), dy, x, w)
+}
+
+/// Adds to the gradients at the device addresses `dw` and `db`.
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn backward_params(
+    gpu: &'static Gpu,
+    (dw, db): (u64, Option<u64>),
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+) -> Result<()> {
+    if dy.is_empty() {
+        return Ok(());
+    }
     let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
-    gpu.driver().multiply(&Product::add(sum, gradient.t(), input))?;
+    gpu.driver().multiply(&Product::add(sum, matrix(dy.address(), dy).t(), matrix(x.address(), x)))?;
     match db {
         Some(db) => reduce::add_columns(gpu, db, dy),
         None => Ok(()),

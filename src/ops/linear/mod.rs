@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod gelu;
 
 use crate::error::Result;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};

@@ -319,6 +319,10 @@ pub struct PrecisionConfig {
     /// The number format of matrix products and activations. The CPU computes in `"fp32"`.
     #[schemars(extend("x-default" = "`\"bf16\"` on a GPU, `\"fp32\"` on the CPU"))]
     pub compute: Option<Precision>,
+    /// A table of matrix product algorithms that `taper bench tune` measured on this kind of GPU. The run keeps a copy, which
+    /// a resumed run reads. Without one cuBLASLt's first choice counts.
+    #[schemars(extend("x-default" = "not set"))]
+    pub matmul_table: Option<String>,
 }
 
 impl PrecisionConfig {
