@@ -9,7 +9,9 @@
 // Launch: attention_kv_append_{f32,bf16,f16}      writes new keys and values to the cache
 //   grid   B * T                           block 128    no dynamic shared memory
 //   arguments: T* keys, T* values [B, K, C, D]; const T* qkv [B, T, (H + 2K) * D]; u32 t; u32 past; u32 capacity = C;
-//     u32 n_head; u32 n_kv_head; u32 d.   Positions past .. past + T are written; past + T <= C.
+//     u32 n_head; u32 n_kv_head; u32 d; const u32* pasts.   Positions past .. past + T are written; past + T <= C.
+//   Here and below, where `pasts` u32 [B] is not null each sequence has its own `past` there (past_of in reduce.cuh): those
+//   that are ABSENT write nothing, and their output is 0.
 //   Bytes: 8 B T K D sizeof(T).
 //
 // Launch: attention_decode_{f32,bf16,f16}         past + 1 keys, the newest one already appended
@@ -17,12 +19,14 @@
 //   shared 4 * (G * (D + split) + 128 * 8) bytes, G = H / K       (GPT-2, split 256: 5376)
 //   arguments: float* partial [B, H, splits, D + 2]; const T* qkv [B, 1, (H + 2K) * D]; const T* keys, const T* values
 //     [B, K, C, D]; u32 past; u32 capacity = C; u32 split: any multiple of 4 whose shared bytes fit; u32 n_head;
-//     u32 n_kv_head; u32 d: at most 256; float scale = 1 / sqrt(D)
+//     u32 n_kv_head; u32 d: at most 256; float scale = 1 / sqrt(D); const u32* pasts. Splits beyond a sequence's keys are
+//     not computed: the grid may be that of the longest sequence, or of a longer one.
 //   Bytes: 2 B K (past + 1) D sizeof(T) and 4 B H splits (D + 2): the floor is memory's. FLOPs: 4 B H (past + 1) D.
 //
 // Launch: attention_decode_combine_{f32,bf16,f16}
 //   grid   B * H                           block 128    no dynamic shared memory
-//   arguments: T* out [B, 1, H * D]; const float* partial [B, H, splits, D + 2]; u32 splits; u32 d
+//   arguments: T* out [B, 1, H * D]; const float* partial [B, H, splits, D + 2]; u32 splits; u32 d; u32 split; u32 n_head;
+//     const u32* pasts
 //
 // gate: attention_kv_append_* registers=40 wide
 // gate: attention_decode_* registers=64 wide
@@ -39,8 +43,10 @@ constexpr u32 THREADS = 128;
 template <class T> DEVICE u32 width_of(u32 d) { return d % Pack<T>::N == 0 ? Pack<T>::N : 1; }
 
 template <class T> DEVICE void append(T* keys, T* values, const T* qkv, u32 t, u32 past, u32 capacity, u32 n_head,
-                                      u32 n_kv_head, u32 d) {
+                                      u32 n_kv_head, u32 d, const u32* pasts) {
     u32 b = blockIdx.x / t, row = blockIdx.x - b * t;
+    past = past_of(pasts, b, past);
+    if (past == ABSENT) return;
     u32 width = width_of<T>(d), chunks = d / width;
     const T* source = qkv + u64(blockIdx.x) * ((n_head + 2 * n_kv_head) * d) + n_head * d;
     for (u32 i = threadIdx.x; i < 2 * n_kv_head * chunks; i += THREADS) {
@@ -91,9 +97,12 @@ DEVICE void dot(float (&sum)[KEYS], const float* q, const T* keys, u32 key, u32 
 
 template <class T>
 DEVICE void decode(float* partial, const T* qkv, const T* keys, const T* values, u32 past, u32 capacity, u32 split,
-                   u32 n_head, u32 n_kv_head, u32 d, float scale) {
+                   u32 n_head, u32 n_kv_head, u32 d, float scale, const u32* pasts) {
     DYNAMIC_SHARED(float, shared);
     u32 group = n_head / n_kv_head, kv = blockIdx.y, b = blockIdx.z, splits = gridDim.x;
+    past = past_of(pasts, b, past);
+    // The whole block agrees: no barrier is left waiting.
+    if (past == ABSENT || blockIdx.x * split > past) return;
     float *q = shared, *p = q + group * d, *sums = p + group * split;
     u32 first = blockIdx.x * split, n = past + 1 - first < split ? past + 1 - first : split;
     u64 cache = ((u64(b) * n_kv_head + kv) * capacity + first) * d;
@@ -195,8 +204,17 @@ DEVICE void decode(float* partial, const T* qkv, const T* keys, const T* values,
     }
 }
 
-template <class T> DEVICE void combine(T* out, const float* partial, u32 splits, u32 d) {
+template <class T>
+DEVICE void combine(T* out, const float* partial, u32 splits, u32 d, u32 split, u32 n_head, const u32* pasts) {
     partial += u64(blockIdx.x) * splits * (d + 2);
+    if (pasts != nullptr) {
+        u32 past = pasts[blockIdx.x / n_head];
+        if (past == ABSENT) {
+            for (u32 c = threadIdx.x; c < d; c += THREADS) out[u64(blockIdx.x) * d + c] = from_f32<T>(0.0f);
+            return;
+        }
+        splits = past / split + 1;
+    }
     float best = -INFINITY_F, total = 0.0f;
     for (u32 s = 0; s < splits; s++) best = max_nan(best, partial[u64(s) * (d + 2) + d]);
     for (u32 s = 0; s < splits; s++) {
@@ -218,18 +236,21 @@ template <class T> DEVICE void combine(T* out, const float* partial, u32 splits,
 #define DECODE(T, suffix)                                                                                              \
     KERNEL(128)                                                                                                        \
     attention_kv_append_##suffix(T* keys, T* values, const T* qkv, u32 t, u32 past, u32 capacity, u32 n_head,          \
-                                 u32 n_kv_head, u32 d) {                                                               \
-        attention_decode::append(keys, values, qkv, t, past, capacity, n_head, n_kv_head, d);                          \
+                                 u32 n_kv_head, u32 d, const u32* pasts) {                                             \
+        attention_decode::append(keys, values, qkv, t, past, capacity, n_head, n_kv_head, d, pasts);                   \
     }                                                                                                                  \
     TAPER_KERNEL(attention_kv_append_##suffix, 128)                                                                    \
     KERNEL(128)                                                                                                        \
     attention_decode_##suffix(float* partial, const T* qkv, const T* keys, const T* values, u32 past, u32 capacity,    \
-                              u32 split, u32 n_head, u32 n_kv_head, u32 d, float scale) {                              \
-        attention_decode::decode(partial, qkv, keys, values, past, capacity, split, n_head, n_kv_head, d, scale);      \
+                              u32 split, u32 n_head, u32 n_kv_head, u32 d, float scale, const u32* pasts) {            \
+        attention_decode::decode(partial, qkv, keys, values, past, capacity, split, n_head, n_kv_head, d, scale,       \
+                                 pasts);                                                                               \
     }                                                                                                                  \
     TAPER_KERNEL(attention_decode_##suffix, 128)                                                                       \
-    KERNEL(128) attention_decode_combine_##suffix(T* out, const float* partial, u32 splits, u32 d) {                   \
-        attention_decode::combine(out, partial, splits, d);                                                            \
+    KERNEL(128)                                                                                                        \
+    attention_decode_combine_##suffix(T* out, const float* partial, u32 splits, u32 d, u32 split, u32 n_head,          \
+                                      const u32* pasts) {                                                              \
+        attention_decode::combine(out, partial, splits, d, split, n_head, pasts);                                      \
     }                                                                                                                  \
     TAPER_KERNEL(attention_decode_combine_##suffix, 128)
 

@@ -5,6 +5,11 @@
 
 #define WARP 32
 
+// Tokens that stand before the new ones in sequence `b` of a batch: the same for all, or each its own where `pasts` u32 [B] is
+// not null. ABSENT marks a sequence that has no new token: its row is computed with the rest, and means nothing.
+#define ABSENT 0xffffffffu
+DEVICE u32 past_of(const u32* pasts, u32 b, u32 past) { return pasts == nullptr ? past : pasts[b]; }
+
 // The place of a thread in a one-dimensional block. Blocks are multiples of whole warps.
 DEVICE u32 lane_id() { return threadIdx.x % WARP; }
 DEVICE u32 warp_id() { return threadIdx.x / WARP; }

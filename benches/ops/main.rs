@@ -5,6 +5,7 @@
 
 mod adamw;
 mod attention;
+mod candidates;
 mod classifier;
 mod dropout;
 mod embedding;
@@ -23,6 +24,7 @@ criterion::criterion_group!(
     ops,
     adamw::bench,
     attention::bench,
+    candidates::bench,
     classifier::bench,
     dropout::bench,
     embedding::bench,

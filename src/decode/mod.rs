@@ -4,12 +4,15 @@
 //! own tokens and on how they were fed (a prompt in one call, then one token a call), never on what stands in the other
 //! slots: a text is the same whatever is generated beside it.
 
+mod gpu;
 mod tensors;
 
+pub use gpu::OnGpu;
 pub use tensors::Tensors;
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
+use crate::ops::candidates::Candidates;
 
 /// Tokens to add to the sequence in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,33 @@ pub trait Decode: Send {
     /// If a slot does not exist or is named twice, a token is outside the vocabulary, a sequence would outgrow
     /// [`Decode::capacity`] (nothing has changed then), or memory or the device fails.
     fn feed(&mut self, feeds: &[Feed<'_>], logits: &mut Vec<f32>) -> Result<()>;
+
+    /// The engine as one that prepares the choice of a token where the logits are; None if it cannot.
+    fn selecting(&mut self) -> Option<&mut dyn Select> {
+        None
+    }
+}
+
+/// An engine whose logits stay on a device: only what a sampler needs of them comes to the host.
+pub trait Select: Decode {
+    /// [`Decode::feed`], with the candidates of each feed's row in place of its logits: of the first `vocabulary` ids, with
+    /// `temperatures` [feeds].
+    ///
+    /// # Errors
+    /// As [`Decode::feed`].
+    fn feed_candidates(
+        &mut self,
+        feeds: &[Feed<'_>],
+        vocabulary: usize,
+        temperatures: &[f64],
+    ) -> Result<Vec<Candidates>>;
+
+    /// The logits [V] after the last tokens of feed number `index` of the last call, for a choice that the candidates do not
+    /// decide.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn logits_of(&mut self, index: usize) -> Result<Vec<f32>>;
 }
 
 /// What every engine refuses before it touches its caches.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use super::launch::{Arg, Driver, Geometry};
+use super::launch::{Arg, Driver, Geometry, Recording};
 use super::products::ProductTable;
 use super::{Device, cuda};
 use crate::error::{Error, Result};
@@ -20,12 +20,39 @@ const GRAIN: usize = 512;
 pub struct Gpu {
     driver: Box<dyn Driver>,
     device: Device,
-    free: Mutex<BTreeMap<usize, Vec<u64>>>,
+    pool: Mutex<Pool>,
     live: AtomicUsize,
     held: AtomicUsize,
     peak: AtomicUsize,
     allocations: AtomicUsize,
     gelu_epilogue: AtomicBool,
+}
+
+/// Buffers that wait for a new owner, by size.
+type Free = BTreeMap<usize, Vec<u64>>;
+
+#[derive(Default)]
+struct Pool {
+    free: Free,
+    /// While work is recorded: what it has freed. That is its own as long as the recording lives, because it will be used
+    /// again by every start.
+    recording: Option<Free>,
+}
+
+/// Recorded work, and the memory that it uses besides what its caller holds.
+pub struct Recorded {
+    recording: Box<dyn Recording>,
+    _buffers: Vec<GpuBuffer>,
+}
+
+impl Recorded {
+    /// Starts it; see [`Recording::start`].
+    ///
+    /// # Errors
+    /// A `Device` error.
+    pub fn start(&self) -> Result<()> {
+        self.recording.start()
+    }
 }
 
 /// The GPUs in use, by ordinal.
@@ -73,7 +100,7 @@ impl Gpu {
         Box::leak(Box::new(Gpu {
             driver,
             device: Device::Cuda(ordinal),
-            free: Mutex::default(),
+            pool: Mutex::default(),
             live: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -137,7 +164,11 @@ impl Gpu {
     /// A `Device` error if the GPU's memory is full.
     pub fn take(&'static self, bytes: usize) -> Result<GpuBuffer> {
         let bytes = bytes.max(1).next_multiple_of(GRAIN);
-        let reused = self.lock().get_mut(&bytes).and_then(Vec::pop);
+        let reused = {
+            let mut pool = self.lock();
+            let recorded = pool.recording.as_mut().and_then(|free| free.get_mut(&bytes)).and_then(Vec::pop);
+            recorded.or_else(|| pool.free.get_mut(&bytes).and_then(Vec::pop))
+        };
         let address = match reused {
             Some(address) => {
                 self.driver.handed_out(address, bytes);
@@ -180,7 +211,8 @@ impl Gpu {
     /// A `Device` error of earlier work.
     pub fn release(&self) -> Result<()> {
         self.driver.synchronize()?;
-        for (bytes, addresses) in std::mem::take(&mut *self.lock()) {
+        let free = std::mem::take(&mut self.lock().free);
+        for (bytes, addresses) in free {
             for address in addresses {
                 self.driver.free(address);
                 self.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -189,8 +221,25 @@ impl Gpu {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<u64>>> {
-        self.free.lock().unwrap_or_else(|poison| poison.into_inner())
+    /// Records the work that `work` starts instead of doing it; see [`Driver::record`]. What `work` allocates and frees stays
+    /// with the recording; tensors that it hands out (its results) the caller keeps as long as it starts the recording.
+    ///
+    /// # Errors
+    /// That of `work`, or a `Device` error.
+    pub fn record(&'static self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recorded> {
+        self.lock().recording = Some(Free::new());
+        let recording = self.driver.record(work);
+        let freed = self.lock().recording.take().unwrap_or_default();
+        let mut buffers = Vec::new();
+        for (bytes, addresses) in freed {
+            self.live.fetch_add(bytes * addresses.len(), Ordering::Relaxed);
+            buffers.extend(addresses.into_iter().map(|address| GpuBuffer { gpu: self, address, bytes }));
+        }
+        Ok(Recorded { recording: recording?, _buffers: buffers })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Bytes in live buffers now.
@@ -248,6 +297,8 @@ impl GpuBuffer {
 impl Drop for GpuBuffer {
     fn drop(&mut self) {
         self.gpu.live.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.gpu.lock().entry(self.bytes).or_default().push(self.address);
+        let mut pool = self.gpu.lock();
+        let Pool { free, recording } = &mut *pool;
+        recording.as_mut().unwrap_or(free).entry(self.bytes).or_default().push(self.address);
     }
 }

@@ -35,6 +35,7 @@ pub const SOURCES: &[Source] = sources![
     "attention_forward",
     "attention_generic",
     "bias",
+    "candidates",
     "cast",
     "classifier",
     "dropout",

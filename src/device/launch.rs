@@ -170,6 +170,15 @@ impl GpuFacts {
     }
 }
 
+/// Work that was recorded, to be started again as a whole (a CUDA graph).
+pub trait Recording: Send {
+    /// Starts it, in the order of the calls.
+    ///
+    /// # Errors
+    /// A `Device` error.
+    fn start(&self) -> Result<()>;
+}
+
 /// A GPU as tensors and operators need one. All work happens in the order of the calls, on one stream.
 pub trait Driver: Send + Sync {
     /// What this GPU is.
@@ -242,6 +251,12 @@ pub trait Driver: Send + Sync {
 
     /// What [`Driver::tune`] found, shape to algorithm.
     fn tuned(&self) -> BTreeMap<String, String>;
+
+    /// Records the work that `work` starts instead of doing it. It must not copy to or from the host, nor wait.
+    ///
+    /// # Errors
+    /// That of `work`; a `Device` error if it does what it must not.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 
     /// Waits for all work.
     ///

@@ -225,18 +225,35 @@ impl Gpt {
     /// # Errors
     /// If they do not fit the cache or the context, or a token is outside the vocabulary.
     pub fn decode(&self, params: &Params, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let (batch, new) = (tokens.shape()[0], tokens.shape()[1]);
+        let new = tokens.shape()[1];
         cache.check_room(new)?;
-        let past = cache.len();
+        let logits = self.decode_at(params, tokens, cache, (0, cache.len()))?;
+        cache.advance(new);
+        Ok(logits)
+    }
+
+    /// [`Gpt::decode`] for the sequences `first..first + B` of a cache whose user counts their tokens: `past` of each before.
+    ///
+    /// # Errors
+    /// If they do not fit the cache or the context, or a token is outside the vocabulary.
+    pub fn decode_at(
+        &self,
+        params: &Params,
+        tokens: &Tensor,
+        cache: &mut Cache,
+        (first, past): (usize, usize),
+    ) -> Result<Tensor> {
+        let (batch, new) = (tokens.shape()[0], tokens.shape()[1]);
         let mut tape = Tape::inference(params);
         let x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past)?;
         let mut stream = Stream::new(x);
         for block in &self.blocks {
             let layer = &mut cache.layers[block.index];
-            stream = block.forward_cached(&mut tape, stream, self.rope.as_ref(), layer, past)?;
+            stream = block.combine(&mut tape, stream, None, |tape, x| {
+                block.attention.forward_cached(tape, x, self.rope.as_ref(), layer, (first, past))
+            })?;
         }
         let x = stream.summed(&mut tape)?;
-        cache.advance(new);
         // Only the last position's logits are wanted, and norms act row by row: take those rows out first.
         let c = self.config.n_embd;
         let mut last = Tensor::empty(x.value().device(), x.value().dtype(), &[batch, c])?;
@@ -248,7 +265,37 @@ impl Gpt {
         if let Some(norm) = &self.norm_f {
             last = norm.forward(&mut tape, &last)?;
         }
-        ops::linear::forward(last.value(), &params.weight(self.head), None)
+        ops::linear::forward_f32(last.value(), &params.weight(self.head))
+    }
+
+    /// Logits f32 [S, V] after one new token of each sequence of a cache, on a GPU: `tokens` u32 [S, 1], which follow the
+    /// `pasts` u32 [S] tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
+    /// nothing). Both are on the device, and the caller has checked them; no sequence has more than `longest` tokens then.
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn decode_each(
+        &self,
+        params: &Params,
+        tokens: &Tensor,
+        cache: &mut Cache,
+        pasts: &Tensor,
+        longest: usize,
+    ) -> Result<Tensor> {
+        let mut tape = Tape::inference(params);
+        let x = ops::embedding::embed_each(params, tokens, self.wte, self.wpe, pasts)?;
+        let mut stream = Stream::new(Var::constant(x));
+        for block in &self.blocks {
+            let layer = &mut cache.layers[block.index];
+            stream = block.combine(&mut tape, stream, None, |tape, x| {
+                block.attention.forward_each(tape, x, self.rope.as_ref(), layer, pasts, longest)
+            })?;
+        }
+        let x = match &self.norm_f {
+            Some(norm) => stream.normed(&mut tape, norm)?.1,
+            None => stream.summed(&mut tape)?,
+        };
+        ops::linear::forward_f32(x.value(), &params.weight(self.head))
     }
 }
 
@@ -290,17 +337,6 @@ impl Block {
         dropout: Option<&Dropout>,
     ) -> Result<Stream> {
         self.combine(tape, stream, dropout, |tape, x| self.attention.forward(tape, x, rope, self.index, dropout))
-    }
-
-    fn forward_cached(
-        &self,
-        tape: &mut Tape<'_>,
-        stream: Stream,
-        rope: Option<&RopeTable>,
-        cache: &mut (Tensor, Tensor),
-        past: usize,
-    ) -> Result<Stream> {
-        self.combine(tape, stream, None, |tape, x| self.attention.forward_cached(tape, x, rope, cache, past))
     }
 
     /// The block's structure, whatever kind of attention runs inside.

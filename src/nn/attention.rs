@@ -64,8 +64,8 @@ impl Attention {
         self.proj.forward(tape, &y)
     }
 
-    /// `x` [B, Tq, C] of the tokens at positions `past..past + Tq`, attending to the cache's tokens and to themselves;
-    /// their keys and values are added to the cache's tensors.
+    /// `x` [B, Tq, C] of the tokens at positions `past..past + Tq` of the sequences `first..first + B`, attending to the
+    /// cache's tokens and to themselves; their keys and values are added to the cache's tensors.
     ///
     /// # Errors
     /// If memory or the device fails.
@@ -75,7 +75,7 @@ impl Attention {
         x: &Var,
         rope: Option<&RopeTable>,
         (keys, values): &mut (Tensor, Tensor),
-        past: usize,
+        (first, past): (usize, usize),
     ) -> Result<Var> {
         let mut qkv = self.qkv.forward(tape, x)?;
         if let Some(table) = rope {
@@ -84,7 +84,28 @@ impl Attention {
         let mut shape = qkv.value().shape().to_vec();
         *shape.last_mut().expect("three axes") = self.heads.n_head * self.heads.head_dim;
         let mut y = Tensor::empty(x.value().device(), x.value().dtype(), &shape)?;
-        ops::attention::forward_cached(&mut y, qkv.value(), keys, values, self.heads, past)?;
+        ops::attention::forward_cached(&mut y, qkv.value(), keys, values, self.heads, (first, past))?;
+        self.proj.forward(tape, &Var::constant(y))
+    }
+
+    /// `x` [S, 1, C] of one new token of each sequence of the cache, on a GPU; see [`ops::attention::forward_each`].
+    ///
+    /// # Errors
+    /// If memory or the device fails.
+    pub fn forward_each(
+        &self,
+        tape: &mut Tape<'_>,
+        x: &Var,
+        rope: Option<&RopeTable>,
+        (keys, values): &mut (Tensor, Tensor),
+        pasts: &Tensor,
+        longest: usize,
+    ) -> Result<Var> {
+        let mut qkv = self.qkv.forward(tape, x)?.into_value();
+        if let Some(table) = rope {
+            qkv = ops::rope::rotate_each(qkv, self.heads, table, pasts)?;
+        }
+        let y = ops::attention::forward_each(&qkv, keys, values, self.heads, pasts, longest)?;
         self.proj.forward(tape, &Var::constant(y))
     }
 }

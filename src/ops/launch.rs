@@ -46,6 +46,29 @@ pub fn elementwise_backward(
     Ok(dx)
 }
 
+/// What stands before the new tokens of each sequence of a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Past<'p> {
+    /// So many tokens before each.
+    Same(usize),
+    /// Its own number for each: u32 [B] on the device, [`ABSENT`] for a sequence without a new token, whose row is computed
+    /// with the others and means nothing.
+    Own(&'p Tensor),
+}
+
+/// No new token: see [`Past::Own`].
+pub const ABSENT: u32 = u32::MAX;
+
+impl Past<'_> {
+    /// The two arguments of a kernel: one number for all, and the list of each one's own (or null).
+    pub fn arguments(&self) -> (Arg, Arg) {
+        match self {
+            Past::Same(past) => (Arg::U32(*past as u32), Arg::Pointer(0)),
+            Past::Own(pasts) => (Arg::U32(0), Arg::Pointer(pasts.address())),
+        }
+    }
+}
+
 /// A device address, or null.
 pub fn pointer(tensor: Option<&Tensor>) -> Arg {
     Arg::Pointer(tensor.map_or(0, Tensor::address))

@@ -12,6 +12,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod candidates;
 pub mod classifier;
 pub mod dropout;
 pub mod embedding;

@@ -1,5 +1,6 @@
 //! Generation: a prompt in, text out, through the key-value cache.
 
+mod candidates;
 pub mod config;
 pub mod sampler;
 

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::sync::Mutex;
 
 use half::{bf16, f16};
-use taper::device::launch::{Arg, Driver, Epilogue, Geometry, GpuFacts, GpuMatrix, Product};
+use taper::device::launch::{Arg, Driver, Epilogue, Geometry, GpuFacts, GpuMatrix, Product, Recording};
 use taper::device::{DType, Device};
 use taper::error::{Error, Result};
 use taper::ops::gelu;
@@ -23,6 +23,33 @@ pub struct Emulated {
     /// Bytes that may be allocated in all.
     room: usize,
     products: Mutex<Products>,
+    /// While work is recorded: what it would have done.
+    recording: Mutex<Option<Vec<Work>>>,
+}
+
+/// Something a GPU does in the order of the calls.
+enum Work {
+    Launch(String, Geometry, Vec<Arg>),
+    Multiply(Product),
+    Copy(u64, u64, usize),
+    Clear(u64, usize),
+}
+
+/// Recorded work.
+struct Recorded {
+    driver: &'static Emulated,
+    work: Vec<Work>,
+}
+
+impl Recording for Recorded {
+    fn start(&self) -> Result<()> {
+        self.work.iter().try_for_each(|work| match work {
+            Work::Launch(kernel, geometry, arguments) => self.driver.launch(kernel, *geometry, arguments),
+            Work::Multiply(product) => self.driver.multiply(product),
+            Work::Copy(to, from, bytes) => self.driver.copy(*to, *from, *bytes),
+            Work::Clear(address, bytes) => self.driver.clear(*address, *bytes),
+        })
+    }
 }
 
 /// Algorithms by shape: there is one only, "00", and what was asked of it is remembered.
@@ -42,13 +69,15 @@ impl Emulated {
             memory_bytes: room as u64,
             libraries: "emulator".into(),
         };
-        taper::device::gpu::register(Box::new(Emulated {
+        let emulated: &'static Emulated = Box::leak(Box::new(Emulated {
             library,
             facts,
             live: Mutex::default(),
             products: Mutex::default(),
+            recording: Mutex::default(),
             room,
-        }))
+        }));
+        taper::device::gpu::register(Box::new(emulated))
     }
 
     /// The bytes of a live allocation, or a part of one.
@@ -57,6 +86,26 @@ impl Emulated {
         match live.range(..=address).next_back() {
             Some((start, bytes)) if address + len as u64 <= start + *bytes as u64 => Ok(address as *mut u8),
             _ => Err(Error::Device(format!("{len} bytes at {address:#x} are not in one live allocation"))),
+        }
+    }
+
+    /// Keeps the work for later, if it is being recorded.
+    fn recorded(&self, work: impl FnOnce() -> Work) -> bool {
+        match &mut *self.recording.lock().unwrap() {
+            Some(list) => {
+                list.push(work());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn refuse_while_recording(&self) -> Result<()> {
+        match self.recording.lock().unwrap().is_some() {
+            true => {
+                Err(Error::Device("copying to or from the host, or waiting, cannot be part of recorded work".into()))
+            }
+            false => Ok(()),
         }
     }
 
@@ -102,7 +151,7 @@ fn store(bytes: &mut [u8], values: &[f32], dtype: DType) {
     }
 }
 
-impl Driver for Emulated {
+impl Driver for &'static Emulated {
     fn facts(&self) -> &GpuFacts {
         &self.facts
     }
@@ -131,6 +180,7 @@ impl Driver for Emulated {
     }
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.refuse_while_recording()?;
         let to = self.bytes(address, bytes.len())?;
         // SAFETY: the range is in a live allocation, and host slices lie elsewhere.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
@@ -138,6 +188,7 @@ impl Driver for Emulated {
     }
 
     fn download(&self, bytes: &mut [u8], address: u64) -> Result<()> {
+        self.refuse_while_recording()?;
         let from = self.bytes(address, bytes.len())?;
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
@@ -145,6 +196,9 @@ impl Driver for Emulated {
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        if self.recorded(|| Work::Copy(to, from, bytes)) {
+            return Ok(());
+        }
         let (to, from) = (self.bytes(to, bytes)?, self.bytes(from, bytes)?);
         // SAFETY: both ranges are in live allocations; `copy` allows them to overlap.
         unsafe { std::ptr::copy(from, to, bytes) };
@@ -152,6 +206,9 @@ impl Driver for Emulated {
     }
 
     fn clear(&self, address: u64, bytes: usize) -> Result<()> {
+        if self.recorded(|| Work::Clear(address, bytes)) {
+            return Ok(());
+        }
         let start = self.bytes(address, bytes)?;
         // SAFETY: the range is in a live allocation.
         unsafe { std::ptr::write_bytes(start, 0, bytes) };
@@ -159,6 +216,9 @@ impl Driver for Emulated {
     }
 
     fn launch(&self, kernel: &str, geometry: Geometry, arguments: &[Arg]) -> Result<()> {
+        if self.recorded(|| Work::Launch(kernel.to_string(), geometry, arguments.to_vec())) {
+            return Ok(());
+        }
         // What a real launch would find by name must be in a file that the binary holds.
         taper::device::kernels::source_of(kernel)?;
         let name = CString::new(kernel).expect("a kernel's name");
@@ -177,6 +237,9 @@ impl Driver for Emulated {
     }
 
     fn multiply(&self, product: &Product) -> Result<()> {
+        if self.recorded(|| Work::Multiply(*product)) {
+            return Ok(());
+        }
         let Product { a, b, c, beta, bias, epilogue } = *product;
         let ((m, k), (inner, n)) = (a.extent(), b.extent());
         let shapes = format!("{a:?} times {b:?} into {c:?}");
@@ -237,8 +300,15 @@ impl Driver for Emulated {
         self.products.lock().unwrap().seen.clone()
     }
 
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        *self.recording.lock().unwrap() = Some(Vec::new());
+        let done = work();
+        let work = self.recording.lock().unwrap().take().unwrap();
+        done.map(|()| -> Box<dyn Recording> { Box::new(Recorded { driver: *self, work }) })
+    }
+
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        self.refuse_while_recording()
     }
 
     fn free_bytes(&self) -> Result<u64> {

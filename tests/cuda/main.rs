@@ -4,6 +4,7 @@
 //! is one. What is missing is skipped with a printed line.
 
 mod compare;
+mod decode;
 mod emulated;
 #[path = "../common/emulator.rs"]
 mod library;

@@ -218,7 +218,7 @@ fn cached(qkv: &[f32], b: usize, parts: &[usize], heads: Heads) -> Vec<f32> {
             .collect();
         let rows = Tensor::from_f32(&rows, &[b, part, heads.packed()]).unwrap();
         let mut out = Tensor::empty(Device::Cpu, TensorType::F32, &[b, part, heads.width()]).unwrap();
-        forward_cached(&mut out, &rows, &mut keys, &mut values, heads, past).unwrap();
+        forward_cached(&mut out, &rows, &mut keys, &mut values, heads, (0, past)).unwrap();
         let width = part * heads.width();
         for b in 0..b {
             result[(b * t + past) * heads.width()..][..width].copy_from_slice(&out.f32()[b * width..][..width]);
@@ -263,8 +263,8 @@ fn a_full_cache_says_so() {
     let mut values = keys.clone().into_sole().unwrap();
     let qkv = Tensor::zeros(Device::Cpu, TensorType::F32, &[1, 2, 6]).unwrap();
     let mut out = Tensor::zeros(Device::Cpu, TensorType::F32, &[1, 2, 2]).unwrap();
-    forward_cached(&mut out, &qkv, &mut keys, &mut values, heads, 2).unwrap();
-    let error = forward_cached(&mut out, &qkv, &mut keys, &mut values, heads, 3).unwrap_err();
+    forward_cached(&mut out, &qkv, &mut keys, &mut values, heads, (0, 2)).unwrap();
+    let error = forward_cached(&mut out, &qkv, &mut keys, &mut values, heads, (0, 3)).unwrap_err();
     assert!(error.to_string().contains("holds 4 positions, but 5 are needed"), "{error}");
 }
 

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod candidates;
 mod classifier;
 mod dropout;
 mod embedding;

@@ -9,9 +9,10 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use super::blas::Blas;
 use super::compile::{Compiler, Instance};
+use super::graph::{self, Graph};
 use super::{MINIMUM_CUDA, libraries};
 use crate::device::kernels;
-use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Product};
+use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Product, Recording};
 use crate::error::{Error, Result};
 
 /// Bytes of page-locked host memory that uploads pass through, in turn. An upload of more waits for its own copy.
@@ -68,7 +69,7 @@ fn describe(result: CUresult) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-fn check(what: &str, result: CUresult) -> Result<()> {
+pub(super) fn check(what: &str, result: CUresult) -> Result<()> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),
         error => Err(Error::Device(format!("the GPU failed at {what}: {}", describe(error)))),
@@ -247,6 +248,7 @@ impl Driver for CudaDriver {
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
+        graph::refuse_while_recording(self.stream, "copying to the GPU")?;
         let mut staging = self.staging.lock().unwrap_or_else(|poison| poison.into_inner());
         for part in bytes.chunks(STAGING) {
             let room = part.len().next_multiple_of(64);
@@ -335,8 +337,14 @@ impl Driver for CudaDriver {
         self.blas.tuned()
     }
 
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        self.enter()?;
+        Ok(Box::new(Graph::record(self.context, self.stream, work)?))
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
+        graph::refuse_while_recording(self.stream, "waiting for its work")?;
         // SAFETY: the stream lives as long as the driver.
         check("waiting for its work", unsafe { sys::cuStreamSynchronize(self.stream) })
     }

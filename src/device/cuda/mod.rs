@@ -7,6 +7,7 @@
 mod blas;
 mod compile;
 mod driver;
+mod graph;
 mod libraries;
 
 pub use compile::{CompileFacts, compile_all};

@@ -3,11 +3,12 @@
 //! Heads of 64 and 128 in bf16 and f16 run on tensor cores; every other head up to 256, and f32, on a slower path of
 //! plain f32 arithmetic ([`is_fast`] tells which).
 
+use super::decode::Cached;
 use super::{AttentionDropout, Heads};
 use crate::device::launch::{Arg, Geometry};
 use crate::device::{DType, Gpu};
 use crate::error::{Error, Result};
-use crate::ops::launch::mask_arguments;
+use crate::ops::launch::{Past, mask_arguments};
 use crate::random::Mask;
 use crate::tensor::Tensor;
 
@@ -15,8 +16,6 @@ use crate::tensor::Tensor;
 const TOGETHER: usize = 16 << 20;
 /// Shared memory that every GPU from compute capability 8.0 on gives a block.
 const SHARED: usize = 99 << 10;
-/// Keys of one part of a decoding step.
-const SPLIT: usize = 256;
 /// The largest head of the slow path.
 const MOST_HEAD_DIM: usize = 256;
 
@@ -203,55 +202,23 @@ pub fn forward_cached(
     keys: &mut Tensor,
     values: &mut Tensor,
     heads: Heads,
-    past: usize,
+    (first, past): (usize, usize),
 ) -> Result<()> {
     let plan = Plan::new(qkv, heads)?;
     let Heads { n_head, n_kv_head, head_dim } = heads;
-    let (capacity, suffix) = (keys.shape()[2], plan.dtype.suffix());
-    let (key_cache, value_cache) = (keys.address_mut(), values.address_mut());
-    let mut arguments = vec![Arg::Pointer(key_cache), Arg::Pointer(value_cache), Arg::Pointer(qkv.address())];
-    arguments.extend([plan.t, past, capacity, n_head, n_kv_head, head_dim].map(|number| Arg::U32(number as u32)));
-    gpu.launch(&format!("attention_kv_append_{suffix}"), Geometry::linear(plan.b * plan.t, 128), &arguments)?;
+    let cache = Cached::new(keys, values, first);
+    cache.append(gpu, qkv, heads, Past::Same(past))?;
     if plan.t == 1 {
-        return decode(gpu, &plan, out, qkv, (key_cache, value_cache), capacity, past);
+        return cache.decode(gpu, out, qkv, heads, Past::Same(past), past + 1);
     }
     if past == 0 && plan.is_fast() {
         // Nothing lies in the cache that the packed rows do not hold.
         let mut lse = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
         return forward(gpu, out, &mut lse, qkv, heads, None);
     }
-    let strides = [head_dim, capacity * head_dim, n_kv_head * capacity * head_dim];
-    let from = Source { keys: key_cache, values: value_cache, strides, past };
+    let strides = [head_dim, cache.capacity * head_dim, n_kv_head * cache.capacity * head_dim];
+    let from = Source { keys: cache.keys, values: cache.values, strides, past };
     generic_forward(gpu, &plan, out, 0, qkv, &from, None)
-}
-
-/// One new query for each sequence: parts of the cache in parallel, then their sums in order.
-fn decode(
-    gpu: &'static Gpu,
-    plan: &Plan,
-    out: &mut Tensor,
-    qkv: &Tensor,
-    (keys, values): (u64, u64),
-    capacity: usize,
-    past: usize,
-) -> Result<()> {
-    let Heads { n_head, n_kv_head, head_dim } = plan.heads;
-    let (splits, group) = ((past + 1).div_ceil(SPLIT), plan.heads.group());
-    let mut partial = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, splits, head_dim + 2])?;
-    let sums = partial.address_mut();
-    let mut arguments = vec![Arg::Pointer(sums), Arg::Pointer(qkv.address()), Arg::Pointer(keys), Arg::Pointer(values)];
-    arguments.extend([past, capacity, SPLIT, n_head, n_kv_head, head_dim].map(|number| Arg::U32(number as u32)));
-    arguments.push(Arg::F32(plan.scale));
-    let geometry = Geometry {
-        grid: [splits as u32, n_kv_head as u32, plan.b as u32],
-        block: [128, 1, 1],
-        shared_bytes: (4 * (group * (head_dim + SPLIT) + 128 * 8)) as u32,
-    };
-    let suffix = plan.dtype.suffix();
-    gpu.launch(&format!("attention_decode_{suffix}"), geometry, &arguments)?;
-    let arguments =
-        [Arg::Pointer(out.address_mut()), Arg::Pointer(sums), Arg::U32(splits as u32), Arg::U32(head_dim as u32)];
-    gpu.launch(&format!("attention_decode_combine_{suffix}"), Geometry::linear(plan.b * n_head, 128), &arguments)
 }
 
 /// What the way back reads besides the gradient of its output.

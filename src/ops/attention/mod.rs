@@ -10,9 +10,11 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod decode;
 
 use crate::error::{Error, Result};
 pub use crate::ops::heads::Heads;
+use crate::ops::launch::Past;
 use crate::random::Mask;
 use crate::tape::{Backward, Context, Tape, Var};
 use crate::tensor::{DType, Tensor};
@@ -65,8 +67,8 @@ pub fn forward(qkv: &Tensor, heads: Heads, dropout: Option<AttentionDropout<'_>>
 }
 
 /// Attention over a cache, for inference: appends the keys and values of `qkv` [B, T, (H + 2K) * D] to `keys` and `values`
-/// [B, K, C, D] at positions `past..past + T`, and writes to `out` [B, T, H * D] the attention of query `t` over positions
-/// `0..=past + t`. What lies in the cache beyond is not read.
+/// [S, K, C, D] at positions `past..past + T` of the sequences `first..first + B`, and writes to `out` [B, T, H * D] the
+/// attention of query `t` over positions `0..=past + t`. What lies in the cache beyond is not read.
 ///
 /// # Errors
 /// If the cache is too small, or the device fails.
@@ -79,12 +81,13 @@ pub fn forward_cached(
     keys: &mut Tensor,
     values: &mut Tensor,
     heads: Heads,
-    past: usize,
+    (first, past): (usize, usize),
 ) -> Result<()> {
     let (b, t) = heads.batch_and_time(qkv.shape());
     assert_eq!(out.shape(), [b, t, heads.width()], "cached attention: shape of the output");
     let capacity = keys.shape().get(2).copied().unwrap_or(0);
-    let cache = [b, heads.n_kv_head, capacity, heads.head_dim];
+    assert!(keys.shape().first().is_some_and(|&sequences| first + b <= sequences), "cached attention: sequences");
+    let cache = [keys.shape()[0], heads.n_kv_head, capacity, heads.head_dim];
     assert_eq!((keys.shape(), values.shape()), (&cache[..], &cache[..]), "cached attention: shape of the cache");
     if past + t > capacity {
         return Err(Error::Training(format!(
@@ -98,11 +101,38 @@ pub fn forward_cached(
     match qkv.gpu() {
         None => {
             let extent = cpu::Extent { b, t, heads };
-            cpu::forward_cached(out.f32_mut(), qkv.f32(), keys.f32_mut(), values.f32_mut(), extent, capacity, past);
+            let from = first * heads.n_kv_head * capacity * heads.head_dim;
+            let (keys, values) = (&mut keys.f32_mut()[from..], &mut values.f32_mut()[from..]);
+            cpu::forward_cached(out.f32_mut(), qkv.f32(), keys, values, extent, capacity, past);
         }
-        Some(gpu) => cuda::forward_cached(gpu, out, qkv, keys, values, heads, past)?,
+        Some(gpu) => cuda::forward_cached(gpu, out, qkv, keys, values, heads, (first, past))?,
     }
     Ok(())
+}
+
+/// One new token of each sequence on a GPU: appends the keys and values of `qkv` [S, 1, (H + 2K) * D] to the caches
+/// [S, K, C, D], each behind its own `pasts` (u32 [S] on the device; checked by the caller), and gives the attention
+/// [S, 1, H * D] over them. No sequence has more than `longest` keys then.
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// On the CPU.
+pub fn forward_each(
+    qkv: &Tensor,
+    keys: &mut Tensor,
+    values: &mut Tensor,
+    heads: Heads,
+    pasts: &Tensor,
+    longest: usize,
+) -> Result<Tensor> {
+    let gpu = qkv.gpu().expect("a step of many sequences is for a GPU");
+    let mut out = Tensor::empty(qkv.device(), qkv.dtype(), &[qkv.shape()[0], 1, heads.width()])?;
+    let cache = decode::Cached::new(keys, values, 0);
+    cache.append(gpu, qkv, heads, Past::Own(pasts))?;
+    cache.decode(gpu, &mut out, qkv, heads, Past::Own(pasts), longest)?;
+    Ok(out)
 }
 
 struct Attention {

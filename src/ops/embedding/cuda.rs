@@ -3,6 +3,7 @@
 use crate::device::launch::{Arg, Geometry};
 use crate::device::{DType, Gpu};
 use crate::error::Result;
+use crate::ops::launch::Past;
 use crate::tensor::Tensor;
 
 const THREADS: usize = 256;
@@ -25,9 +26,10 @@ pub fn forward(
     tokens: &Tensor,
     wte: &Tensor,
     wpe: Option<&Tensor>,
-    first_position: usize,
+    from: Past<'_>,
 ) -> Result<()> {
     let tokens = tokens.to_device(gpu.device())?;
+    let (first_position, pasts) = from.arguments();
     let (rows, width) = (y.rows(), y.last());
     let arguments = [
         Arg::Pointer(y.address_mut()),
@@ -36,8 +38,9 @@ pub fn forward(
         Arg::Pointer(wpe.map_or(0, Tensor::address)),
         Arg::U32(rows as u32),
         Arg::U32(tokens.last() as u32),
-        Arg::U32(first_position as u32),
+        first_position,
         Arg::U32(width as u32),
+        pasts,
     ];
     let geometry = Geometry::linear((rows * packs(width, y.dtype())).div_ceil(THREADS), THREADS);
     gpu.launch(&format!("embedding_forward_{}", y.dtype().suffix()), geometry, &arguments)

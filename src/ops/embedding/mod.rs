@@ -7,7 +7,8 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::{Error, Result};
-use crate::tape::{Backward, Context, ParamId, Tape, Var};
+use crate::ops::launch::Past;
+use crate::tape::{Backward, Context, ParamId, Params, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Rows of `wte` [V, C] for `tokens` [B, T] (u32), plus rows of `wpe` [T', C] from `first_position` on where there is one;
@@ -47,10 +48,32 @@ pub fn embedding(
             let positions = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
             cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), positions, time, width);
         }
-        Some(gpu) => cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), first_position)?,
+        Some(gpu) => cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), Past::Same(first_position))?,
     }
     let used: Vec<ParamId> = std::iter::once(wte).chain(wpe).collect();
     Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position })))
+}
+
+/// Rows for one token of each sequence, on a GPU, without a tape: `tokens` u32 [B, 1] and `pasts` u32 [B] are on the device,
+/// and the caller has checked them. Gives [B, 1, C].
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// On the CPU.
+pub fn embed_each(
+    params: &Params,
+    tokens: &Tensor,
+    wte: ParamId,
+    wpe: Option<ParamId>,
+    pasts: &Tensor,
+) -> Result<Tensor> {
+    let (table, positions) = (params.weight(wte), wpe.map(|wpe| params.weight(wpe)));
+    let gpu = table.gpu().expect("a step of many sequences is for a GPU");
+    let mut y = Tensor::empty(table.device(), table.dtype(), &[tokens.len(), 1, table.last()])?;
+    cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), Past::Own(pasts))?;
+    Ok(y)
 }
 
 fn check_tokens(tokens: &Tensor, vocabulary: usize) -> Result<()> {

@@ -6,7 +6,7 @@ pub mod gelu;
 
 use crate::error::Result;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// `x` [.., I] times the transpose of `weight` [O, I], plus `bias` [O] where there is one; gives [.., O].
 ///
@@ -37,6 +37,21 @@ pub fn forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         Some(gpu) => cuda::forward(gpu, &mut y, x, w, b)?,
     }
     Ok(y)
+}
+
+/// The product [.., O] in f32, whatever the dtype of `x` [.., I] and `w` [O, I]: logits to choose from should not be rounded.
+///
+/// # Errors
+/// If memory or the device fails.
+pub fn forward_f32(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    match x.gpu() {
+        None => forward(x, w, None),
+        Some(gpu) => {
+            let mut y = Tensor::empty(x.device(), DType::F32, &[x.rows(), w.shape()[0]])?;
+            cuda::forward(gpu, &mut y, x, w, None)?;
+            Ok(y)
+        }
+    }
 }
 
 struct Linear {

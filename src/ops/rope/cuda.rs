@@ -5,6 +5,7 @@ use super::{Heads, RopeTable};
 use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
+use crate::ops::launch::Past;
 use crate::tensor::Tensor;
 
 const THREADS: usize = 256;
@@ -13,16 +14,10 @@ const THREADS: usize = 256;
 ///
 /// # Errors
 /// If memory or the device fails.
-pub fn rotate(
-    gpu: &Gpu,
-    y: &mut Tensor,
-    heads: Heads,
-    table: &RopeTable,
-    first_position: usize,
-    turn: Turn,
-) -> Result<()> {
+pub fn rotate(gpu: &Gpu, y: &mut Tensor, heads: Heads, table: &RopeTable, from: Past<'_>, turn: Turn) -> Result<()> {
     let (_, time) = heads.batch_and_time(y.shape());
     let (cos, sin) = table.on(gpu.device())?;
+    let (first_position, pasts) = from.arguments();
     let (rows, rotated) = (y.rows(), heads.n_head + heads.n_kv_head);
     let direction = match turn {
         Turn::Forward => 1.0,
@@ -37,8 +32,9 @@ pub fn rotate(
         Arg::U32(rotated as u32),
         Arg::U32(heads.packed() as u32),
         Arg::U32(heads.head_dim as u32),
-        Arg::U32(first_position as u32),
+        first_position,
         Arg::F32(direction),
+        pasts,
     ];
     let packs = rows * rotated * (heads.head_dim / 2).div_ceil(16 / y.dtype().size());
     let geometry = Geometry::linear(packs.div_ceil(THREADS), THREADS);

@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
 use crate::ops::heads::Heads;
+use crate::ops::launch::Past;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
@@ -111,8 +112,23 @@ fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, first_position: usize, t
             let angles = first_position * half..(first_position + t) * half;
             cpu::rotate(y.f32_mut(), heads, &table.cos.f32()[angles.clone()], &table.sin.f32()[angles], turn);
         }
-        Some(gpu) => cuda::rotate(gpu, &mut y, heads, table, first_position, turn)?,
+        Some(gpu) => cuda::rotate(gpu, &mut y, heads, table, Past::Same(first_position), turn)?,
     }
+    Ok(y)
+}
+
+/// Rotates the query and key heads of one row of each sequence, `qkv` [B, 1, (H + 2K) * D], on a GPU: row `b` stands at
+/// position `pasts[b]`, which the caller has checked.
+///
+/// # Errors
+/// If memory or the device fails.
+///
+/// # Panics
+/// On the CPU.
+pub fn rotate_each(qkv: Tensor, heads: Heads, table: &RopeTable, pasts: &Tensor) -> Result<Tensor> {
+    let mut y = qkv.into_sole()?;
+    let gpu = y.gpu().expect("a step of many sequences is for a GPU");
+    cuda::rotate(gpu, &mut y, heads, table, Past::Own(pasts), cpu::Turn::Forward)?;
     Ok(y)
 }
 
