@@ -100,11 +100,11 @@ DEVICE void decode(float* partial, const T* qkv, const T* keys, const T* values,
                    u32 n_head, u32 n_kv_head, u32 d, float scale, const u32* pasts) {
     DYNAMIC_SHARED(float, shared);
     u32 group = n_head / n_kv_head, kv = blockIdx.y, b = blockIdx.z, splits = gridDim.x;
-    past = past_of(pasts, b, past);
-    // The whole block agrees: no barrier is left waiting.
-    if (past == ABSENT || blockIdx.x * split > past) return;
     float *q = shared, *p = q + group * d, *sums = p + group * split;
-    u32 first = blockIdx.x * split, n = past + 1 - first < split ? past + 1 - first : split;
+    u32 first = blockIdx.x * split, keys_of = past_of(pasts, b, past) + 1;
+    // Nothing here, or no token at all (ABSENT + 1 is 0). The whole block agrees: no barrier is left waiting.
+    if (first >= keys_of) return;
+    u32 n = keys_of - first < split ? keys_of - first : split;
     u64 cache = ((u64(b) * n_kv_head + kv) * capacity + first) * d;
     keys += cache;
     values += cache;

@@ -7,8 +7,8 @@
 //   elements >= least are the candidates: at least the `wanted` largest are among them. heads [N] gets
 //     f64 sum = sum of exp(x - max), f64 tempered = sum of exp((x - max) inverse_temperature), f32 max, f32 least, u32 count, u32 0;
 //   ids u32 and values f32 [N, capacity] get the first `capacity` candidates, strip by strip. A NaN anywhere makes `max` NaN.
-// Grid N, block 1024. A row is read three times: once from memory, then from the second-level cache. Bytes: 4 V a row; what
-// goes to the host is 32 + 8 count bytes instead of 4 V.
+// Grid N, block 1024. A row is read five times: once from memory, then from the second-level cache. Bytes: 4 V a row; what
+// goes to the host is at most 32 + 8 capacity bytes instead of 4 V.
 //
 // gate: candidates_* registers=48
 #include "taper.cuh"
@@ -42,6 +42,16 @@ DEVICE double block_sum_f64(double x, double* scratch) {
     return total;
 }
 
+// A thread's part of the sum of exp((x - max) factor).
+DEVICE double exponentials(const float* row, u32 vocabulary, float max, float factor) {
+    double sum = 0.0;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) {
+        sum += exp((double(row[i]) - double(max)) * double(factor));
+    }
+    return sum;
+}
+
 KERNEL(1024)
 candidates_select(CandidateHead* heads, u32* ids, float* values, const float* logits, const float* inverse_temperatures,
                   u32 vocabulary, u32 stride, u32 wanted, u32 capacity) {
@@ -60,16 +70,10 @@ candidates_select(CandidateHead* heads, u32* ids, float* values, const float* lo
         if (reached >= float(wanted)) threshold |= bit;
     }
 
-    double sum = 0.0, tempered = 0.0, inverse = double(inverse_temperatures[blockIdx.x]);
+    double sum = block_sum_f64(exponentials(row, vocabulary, max, 1.0f), sums);
+    double tempered = block_sum_f64(exponentials(row, vocabulary, max, inverse_temperatures[blockIdx.x]), sums);
     u32 own = 0;
-    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) {
-        double below = double(row[i]) - double(max);
-        sum += exp(below);
-        tempered += exp(below * inverse);
-        own += order_of(row[i]) >= threshold ? 1 : 0;
-    }
-    sum = block_sum_f64(sum, sums);
-    tempered = block_sum_f64(tempered, sums);
+    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) own += order_of(row[i]) >= threshold ? 1 : 0;
 
     // Where each strip's candidates go: the counts before it.
     places[threadIdx.x] = own;

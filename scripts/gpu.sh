@@ -73,6 +73,9 @@ for precision in bf16 fp16 tf32 fp32; do
 done
 "$TAPER" bench step --shape 124m --batch 16 --device cuda --precision bf16 --steps 10
 
+part "a table of matrix products, and what it gains"
+"$TAPER" bench tune --shape 124m --batch 16 --device cuda --precision bf16 --out "$out/matmul.json" | tee "$out/tune.txt" || failed=1
+
 part "beside PyTorch"
 if "$PYTHON" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
   "$PYTHON" scripts/bench_torch.py --taper "$TAPER" --device cuda --shape 124m --batch 16 --mode bf16 compile-bf16 \
