@@ -72,12 +72,16 @@ impl ChatTemplate {
                 None => return Ok(None),
             },
         };
-        // Older folders keep the special tokens apart; what tokenizer_config.json says counts more.
-        let mut tokens = BTreeMap::new();
-        for json in [read_json(&folder.join("special_tokens_map.json"))?, config].into_iter().flatten() {
-            tokens.extend(special_tokens(&json));
-        }
-        Self::new(source, origin, tokens).map(Some)
+        Self::new(source, origin, special_tokens(folder)?).map(Some)
+    }
+
+    /// The template in a file, with the special tokens of a model folder.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`], and if the file is not there.
+    pub fn load_file(path: &Path, folder: &Path) -> Result<ChatTemplate> {
+        let source = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::new(source, path.to_path_buf(), special_tokens(folder)?)
     }
 
     /// A template from its text; an empty `bos` or `eos` is a token that the vocabulary has not.
@@ -189,15 +193,20 @@ fn named_template(config: &serde_json::Value, path: &Path) -> Result<Option<Stri
     }
 }
 
-/// The entries `..._token`, each a text or an object with `content`.
-fn special_tokens(json: &serde_json::Value) -> Vec<(String, String)> {
-    let entries = json.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
-    entries
-        .filter_map(|(name, token)| {
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            Some((name.clone(), text.to_string()))
-        })
-        .collect()
+/// The entries `..._token` of a folder, each a text or an object with `content`.
+fn special_tokens(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut tokens = BTreeMap::new();
+    // Older folders keep the special tokens apart; what tokenizer_config.json says counts more.
+    for file in ["special_tokens_map.json", CONFIG_FILE] {
+        let json = read_json(&folder.join(file))?;
+        let entries = json.as_ref().and_then(serde_json::Value::as_object).into_iter().flatten();
+        for (name, token) in entries.filter(|(name, _)| name.ends_with("_token")) {
+            if let Some(text) = token.as_str().or_else(|| token.get("content")?.as_str()) {
+                tokens.insert(name.clone(), text.to_string());
+            }
+        }
+    }
+    Ok(tokens)
 }
 
 /// transformers marks what the assistant wrote by `{% generation %}`, which is no Jinja: for the text it is a block that is
