@@ -10,6 +10,7 @@
 //! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
 //! - [`decode`]: logits of growing sequences, side by side.
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
+//! - [`serve`]: a model behind an HTTP address.
 //! - [`config`], [`events`], [`report`], [`card`]: what is asked for, what happened, and how it is told.
 //! - [`stats`], [`sweep`]: small-sample statistics, and many runs compared by them.
 //! - [`plan`]: memory, time and cost of a run on GPUs, predicted.
@@ -37,6 +38,7 @@ pub mod random;
 pub mod reference;
 pub mod report;
 pub mod sample;
+pub mod serve;
 pub mod setting;
 pub mod stats;
 pub mod sweep;

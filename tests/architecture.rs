@@ -30,6 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("eval", &["error", "math", "setting", "tensor", "tape", "model", "data"]),
     ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "nn", "model"]),
     ("sample", &["error", "math", "random", "setting", "tensor", "tape", "ops", "nn", "model", "data", "decode"]),
+    ("serve", &["error", "data", "decode", "sample"]),
     ("checkpoint", &["error", "setting", "tape", "model"]),
     (
         "train",

@@ -12,6 +12,9 @@ mod bench_table;
 mod bench_tune;
 mod card_facts;
 mod card_push;
+pub mod chat;
+mod chat_commands;
+mod chat_lines;
 mod convert;
 pub mod data;
 pub mod doctor;
@@ -26,6 +29,7 @@ pub mod pull;
 pub mod push;
 pub mod report;
 pub mod sample;
+pub mod serve;
 mod summary;
 pub mod sweep;
 pub mod tokenizer;
@@ -60,6 +64,10 @@ enum Command {
     Train(train::Args),
     /// Generate text from a model.
     Sample(sample::Args),
+    /// Talk with a model at the terminal.
+    Chat(chat::Args),
+    /// Serve a model over HTTP, in the manner of OpenAI's API.
+    Serve(serve::Args),
     /// Measure loss, perplexity and bits per byte over a text or shards.
     Eval(eval::Args),
     /// Prepare and inspect token shards.
@@ -127,6 +135,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Data(command) => data::run(command),
         Command::Tokenizer(command) => tokenizer::run(command),

@@ -8,6 +8,7 @@
 //! pieces are cut where the tokenizer cannot see the cut, shards are the same bytes whatever the thread count or the
 //! number of restarts, and the order of sequences is a function of (seed, epoch, position) with no state to save.
 
+pub mod chat;
 pub mod config;
 pub mod corpus;
 pub mod inputs;
@@ -26,6 +27,7 @@ pub mod stream;
 pub mod text;
 pub mod tokenizer;
 
+pub use chat::{ChatTemplate, Message};
 pub use corpus::{CARGO_SOURCES, Corpus};
 pub use inputs::{Remote, Source};
 pub use inspect::{Inspection, inspect};

@@ -2,11 +2,16 @@
 
 mod candidates;
 pub mod config;
+pub mod conversation;
 pub mod sampler;
+pub mod session;
 
+pub use conversation::{Answer, Conversation};
 pub use sampler::{Choice, SamplerConfig};
+pub use session::Session;
 
 use serde::Serialize;
+use std::borrow::Cow;
 
 use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokenizer::Tokenizer;
@@ -145,7 +150,7 @@ pub fn generate_by(
     // The last new token need not be fed back, so one more than the context's rest can be written.
     let limit = request.max_new_tokens.min(context + 1 - history.len());
     let mut decoder = StreamDecoder::new(tokenizer);
-    let mut out = Output { text: String::new(), shown: 0, stop: request.stop };
+    let mut out = Output { text: String::new(), shown: 0, stop: Cow::Borrowed(request.stop) };
     let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
     for position in 0..limit {
         let logits = logits_after(&history)?;
@@ -175,7 +180,7 @@ pub fn generate_by(
 struct Output<'a> {
     text: String,
     shown: usize,
-    stop: &'a [String],
+    stop: Cow<'a, [String]>,
 }
 
 impl Output<'_> {
@@ -222,7 +227,7 @@ mod tests {
     #[test]
     fn stop_strings_are_never_shown_even_in_pieces() {
         let stop = ["\n\n".to_string(), "END".to_string()];
-        let mut out = Output { text: String::new(), shown: 0, stop: &stop };
+        let mut out = Output { text: String::new(), shown: 0, stop: Cow::Borrowed(&stop) };
         let mut shown = String::new();
         let mut stopped = false;
         for piece in ["one\n", "two E", "N", "O\n", "\nthree"] {
