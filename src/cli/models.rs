@@ -11,12 +11,13 @@ use crate::checkpoint::{ModelFolder, read_model_folder};
 use crate::data::config::DataConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerConfig;
+use crate::decode::{Decode, Tensors};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
 use crate::model::{Gpt, ModelConfig};
 use crate::reference::{self, Reference};
-use crate::tape::Params;
+use crate::tape::{Layout, Params};
 use crate::train::config::Precision;
 
 /// Which model, with which tokenizer, on which device: the arguments that sample and eval share.
@@ -87,6 +88,22 @@ impl ModelArgs {
             eprintln!("note: {note}");
         }
         Ok(opened)
+    }
+}
+
+impl Opened {
+    /// The engine that computes the logits of up to `slots` sequences side by side, each of up to `capacity` tokens (at most
+    /// the context). The weights move into it, so that a model is in memory once: there is one engine for each opened model.
+    ///
+    /// # Errors
+    /// If the weights are gone already, or memory cannot be had.
+    pub fn decoder(&mut self, slots: usize, capacity: usize) -> Result<Box<dyn Decode>> {
+        let model = Gpt::new(self.model.config().clone())?;
+        if self.params.layout() != model.layout() {
+            return Err(Error::Training("the weights of this model are in another engine already".into()));
+        }
+        let params = std::mem::replace(&mut self.params, Params::zeros(Layout::default(), Device::Cpu)?);
+        Ok(Box::new(Tensors::new(model, params, slots, capacity)))
     }
 }
 

@@ -4,15 +4,64 @@
 //! own tokens and on how they were fed (a prompt in one call, then one token a call), never on what stands in the other
 //! slots: a text is the same whatever is generated beside it.
 
+pub mod cpu;
 mod gpu;
 mod tensors;
 
+pub use cpu::Cpu;
 pub use gpu::OnGpu;
 pub use tensors::Tensors;
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::ops::candidates::Candidates;
+
+/// In which numbers [`Cpu`] keeps the weights of matrices and embeddings. Norms, biases and learned positions stay fp32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16; activations, products and sums are fp32.
+    Bf16,
+    /// IEEE half precision; activations, products and sums are fp32.
+    Fp16,
+    /// ggml's `q8_0`: 8-bit numbers with an fp16 scale for each block of 32. Activations are rounded to 8 bits as well.
+    Q8_0,
+    /// ggml's `q4_0`: 4-bit numbers with an fp16 scale for each block of 32; activations as for `q8_0`.
+    Q4_0,
+}
+
+impl WeightFormat {
+    /// Whether blocks of weights share a scale.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, WeightFormat::Q8_0 | WeightFormat::Q4_0)
+    }
+}
+
+/// In which numbers [`Cpu`] keeps keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheFormat {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    Fp16,
+    /// 8-bit numbers with an fp32 scale for each head of each token.
+    Int8,
+}
+
+impl CacheFormat {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            CacheFormat::Fp32 => 4,
+            CacheFormat::Bf16 | CacheFormat::Fp16 => 2,
+            CacheFormat::Int8 => 1,
+        }
+    }
+}
 
 /// Tokens to add to the sequence in a slot.
 #[derive(Clone, Copy, Debug)]

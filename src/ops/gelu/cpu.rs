@@ -55,13 +55,15 @@ fn normal(x: f32) -> (f32, f32) {
 }
 
 simd! {
-    fn forward_tanh(y: &mut [f32], x: &[f32]) {
+    /// The tanh form of one slice.
+    pub fn forward_tanh(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x / (1.0 + decay(x));
         }
     }
 
-    fn forward_erf(y: &mut [f32], x: &[f32]) {
+    /// The exact form of one slice.
+    pub fn forward_erf(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x * normal(x).0;
         }

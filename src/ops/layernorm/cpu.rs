@@ -47,7 +47,8 @@ pub fn add_partial(sum: &mut [f32], partial: &[Vec<f32>], part: usize) {
 }
 
 simd! {
-    fn forward_row(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> (f32, f32) {
+    /// One row without the bias; gives its mean and inverse standard deviation.
+    pub fn forward_row(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> (f32, f32) {
         let c = x.len() as f32;
         let mean = lanes::sum(x, |x| x) / c;
         let variance = lanes::sum(x, |x| (x - mean) * (x - mean)) / c;

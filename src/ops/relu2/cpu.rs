@@ -24,7 +24,8 @@ fn relu(x: f32) -> f32 {
 }
 
 simd! {
-    fn square(y: &mut [f32], x: &[f32]) {
+    /// One slice.
+    pub fn square(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             let r = relu(x);
             *y = r * r;

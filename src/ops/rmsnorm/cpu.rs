@@ -35,7 +35,8 @@ pub fn backward(d: &mut [f32], dw: &mut [f32], rstd: &[f32], x: &[f32], w: &[f32
 }
 
 simd! {
-    fn forward_row(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> f32 {
+    /// One row; gives its inverse root mean square.
+    pub fn forward_row(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> f32 {
         let rstd = 1.0 / (lanes::sum(x, |x| x * x) / x.len() as f32 + eps).sqrt();
         for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
             *y = x * rstd * w;

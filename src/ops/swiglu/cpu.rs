@@ -38,7 +38,8 @@ fn decay(x: f32) -> f32 {
 }
 
 simd! {
-    fn forward_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
+    /// One row.
+    pub fn forward_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
         for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
             *y = g / (1.0 + decay(g)) * u;
         }

@@ -1,0 +1,174 @@
+//! Products of activations with packed weights, shared among threads by panels.
+
+use half::{bf16, f16};
+
+use super::kernels::{self, BLOCK, BlockJob, Element, FloatJob, Isa};
+use super::matrix::Matrix;
+use super::pool::{Parts, Pool};
+use super::vector::LANES;
+use crate::decode::WeightFormat;
+use crate::ops::{lanes, simd};
+
+/// Activations for quantised weights: 8-bit numbers with a scale (f32) for each block of 32, made anew for every product.
+#[derive(Debug, Default)]
+pub struct Quantised {
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Quantised {
+    /// Room for so many rows of so many inputs.
+    pub fn new(rows: usize, k: usize) -> Quantised {
+        let blocks = rows * k.div_ceil(BLOCK);
+        Quantised { values: vec![0; blocks * BLOCK], scales: vec![0.0; blocks], sums: vec![0; blocks] }
+    }
+
+    /// Takes in rows [rows, K], `stride` apart.
+    pub fn fill(&mut self, pool: &mut Pool, x: &[f32], stride: usize, rows: usize, k: usize) {
+        let blocks = k.div_ceil(BLOCK);
+        let (values, scales) = (Parts::new(&mut self.values), Parts::new(&mut self.scales));
+        let sums = Parts::new(&mut self.sums);
+        each_row(pool, rows, &|row| {
+            // SAFETY: each row has its own blocks.
+            let (values, scales, sums) = unsafe {
+                let values = values.slice(row * blocks * BLOCK, blocks * BLOCK);
+                (values, scales.slice(row * blocks, blocks), sums.slice(row * blocks, blocks))
+            };
+            quantise(&x[row * stride..row * stride + k], values, scales, sums);
+        });
+    }
+}
+
+/// Calls `work` for each row; few rows on the calling thread alone, because waking others would cost more.
+pub fn each_row(pool: &mut Pool, rows: usize, work: &(dyn Fn(usize) + Sync)) {
+    const TOGETHER: usize = 4;
+    if rows <= TOGETHER {
+        (0..rows).for_each(work);
+    } else {
+        pool.run(rows.div_ceil(TOGETHER), &|_, task| {
+            (task * TOGETHER..rows.min((task + 1) * TOGETHER)).for_each(work);
+        });
+    }
+}
+
+simd! {
+    /// The largest number of a block becomes 127; halves round to even. A block with a number that is not finite gets a scale
+    /// that is not, so that it shows.
+    fn quantise(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        const ROUND: f32 = 12_582_912.0;
+        let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks(BLOCK)).zip(scales).zip(sums);
+        for (((values, x), scale), sum) in blocks {
+            let mut padded = [0.0f32; BLOCK];
+            padded[..x.len()].copy_from_slice(x);
+            let mut sizes = [0.0f32; BLOCK];
+            for (size, x) in sizes.iter_mut().zip(&padded) {
+                *size = x.abs();
+            }
+            let most = lanes::max(&sizes);
+            *scale = most / 127.0;
+            let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+            let mut total = 0i32;
+            for (value, x) in values.iter_mut().zip(&padded) {
+                let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
+                *value = q;
+                total += i32::from(q);
+            }
+            *sum = total;
+        }
+    }
+}
+
+/// What becomes of a product's results while they are in the nearest cache: columns `first..` of one row.
+pub type Finish<'a> = dyn Fn(&mut [f32], usize) + Sync + 'a;
+
+/// Rows of activations, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// `out` [rows, N] = `x` [rows, K] times the matrix, then `finish`. Quantised weights take `quantised` in place of `x`.
+pub fn product(
+    pool: &mut Pool,
+    isa: Isa,
+    x: Rows<'_>,
+    quantised: &Quantised,
+    w: &Matrix,
+    out: &mut [f32],
+    finish: &Finish<'_>,
+) {
+    let n = w.n();
+    assert!(out.len() >= x.count * n, "{} results for {} by {n}", out.len(), x.count);
+    assert!(w.format().is_quantised() || x.data.len() >= x.count.saturating_sub(1) * x.stride + w.k());
+    let per_task = match w.format().is_quantised() {
+        true => 4,
+        false => isa.float_panels(x.count),
+    };
+    let parts = Parts::new(out);
+    let finish_panels = |first: usize, count: usize| {
+        let columns = first * LANES..n.min((first + count) * LANES);
+        for row in 0..x.count {
+            // SAFETY: this task's columns of one row at a time, and the tiles have finished.
+            let part = unsafe { parts.slice(row * n + columns.start, columns.len()) };
+            finish(part, columns.start);
+        }
+    };
+    // SAFETY: the range is checked by `slice`; tiles write through the pointer, each task in its own columns.
+    let to = unsafe { parts.slice(0, x.count * n) }.as_mut_ptr() as usize;
+    let tasks = w.panels().div_ceil(per_task);
+    pool.run(tasks, &|_, task| {
+        let first = task * per_task;
+        let count = per_task.min(w.panels() - first);
+        // SAFETY: `x`, the matrix and `out` have the sizes asserted above; the machine has `isa`.
+        unsafe {
+            match w.format() {
+                WeightFormat::Fp32 => kernels::floats(isa, &float_job::<f32>(x, w, to as *mut f32), first, count),
+                WeightFormat::Bf16 => kernels::floats(isa, &float_job::<bf16>(x, w, to as *mut f32), first, count),
+                WeightFormat::Fp16 => kernels::floats(isa, &float_job::<f16>(x, w, to as *mut f32), first, count),
+                WeightFormat::Q8_0 | WeightFormat::Q4_0 => {
+                    kernels::blocks(isa, &block_job(x.count, quantised, w, to as *mut f32), first, count);
+                }
+            }
+        }
+        finish_panels(first, count);
+    });
+}
+
+fn float_job<E: Element + bytemuck::Pod>(x: Rows<'_>, w: &Matrix, out: *mut f32) -> FloatJob<E> {
+    FloatJob {
+        x: x.data.as_ptr(),
+        x_stride: x.stride,
+        rows: x.count,
+        w: w.data().of::<E>().as_ptr(),
+        w_stride: w.k() * LANES,
+        k: w.k(),
+        out,
+        out_stride: w.n(),
+        n: w.n(),
+    }
+}
+
+fn block_job(rows: usize, x: &Quantised, w: &Matrix, out: *mut f32) -> BlockJob {
+    let blocks = w.blocks();
+    assert!(x.sums.len() >= rows * blocks, "quantised rows");
+    BlockJob {
+        x: x.values.as_ptr(),
+        x_stride: blocks * BLOCK,
+        scales: x.scales.as_ptr(),
+        sums: x.sums.as_ptr(),
+        rows,
+        w: w.data().bytes().as_ptr(),
+        four_bits: w.format() == WeightFormat::Q4_0,
+        w_scales: w.scales().as_ptr(),
+        blocks,
+        out,
+        out_stride: w.n(),
+        n: w.n(),
+    }
+}
