@@ -29,6 +29,7 @@ mod summary;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;
+mod train_ranks;
 pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};

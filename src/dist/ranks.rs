@@ -53,7 +53,7 @@ pub struct Ranks {
 pub const TIMEOUT: Duration = Duration::from_secs(100);
 /// The first exchanges wait longer: ranks warm up at different speeds.
 const FIRST: u32 = 3;
-/// How many times longer others wait while rank 0 evaluates or saves.
+/// How many times longer ranks wait for each other around an evaluation or a checkpoint.
 const WORK_OF_ROOT: u32 = 20;
 
 impl Ranks {
@@ -142,6 +142,14 @@ impl Ranks {
     /// If a rank is gone or late.
     pub fn gather(&self, name: &'static str, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         self.gather_within(self.call(name), mine)
+    }
+
+    /// As [`Ranks::gather`], after work that takes ranks longer than a step does.
+    ///
+    /// # Errors
+    /// If a rank is gone or late.
+    pub fn gather_after_work(&self, name: &'static str, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.gather_within(Call { limit: Some(self.timeout() * WORK_OF_ROOT), ..self.call(name) }, mine)
     }
 
     fn gather_within(&self, call: Call, mine: &[u8]) -> Result<Vec<Vec<u8>>> {

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::checkpoint::store::Store;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
+use crate::dist::Ranks;
 use crate::error::{Error, Result};
 
 /// The event log's name.
@@ -76,7 +77,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If the disk refuses, or the device fails.
-    pub fn write_environment(&self, device: Device, precision: &str, threads: usize) -> Result<()> {
+    pub fn write_environment(&self, device: Device, precision: &str, threads: usize, ranks: &Ranks) -> Result<()> {
         let cpu = CpuInfo::of_this_machine();
         let gpu = device.gpu()?;
         let environment = json!({
@@ -92,7 +93,8 @@ impl RunFolder {
             "gpu": gpu.map(|gpu| gpu.driver().facts()),
             "threads": threads,
             "precision": precision,
-            "world_size": 1,
+            "world_size": ranks.size(),
+            "collectives": ranks.engine(),
             "engine": {"matmul": if gpu.is_some() { "cuBLASLt" } else { "gemm 0.19" }},
         });
         self.write("environment.json", &format!("{environment:#}\n"))
@@ -100,7 +102,7 @@ impl RunFolder {
 }
 
 /// The XXH3 of the running program: "the same binary" is part of what makes two runs equal.
-fn binary_hash() -> Option<String> {
+pub fn binary_hash() -> Option<String> {
     let bytes = std::fs::read(std::env::current_exe().ok()?).ok()?;
     Some(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)))
 }
