@@ -7,6 +7,7 @@
 //! - [`device`], [`tensor`], [`tape`]: where numbers live, typed buffers, and the record of a step that runs backwards.
 //! - [`ops`]: every numerical operator, each a fused forward with its own backward.
 //! - [`nn`], [`model`], [`optim`]: layers, the GPT family, AdamW and learning-rate schedules.
+//! - [`dist`]: several processes that train one model.
 //! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
 //! - [`decode`]: logits of growing sequences, side by side.
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
@@ -24,6 +25,7 @@ pub mod config;
 pub mod data;
 pub mod decode;
 pub mod device;
+pub mod dist;
 pub mod error;
 pub mod eval;
 pub mod events;

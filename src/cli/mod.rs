@@ -34,6 +34,7 @@ mod summary;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;
+mod train_ranks;
 pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};

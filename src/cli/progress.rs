@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,19 @@ use crate::events::{Class, Event};
 use crate::report;
 use crate::train::Observer;
 
+/// Whether this process leaves the talking to another.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`say`] says nothing: of several processes that train together, one speaks.
+pub(super) fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Says something to the user, on standard error.
 pub(super) fn say(message: &str) {
-    eprintln!("{message}");
+    if !SILENT.load(Ordering::Relaxed) {
+        eprintln!("{message}");
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -23,7 +34,7 @@ fn style(template: &str) -> ProgressStyle {
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(total: u64, template: &str) -> ProgressBar {
-    let target = match std::io::stderr().is_terminal() {
+    let target = match std::io::stderr().is_terminal() && !SILENT.load(Ordering::Relaxed) {
         true => ProgressDrawTarget::stderr_with_hz(5),
         false => ProgressDrawTarget::hidden(),
     };
@@ -130,7 +141,7 @@ impl Observer for Console {
                 rollback.from, rollback.step, rollback.data.sequences
             )),
             Event::Start(_) | Event::Resume(_) => self.bar.reset_eta(),
-            Event::End(_) => {}
+            Event::Ranks(_) | Event::End(_) => {}
         }
     }
 }

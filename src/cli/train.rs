@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use crate::checkpoint::state::{ArenaData, TrainingState};
+use crate::checkpoint::state::{self, ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
 use crate::checkpoint::{ModelFolder, read_model_folder};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
 use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
-use crate::cli::{card_facts, eval_task, models};
+use crate::cli::{card_facts, eval_task, models, train_ranks};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::info::CpuInfo;
 use crate::device::{Device, gpu, peak};
+use crate::dist::Ranks;
 use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::model::Gpt;
@@ -23,7 +25,7 @@ use crate::optim::Hyper;
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
-use crate::train::run::{EVENTS, RunFolder};
+use crate::train::run::{EVENTS, MATMUL_TABLE, RunFolder, matmul_table, use_matmul_table};
 use crate::train::source::{self, Streams};
 use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
 
@@ -33,26 +35,34 @@ use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
   taper train configs/quickstart.toml
   taper train configs/quickstart.toml --set 'data.text=[\"my.txt\"]' --set train.max_steps=1000 --run runs/mine
   taper train configs/quickstart.toml --resume
+  taper train configs/gpt2_124m.toml --gpus 8
+  torchrun --no-python --nproc-per-node 8 taper train configs/gpt2_124m.toml
 
 Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped by a signal after the state was saved.")]
 pub struct Args {
     /// The config file; docs/config.md describes every key.
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Override a key of the config; may be given several times.
     #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
-    set: Vec<String>,
+    pub(super) set: Vec<String>,
     /// The run folder [default: run.dir of the config, else runs/NAME].
     #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
+    pub(super) run: Option<PathBuf>,
     /// Go on with the run in its folder (from its newest whole checkpoint; from the start where there is none).
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
     /// cpu, cuda, cuda:N or auto [default: run.device of the config].
     #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// How many GPUs to train on. (This version trains on one device.)
+    pub(super) device: Option<String>,
+    /// Train on N GPUs of this machine, one process each.
     #[arg(long, value_name = "N")]
-    gpus: Option<usize>,
+    pub(super) gpus: Option<usize>,
+    /// Train on the CPU in N processes of this machine.
+    #[arg(long, value_name = "N")]
+    pub(super) processes: Option<usize>,
+    /// With --gpus and --processes: how often to start all of them again from the last checkpoint after one has failed.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) restarts: usize,
     /// The engine that computes: `native`, or `reference`, the slow one on candle that the native one is checked against.
     #[arg(long, value_enum, default_value = "native")]
     engine: Engine,
@@ -69,16 +79,35 @@ pub enum Engine {
 
 /// Runs `taper train`.
 pub fn run(args: Args) -> Result<()> {
-    if args.gpus.is_some_and(|gpus| gpus != 1) {
-        return Err(Error::usage("--gpus: this version trains on one device; leave the option out"));
+    if let Some(processes) = train_ranks::asked(&args)?
+        && processes > 1
+    {
+        return train_ranks::supervise(&args, processes);
     }
+    let ranks = train_ranks::join()?;
+    let result = run_rank(args, &ranks);
+    if let Err(error) = &result
+        && error.exit_code() != 3
+    {
+        ranks.abort(&error.to_string());
+    }
+    result
+}
+
+/// One process's part of a run.
+fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let mut config = Config::load(&args.config, &args.set)?;
+    ranks.set_timeout(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
+    train_ranks::agree_on_config(ranks, &config)?;
     let asked = args.device.clone().unwrap_or_else(|| config.run.device.to_string());
     let device = Device::parse(&asked)?;
+    if ranks.size() > 1 && args.engine == Engine::Reference {
+        return Err(Error::usage("--engine reference trains in one process"));
+    }
     let precision = config.precision.resolve(device != Device::Cpu)?;
     config.precision.compute = Some(precision);
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
-    let folder = RunFolder::open(&run, args.resume)?;
+    let folder = ranks.on_root("run folder", || RunFolder::open(&run, args.resume))?;
     for note in config.notes() {
         say(&format!("note: {note}"));
     }
@@ -90,42 +119,70 @@ pub fn run(args: Args) -> Result<()> {
     }
 
     let store = Store::of_run(&run);
-    let found = if args.resume { save::newest_whole(&store, &|note| say(note))? } else { None };
-    if found.is_none() && args.resume {
-        say("there is no checkpoint to go on from: the run starts from the beginning");
-        let log = run.join(EVENTS);
-        if log.exists() {
-            // Records of steps that no state leads to.
-            std::fs::remove_file(&log).map_err(Error::io("remove", &log))?;
-        }
-    }
+    let found = if args.resume { find_state(ranks, &run, &store)? } else { None };
 
-    let init = config.model.init_from.as_ref().map(|from| read_model_folder(&models::locate(from)?)).transpose()?;
+    let from = config.model.init_from.as_ref();
+    let init =
+        ranks.root_first("initial model", || from.map(|from| read_model_folder(&models::locate(from)?)).transpose())?;
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
-    let tokenizer = models::tokenizer_section(&config.tokenizer)
-        .and_then(|section| source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note)))
-        .context(|| "preparing the tokenizer".into())?;
+    let tokenizer = ranks.root_first("tokenizer", || {
+        models::tokenizer_section(&config.tokenizer)
+            .and_then(|section| {
+                source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note))
+            })
+            .context(|| "preparing the tokenizer".into())
+    })?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
-    resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state))?;
-    let streams = {
+    resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state), ranks)?;
+    let streams = ranks.root_first("data", || {
         let bar = PrepareBar::new();
-        let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some());
-        source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)?
-    };
-    if let Some((state, _)) = &found {
-        check_same_run(&run, &config, state)?;
-    }
-    let table = config.precision.matmul_table.as_deref();
-    if let Some(note) = folder.use_matmul_table(device, table, found.is_some())? {
+        // Rank 0 has prepared the tokens that the others open.
+        let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some() || !ranks.is_root());
+        source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)
+    })?;
+    train_ranks::agree_on_data(ranks, tokenizer.hash(), &streams.train)?;
+    let (given, goes_on) = (config.precision.matmul_table.as_deref(), found.is_some());
+    let table = ranks.from_root("table of matrix products", || matmul_table(&run, given, goes_on))?;
+    if let Some(note) = use_matmul_table(device, &table, goes_on)? {
         say(&format!("note: {note}"));
     }
-    folder.write("config.toml", &config.to_toml())?;
-    folder.write_environment(device, precision.name(), rayon::current_num_threads())?;
-    let ready = Ready { run, config, model, tokenizer, streams, init, device };
+    ranks.on_root("run folder", || {
+        let Some(folder) = &folder else { return Ok(()) };
+        if let Some((state, _)) = &found {
+            check_same_run(&run, &config, state)?;
+        }
+        if !table.is_empty() {
+            folder.write(MATMUL_TABLE, &table)?;
+        }
+        folder.write("config.toml", &config.to_toml())?;
+        folder.write_environment(device, precision.name(), rayon::current_num_threads(), ranks)
+    })?;
+    let ready = Ready { run, config, model, tokenizer, streams, init, device, ranks: ranks.clone() };
     train(ready, args.engine, found)
+}
+
+/// The state to go on from: rank 0 looks for it, and all read it.
+fn find_state(ranks: &Ranks, run: &Path, store: &Store) -> Result<Option<(TrainingState, ArenaData)>> {
+    let mut found = None;
+    let step = ranks.from_root("checkpoint", || {
+        found = save::newest_whole(store, &|note| say(note))?;
+        if found.is_none() {
+            say("there is no checkpoint to go on from: the run starts from the beginning");
+            let log = run.join(EVENTS);
+            if log.exists() {
+                // Records of steps that no state leads to.
+                std::fs::remove_file(&log).map_err(Error::io("remove", &log))?;
+            }
+        }
+        Ok(found.as_ref().map_or(String::new(), |(state, _): &(TrainingState, ArenaData)| state.step.to_string()))
+    })?;
+    match step.parse() {
+        Ok(step) if !ranks.is_root() => state::read(&store.path(step)).map(Some),
+        _ => Ok(found),
+    }
 }
 
 /// Everything resolved, before the first step.
@@ -137,6 +194,7 @@ pub(super) struct Ready {
     pub streams: Streams,
     pub init: Option<ModelFolder>,
     pub device: Device,
+    pub ranks: Ranks,
 }
 
 impl Ready {
@@ -164,8 +222,12 @@ impl Ready {
             Engine::Native => {
                 let (seed_dropout, recompute) = (config.run.seed_dropout(), config.train.recompute);
                 let setup = Setup { seed_dropout, recompute, lanes: self.lanes() };
+                let team = train_ranks::team(&self.ranks, config);
                 match self.device.gpu()? {
-                    None => Box::new(Native::new(&self.model, params, hyper, setup)?),
+                    None => Box::new(Native::in_team(&self.model, params, hyper, setup, team)?),
+                    Some(_) if self.ranks.size() > 1 => {
+                        return Err(Error::usage("several processes train on CPUs in this version: use --device cpu"));
+                    }
                     Some(gpu) => {
                         let stop = config.stability.nonfinite == Nonfinite::Error;
                         Box::new(OnGpu::new(gpu, &self.model, &params, hyper, setup, self.precision(), stop)?)
@@ -259,18 +321,29 @@ fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<
 }
 
 /// `micro_batch = "auto"`: what the run resolved before, else the largest that fits memory.
-fn resolve_micro_batch(config: &mut Config, model: &Gpt, device: Device, state: Option<&TrainingState>) -> Result<()> {
+fn resolve_micro_batch(
+    config: &mut Config,
+    model: &Gpt,
+    device: Device,
+    state: Option<&TrainingState>,
+    ranks: &Ranks,
+) -> Result<()> {
     if config.train.micro_batch.sequences().is_some() {
         return Ok(());
     }
-    let size = match state {
-        Some(state) => state.micro_batch,
-        None => {
-            let buffers = |micro_batches| lanes::buffers(lanes::default_lanes(micro_batches));
-            let memory = memory(config, model, device);
-            memory.largest_that_fits(config.train.global_batch(), batch::available(device)?, buffers)?
+    let found = ranks.from_root("micro-batch", || {
+        if let Some(state) = state {
+            return Ok(state.micro_batch.to_string());
         }
-    };
+        let buffers = |micro_batches| lanes::buffers(lanes::default_lanes(micro_batches));
+        let memory = memory(config, model, device);
+        // Processes on CPUs share the machine's memory.
+        let share = if device == Device::Cpu { ranks.size() as u64 } else { 1 };
+        let available = batch::available(device)? / share;
+        let size = memory.largest_that_fits(config.train.global_batch(), available, ranks.size(), buffers)?;
+        Ok(size.to_string())
+    })?;
+    let size = found.parse().map_err(|_| Error::Training(format!("rank 0 sent {found:?} for train.micro_batch")))?;
     config.train.micro_batch = MicroBatch::Sequences(size);
     Ok(())
 }
@@ -303,6 +376,10 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
             barred.join(", ")
         )));
     }
+    if changed.is_empty() {
+        // Written by a version with fewer keys; the new ones have their defaults.
+        return Ok(());
+    }
     let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
     say(&format!(
         "note: the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
@@ -313,23 +390,31 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
 fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>) -> Result<()> {
     let max_steps = ready.max_steps()?;
     let log_path = ready.run.join(EVENTS);
-    let logged = match &found {
-        Some(_) => Some(EventLog::read(&log_path)?),
-        None => None,
-    };
-    // A process that was killed at the very end has saved its last step and not said so: then the rest of this function
-    // says it, with no step left to do.
-    if let (Some((state, _)), Some(logged)) = (&found, &logged)
-        && state.step >= max_steps
-        && logged.end().is_some_and(|end| end.reason == Reason::Done)
-    {
-        say(&format!("the run is finished: {} of {max_steps} steps are done", state.step));
+    let ranks = &ready.ranks;
+    let mut logged = None;
+    let finished = ranks.from_root("event log", || {
+        if found.is_some() {
+            logged = Some(EventLog::read(&log_path)?);
+        }
+        // A process that was killed at the very end has saved its last step and not said so: then the rest of this function
+        // says it, with no step left to do.
+        let done = |end: &crate::events::End| end.reason == Reason::Done;
+        let said = logged.as_ref().is_some_and(|logged| logged.end().is_some_and(done));
+        let over = said && found.as_ref().is_some_and(|(state, _)| state.step >= max_steps);
+        Ok(if over { "finished" } else { "" }.to_string())
+    })?;
+    if !finished.is_empty() {
+        say(&format!("the run is finished: all of its {max_steps} steps are done"));
         return Ok(());
     }
     let config = &ready.config;
-    let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
+    let log = ranks.on_root("event log", || match &found {
+        Some(_) => EventWriter::append_to(&log_path),
+        None => EventWriter::create(&log_path),
+    })?;
     let card = |state: &TrainingState, findings: Findings<'_>| card_facts::card(&ready, state, findings);
-    let tasks = eval_task::load_all(&config.eval, &ready.tokenizer, ready.model.config())?;
+    let load = || eval_task::load_all(&config.eval, &ready.tokenizer, ready.model.config());
+    let tasks = ranks.on_root_for_long("benchmarks", load)?.unwrap_or_default();
     let job = Job {
         folder: &ready.run,
         run: &config.run,
@@ -351,7 +436,8 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         config_hash: config.hash(),
         hardware: ready.device.hardware_kind()?,
         card: &card,
-        peak_flops: peak_flops(ready.device, ready.precision()),
+        peak_flops: peak_flops(ready.device, ready.precision()).map(|peak| peak * ranks.size() as f64),
+        ranks: ranks.clone(),
     };
     check_prompts(&ready)?;
     let stop = stop_flag()?;
@@ -363,18 +449,22 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         trainer.restore(state, &arena)?;
     }
     say(&summary(&ready, max_steps, trainer.probe()?, trainer.step()));
-    trainer.observe(&mut console);
-    trainer.observe(&mut charts);
-    trainer.observe(&mut pusher);
-    match logged {
-        Some(logged) => trainer.record_resume(&logged, now())?,
-        None => trainer.record(ready.start_event(max_steps))?,
+    if ranks.is_root() {
+        trainer.observe(&mut console);
+        trainer.observe(&mut charts);
+        trainer.observe(&mut pusher);
+        match logged {
+            Some(logged) => trainer.record_resume(&logged, now())?,
+            None => trainer.record(ready.start_event(max_steps))?,
+        }
     }
     let result = trainer.run(&stop);
     drop(trainer);
     console.finish();
-    charts.finish(&ready.run);
-    pusher.finish(&stop);
+    if ranks.is_root() {
+        charts.finish(&ready.run);
+        pusher.finish(&stop);
+    }
     result?;
     say(&next_commands(&ready));
     Ok(())
@@ -399,9 +489,13 @@ fn check_prompts(ready: &Ready) -> Result<()> {
     Ok(())
 }
 
-/// A flag that SIGINT and SIGTERM set; a second signal ends the process at once.
+/// A flag that SIGINT, SIGTERM and SIGUSR1 set; a second SIGINT or SIGTERM ends the process at once.
 pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    // Slurm's warning before the time limit (--signal=USR1@90); it may come more than once.
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, stop.clone())
+        .map_err(|error| Error::Device(format!("cannot listen for signals: {error}")))?;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: the first signal finds the flag unset and passes on to the second handler.
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())

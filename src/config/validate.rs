@@ -25,12 +25,13 @@ pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
     config.stability.validate()?;
     config.eval.validate()?;
     config.checkpoint.validate()?;
+    config.dist.validate()?;
     config.sample.validate()?;
     config.push.validate()?;
     available(config)?;
     fill_model(config)?;
     fill_rest(config);
-    Ok(())
+    check_lanes(config)
 }
 
 /// A model to start from brings its tokenizer.
@@ -80,19 +81,29 @@ fn fill_rest(config: &mut Config) {
     }
 }
 
+/// Lanes are made of whole micro-batches.
+fn check_lanes(config: &Config) -> Result<(), Problem> {
+    let (Some(lanes), Some(micro_batch)) = (config.dist.lanes, config.train.micro_batch.sequences()) else {
+        return Ok(());
+    };
+    let count = config.train.global_batch() / micro_batch;
+    if count.is_multiple_of(lanes) {
+        return Ok(());
+    }
+    let message = format!(
+        "dist.lanes = {lanes} does not divide the {count} micro-batches of a step (train.global_batch / train.micro_batch)"
+    );
+    Err(Problem::new("dist.lanes", message))
+}
+
 /// Refuses what this version cannot do. A feature that arrives removes its line.
 fn available(config: &Config) -> Result<(), Problem> {
-    let dist = &config.dist;
     // The key, its value where that is asked for in vain, and what this version does.
-    let table = [
-        (
-            "data.format",
-            (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
-            "which trains on \"text\"",
-        ),
-        ("dist.lanes", dist.lanes.map(|lanes| lanes.to_string()), "which trains on one device"),
-        ("dist.shard_optimizer", dist.shard_optimizer.then(|| "true".into()), "which trains on one device"),
-    ];
+    let table = [(
+        "data.format",
+        (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
+        "which trains on \"text\"",
+    )];
     for (key, value, instead) in table {
         if let Some(value) = value {
             let message = format!("{key} = {value} is not available in this version, {instead}; remove the key");

@@ -21,6 +21,7 @@ const NOT_DETERMINING: &[&str] = &[
     "stability.spike_window",
     "stability.spike_threshold",
     "dist.shard_optimizer",
+    "dist.timeout",
     "eval",
     "checkpoint",
     "sample",

@@ -28,8 +28,15 @@ impl ProductTable {
     /// # Errors
     /// If the file cannot be read or is no table.
     pub fn read(path: &Path) -> Result<ProductTable> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let table: ProductTable = serde_json::from_str(&text).map_err(|error| {
+        ProductTable::from_text(&std::fs::read_to_string(path).map_err(Error::io("read", path))?, path)
+    }
+
+    /// Reads a table from its text; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// If it is no table.
+    pub fn from_text(text: &str, path: &Path) -> Result<ProductTable> {
+        let table: ProductTable = serde_json::from_str(text).map_err(|error| {
             Error::data(path, format!("is no table of matrix products: {error}; `taper bench tune` writes one"))
         })?;
         match table.algorithms.iter().find(|(_, algorithm)| bytes(algorithm).is_none()) {

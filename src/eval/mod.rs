@@ -10,7 +10,7 @@
 pub mod config;
 pub mod tasks;
 
-use crate::data::{TokenStream, eval_windows};
+use crate::data::{TokenStream, Window, eval_windows};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::model::Gpt;
@@ -84,6 +84,35 @@ pub fn evaluate(
     batch: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
+    evaluate_shared(model, params, stream, max_tokens, batch, None, progress)
+}
+
+/// One process among several that share an evaluation.
+pub struct Share<'a> {
+    /// This process, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub size: usize,
+    /// Gives the losses of all processes, by rank.
+    pub gather: &'a mut Gather<'a>,
+}
+
+/// Gives everyone's losses, by rank, for one's own.
+pub type Gather<'a> = dyn FnMut(&[f32]) -> Result<Vec<Vec<f32>>> + 'a;
+
+/// [`evaluate`] where each process computes every n-th batch, and all have the result, which is the same bits.
+///
+/// # Errors
+/// As [`evaluate`], and those of [`Share::gather`].
+pub fn evaluate_shared(
+    model: &Gpt,
+    params: &Params,
+    stream: &TokenStream,
+    max_tokens: Option<u64>,
+    batch: usize,
+    share: Option<Share<'_>>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
     let tokens = stream.len().min(max_tokens.unwrap_or(u64::MAX));
     if tokens < 2 {
         return Err(Error::usage(format!(
@@ -92,15 +121,16 @@ pub fn evaluate(
     }
     let length = model.config().context_length;
     let windows: Vec<_> = eval_windows(tokens, length).collect();
-    let mut evaluation =
-        Evaluation { sum: 0.0, predictions: 0, tokens, windows: windows.len() as u64, standard_error: None };
-    let mut sums = Vec::with_capacity(windows.len());
-    let mut rest = &windows[..];
-    while let Some(first) = rest.first() {
-        let rows = rest.iter().take(batch.max(1)).take_while(|window| window.inputs == first.inputs).count();
-        let (now, later) = rest.split_at(rows);
-        rest = later;
-        let t = first.inputs;
+    let mut sum = Sum { total: 0.0, windows: Vec::with_capacity(windows.len()), predictions: 0 };
+    let (rank, size) = share.as_ref().map_or((0, 1), |share| (share.rank, share.size));
+    // Of several processes, what this one has computed: added up when everyone's is there, in the order of the stream.
+    let mut own: Vec<f32> = Vec::new();
+    let batches = batches(&windows, batch);
+    for (index, &now) in batches.iter().enumerate() {
+        let (rows, t) = (now.len(), now[0].inputs);
+        if index % size != rank {
+            continue;
+        }
         let (mut inputs, mut targets) = (Vec::with_capacity(rows * t), Vec::with_capacity(rows * t));
         let mut buffer = vec![0; t + 1];
         for window in now {
@@ -111,16 +141,53 @@ pub fn evaluate(
         let mut tape = Tape::inference(params);
         let inputs = Tensor::from_u32(&inputs, &[rows, t])?;
         let loss = model.loss(&mut tape, &inputs, &targets, 1.0, &Pass::default())?;
-        // Row by row, so that the order of the sum is the stream's whatever the batch.
         let losses = loss.on_host()?;
-        evaluation.sum = losses.f32().iter().fold(evaluation.sum, |sum, &loss| sum + f64::from(loss));
-        let of_row = |row: &[f32]| (row.iter().map(|&loss| f64::from(loss)).sum(), row.len() as u64);
-        sums.extend(losses.f32().chunks_exact(t).map(of_row));
-        evaluation.predictions += (rows * t) as u64;
-        progress(evaluation.predictions, tokens - 1);
+        match size {
+            1 => sum.add(losses.f32(), t),
+            _ => own.extend_from_slice(losses.f32()),
+        }
+        progress(sum.predictions, tokens - 1);
     }
-    evaluation.standard_error = standard_error(&sums);
-    Ok(evaluation)
+    if let Some(share) = share.filter(|share| share.size > 1) {
+        let all = (share.gather)(&own)?;
+        let mut read = vec![0; size];
+        for (index, now) in batches.iter().enumerate() {
+            let (rank, t) = (index % size, now[0].inputs);
+            let first = read[rank];
+            read[rank] += now.len() * t;
+            sum.add(&all[rank][first..read[rank]], t);
+        }
+    }
+    Ok(Evaluation {
+        sum: sum.total,
+        predictions: sum.predictions,
+        tokens,
+        windows: windows.len() as u64,
+        standard_error: standard_error(&sum.windows),
+    })
+}
+
+/// Losses on their way to an [`Evaluation`].
+struct Sum {
+    total: f64,
+    windows: Vec<(f64, u64)>,
+    predictions: u64,
+}
+
+impl Sum {
+    /// Adds the losses of windows of `t` inputs, row by row, so that the order of the sum is the stream's whatever the batch.
+    fn add(&mut self, losses: &[f32], t: usize) {
+        self.total = losses.iter().fold(self.total, |sum, &loss| sum + f64::from(loss));
+        let of_row = |row: &[f32]| (row.iter().map(|&loss| f64::from(loss)).sum(), row.len() as u64);
+        self.windows.extend(losses.chunks_exact(t).map(of_row));
+        self.predictions += losses.len() as u64;
+    }
+}
+
+/// Consecutive windows of one length, `batch` at most.
+fn batches(windows: &[Window], batch: usize) -> Vec<&[Window]> {
+    let runs = windows.chunk_by(|a, b| a.inputs == b.inputs);
+    runs.flat_map(|run| run.chunks(batch.max(1))).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The bytes are cut into pieces at line ends and parsed in parallel; a million steps take about a second. What a resumed
 //! run superseded is dropped here, so that nobody downstream needs to think of it.
 
-use super::{Checkpoint, End, Eval, Event, Nonfinite, Resume, Rollback, Sample, Spike, Start, Step, Task};
+use super::{Checkpoint, End, Eval, Event, Nonfinite, Ranks, Resume, Rollback, Sample, Spike, Start, Step, Task};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -110,6 +110,11 @@ impl EventLog {
         self.events.iter().filter_map(|event| if let Event::Rollback(e) = event { Some(e) } else { None })
     }
 
+    /// The spreads of the ranks' times.
+    pub fn ranks(&self) -> impl Iterator<Item = &Ranks> {
+        self.events.iter().filter_map(|event| if let Event::Ranks(e) = event { Some(e) } else { None })
+    }
+
     /// What the newest process set out to do.
     pub fn start(&self) -> Option<&Start> {
         self.events.iter().rev().find_map(|event| if let Event::Start(e) = event { Some(&**e) } else { None })
@@ -210,6 +215,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Event>, String> {
         "checkpoint" => Event::Checkpoint(read(line)?),
         "resume" => Event::Resume(read(line)?),
         "rollback" => Event::Rollback(read(line)?),
+        "ranks" => Event::Ranks(read(line)?),
         "end" => Event::End(read(line)?),
         _ => return Ok(None),
     }))
@@ -275,6 +281,7 @@ fn kind_bit(event: &Event) -> u8 {
         Event::Spike(_) => 16,
         Event::Checkpoint(_) => 32,
         Event::Task(_) => 64,
+        Event::Ranks(_) => 128,
         Event::Start(_) | Event::Resume(_) | Event::Rollback(_) | Event::End(_) => 0,
     }
 }

@@ -25,7 +25,8 @@ pub use writer::EventWriter;
 use serde::{Deserialize, Serialize};
 
 /// The fields that may differ between two identical runs: times, and what is computed from times.
-pub const TIMING_FIELDS: [&str; 5] = ["time", "elapsed_s", "step_ms", "tokens_per_s", "mfu"];
+pub const TIMING_FIELDS: [&str; 8] =
+    ["time", "elapsed_s", "step_ms", "tokens_per_s", "mfu", "slowest", "slowest_ms", "fastest_ms"];
 
 /// One line of `events.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,6 +52,8 @@ pub enum Event {
     Resume(Resume),
     /// After a spike, training went back to a checkpoint: earlier records beyond its step no longer count.
     Rollback(Rollback),
+    /// How long the ranks of a run of several processes computed.
+    Ranks(Ranks),
     /// A process stopped training, by its own will or by an error it could still report.
     End(End),
 }
@@ -69,6 +72,7 @@ impl Event {
             Event::Checkpoint(e) => Some(e.step),
             Event::Resume(e) => Some(e.step),
             Event::Rollback(e) => Some(e.step),
+            Event::Ranks(e) => Some(e.step),
             Event::End(e) => Some(e.step),
         }
     }
@@ -348,6 +352,24 @@ pub struct Rollback {
     pub z_score: f64,
     /// The data that is left out: all that was read since the checkpoint, the spiking step's included.
     pub data: DataRange,
+}
+
+/// The slowest and the fastest of the ranks, every `train.log_every` steps: a rank that is always behind has a slower
+/// machine, or shares it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranks {
+    /// The step at which it was looked.
+    pub step: u64,
+    /// How many ranks there are.
+    pub ranks: u64,
+    /// The rank that computed longest in the step before, waiting for others not counted (a timing).
+    pub slowest: u64,
+    /// Its time in milliseconds (a timing).
+    #[serde(with = "number")]
+    pub slowest_ms: f64,
+    /// The fastest rank's time in milliseconds (a timing).
+    #[serde(with = "number")]
+    pub fastest_ms: f64,
 }
 
 /// Why a process stopped training.

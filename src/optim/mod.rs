@@ -6,4 +6,4 @@ pub mod optimizer;
 pub mod schedule;
 
 pub use device::{DeviceOptimizer, LossScaling, Moments, ScaleState};
-pub use optimizer::{Class, Hyper, Optimizer, Outcome};
+pub use optimizer::{Class, Hyper, Optimizer, Outcome, PART_ALIGN};

@@ -3,9 +3,11 @@
 //! A step whose loss or gradients are not finite is not applied: weights, moments and Adam's t stay as they are. Whether
 //! training goes on after that is the caller's policy (`stability.nonfinite`).
 
+use std::ops::Range;
+
 use crate::error::Result;
-use crate::ops::adamw::{AdamW, adamw};
-use crate::ops::gradnorm::{GradNorm, gradnorm};
+use crate::ops::adamw::{AdamW, adamw_part};
+use crate::ops::gradnorm::{GradNorm, cpu, gradnorm, gradnorm_of_parts};
 use crate::tape::{Gradients, ParamId, Params};
 use crate::tensor::{DType, Tensor};
 
@@ -66,10 +68,15 @@ pub struct Outcome {
     pub norm_clipped: f32,
 }
 
+/// Where a part of the arena may begin ([`Optimizer::of_part`]): at a multiple of this many elements.
+pub const PART_ALIGN: usize = cpu::CHUNK;
+
 /// AdamW with its moments: two flat f32 buffers in the arena's layout.
 #[derive(Debug)]
 pub struct Optimizer {
     hyper: Hyper,
+    /// The elements of the arena that are updated here.
+    part: Range<usize>,
     m: Tensor,
     v: Tensor,
     t: u64,
@@ -81,17 +88,27 @@ impl Optimizer {
     /// # Errors
     /// If memory cannot be had.
     pub fn new(hyper: Hyper, params: &Params) -> Result<Optimizer> {
-        let (device, len) = (params.flat().device(), params.layout().len());
-        let zeros = || Tensor::zeros(device, DType::F32, &[len]);
-        Ok(Optimizer { hyper, m: zeros()?, v: zeros()?, t: 0 })
+        Optimizer::of_part(hyper, params, 0..params.layout().len())
     }
 
-    /// First moments, second moments, and updates applied so far: what a checkpoint keeps.
+    /// A fresh optimizer for the elements `part` of the arena; other processes have the rest (ZeRO stage 1, Rajbhandari et
+    /// al. 2020). It begins at a multiple of [`PART_ALIGN`].
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn of_part(hyper: Hyper, params: &Params, part: Range<usize>) -> Result<Optimizer> {
+        assert!(part.is_empty() || part.start.is_multiple_of(PART_ALIGN), "a part that begins at {}", part.start);
+        let device = params.flat().device();
+        let zeros = || Tensor::zeros(device, DType::F32, &[part.len()]);
+        Ok(Optimizer { hyper, m: zeros()?, v: zeros()?, part, t: 0 })
+    }
+
+    /// First moments, second moments (of the optimizer's part), and updates applied so far: what a checkpoint keeps.
     pub fn state(&self) -> (&Tensor, &Tensor, u64) {
         (&self.m, &self.v, self.t)
     }
 
-    /// Puts back what [`Optimizer::state`] gave; the slices have the arena's length.
+    /// Puts back what [`Optimizer::state`] gave.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -103,7 +120,28 @@ impl Optimizer {
 
     /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite.
     pub fn step(&mut self, params: &mut Params, grads: &Gradients, loss: f64, lr: f64) -> Outcome {
-        let norm = match gradnorm(grads, 1.0) {
+        self.apply(params, grads, gradnorm(grads, 1.0), loss, lr)
+    }
+
+    /// [`Optimizer::step`] where `grads` are whole in this optimizer's part only. `gather` gives the numbers of all
+    /// processes, in the order of their parts. Afterwards `params` are new in this part only.
+    ///
+    /// # Errors
+    /// Those of `gather`.
+    pub fn step_part(
+        &mut self,
+        params: &mut Params,
+        grads: &Gradients,
+        gather: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
+        loss: f64,
+        lr: f64,
+    ) -> Result<Outcome> {
+        let norm = gradnorm_of_parts(grads, self.part.clone(), gather)?;
+        Ok(self.apply(params, grads, norm, loss, lr))
+    }
+
+    fn apply(&mut self, params: &mut Params, grads: &Gradients, norm: GradNorm, loss: f64, lr: f64) -> Outcome {
+        let norm = match norm {
             GradNorm::Finite(norm) => norm,
             GradNorm::Overflow => {
                 let class = if loss.is_finite() { Class::Overflow } else { Class::LossNonFinite };
@@ -126,7 +164,7 @@ impl Optimizer {
         self.t += 1;
         let Hyper { beta1, beta2, eps, weight_decay, .. } = self.hyper;
         let with = AdamW { lr, beta1, beta2, eps, weight_decay, t: self.t, grad_scale };
-        adamw(params, grads, &mut self.m, &mut self.v, &with);
+        adamw_part(params, grads, &mut self.m, &mut self.v, &with, self.part.clone());
         Outcome { class, norm, norm_clipped }
     }
 }

@@ -35,7 +35,8 @@ impl Memory<'_> {
             }
     }
 
-    /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]).
+    /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]), and that leaves
+    /// each of `ranks` processes the same number of micro-batches.
     ///
     /// # Errors
     /// If not even a single sequence fits.
@@ -43,11 +44,12 @@ impl Memory<'_> {
         &self,
         global_batch: usize,
         available: u64,
+        ranks: usize,
         buffers: impl Fn(usize) -> usize,
     ) -> Result<usize> {
         let room = (available as f64 * SHARE) as u64;
         let need = |size: usize| self.predicted_bytes(size, buffers(global_batch / size));
-        let fits = |size: &usize| global_batch.is_multiple_of(*size) && need(*size) <= room;
+        let fits = |size: &usize| global_batch.is_multiple_of(*size * ranks) && need(*size) <= room;
         (1..=global_batch).rev().find(fits).ok_or_else(|| {
             Error::Training(format!(
                 "a step with a single sequence needs about {} MiB, and {} MiB are available; use a smaller model or \
@@ -83,16 +85,17 @@ mod tests {
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
         let memory = Memory { model: &model, parameters: 30_000, recompute: false, gpu: None };
         let free = available(Device::Cpu).unwrap();
-        assert_eq!(memory.largest_that_fits(24, free, buffers).unwrap(), 24);
+        assert_eq!(memory.largest_that_fits(24, free, 1, buffers).unwrap(), 24);
+        assert_eq!(memory.largest_that_fits(24, free, 4, buffers).unwrap(), 6);
         let recomputing = Memory { recompute: true, ..memory };
         assert!(memory.predicted_bytes(8, 1) > recomputing.predicted_bytes(8, 1));
         let narrow = Memory { gpu: Some(DType::BF16), ..memory };
         assert!(narrow.predicted_bytes(8, 1) < memory.predicted_bytes(8, 1));
         let huge = ModelConfig { context_length: 1 << 30, n_embd: 1 << 20, ..model.clone() };
-        let error = Memory { model: &huge, ..memory }.largest_that_fits(24, free, buffers).unwrap_err();
+        let error = Memory { model: &huge, ..memory }.largest_that_fits(24, free, 1, buffers).unwrap_err();
         assert!(error.to_string().contains("recompute"), "{error}");
         // Exactly what two sequences need fits two, and not three.
         let room = (memory.predicted_bytes(2, buffers(12)) as f64 / SHARE).ceil() as u64 + 1;
-        assert_eq!(memory.largest_that_fits(24, room, buffers).unwrap(), 2);
+        assert_eq!(memory.largest_that_fits(24, room, 1, buffers).unwrap(), 2);
     }
 }

@@ -92,13 +92,18 @@ impl LaneTree {
 
 /// The finished gradients of a step, until the next one begins.
 pub struct StepGradients<'t> {
-    tree: &'t LaneTree,
+    tree: &'t mut LaneTree,
 }
 
 impl StepGradients<'_> {
     /// The gradients.
     pub fn get(&self) -> &Gradients {
         &self.tree.stack[0].grads
+    }
+
+    /// The gradients, for other processes' to be added to.
+    pub fn get_mut(&mut self) -> &mut Gradients {
+        &mut self.tree.stack[0].grads
     }
 }
 

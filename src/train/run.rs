@@ -9,6 +9,7 @@ use crate::checkpoint::store::Store;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::device::products::ProductTable;
+use crate::dist::Ranks;
 use crate::error::{Error, Result};
 
 /// The event log's name.
@@ -76,48 +77,11 @@ impl RunFolder {
         std::fs::rename(&temporary, &path).map_err(Error::io("write", &path))
     }
 
-    /// Makes the matrix products of a GPU go by the run's table: the copy that a run which `goes_on` has, else `given`
-    /// (`precision.matmul_table`), of which the run keeps a copy. Returns a word for the user where there is one to say.
-    ///
-    /// # Errors
-    /// If the table cannot be read, or a new run's was measured on other hardware.
-    pub fn use_matmul_table(&self, device: Device, given: Option<&str>, goes_on: bool) -> Result<Option<String>> {
-        let own = self.path.join(MATMUL_TABLE);
-        let kept = goes_on && own.exists();
-        let table = match given {
-            _ if kept => Some(ProductTable::read(&own)?),
-            Some(given) => Some(ProductTable::read(Path::new(given))?),
-            None => None,
-        };
-        let Some(gpu) = device.gpu()? else {
-            return Ok(table.map(|_| "the table of matrix products is for a GPU, and this run is on the CPU".into()));
-        };
-        let hardware = gpu.driver().facts().kind();
-        let none = ProductTable { hardware, ..ProductTable::default() };
-        match table {
-            // Other hardware gives other bits with any table.
-            Some(table) if kept && table.hardware != none.hardware => {
-                gpu.use_products(&none)?;
-                Ok(Some(format!(
-                    "{} was measured on {}, and this is {}: it is not used here",
-                    own.display(),
-                    table.hardware,
-                    none.hardware
-                )))
-            }
-            Some(table) => {
-                gpu.use_products(&table)?;
-                self.write(MATMUL_TABLE, &table.to_text()).map(|()| None)
-            }
-            None => gpu.use_products(&none).map(|()| None),
-        }
-    }
-
     /// Writes environment.json: what wrote this run and on what.
     ///
     /// # Errors
     /// If the disk refuses, or the device fails.
-    pub fn write_environment(&self, device: Device, precision: &str, threads: usize) -> Result<()> {
+    pub fn write_environment(&self, device: Device, precision: &str, threads: usize, ranks: &Ranks) -> Result<()> {
         let cpu = CpuInfo::of_this_machine();
         let gpu = device.gpu()?;
         let environment = json!({
@@ -133,15 +97,54 @@ impl RunFolder {
             "gpu": gpu.map(|gpu| gpu.driver().facts()),
             "threads": threads,
             "precision": precision,
-            "world_size": 1,
+            "world_size": ranks.size(),
+            "collectives": ranks.engine(),
             "engine": {"matmul": if gpu.is_some() { "cuBLASLt" } else { "gemm 0.19" }},
         });
         self.write("environment.json", &format!("{environment:#}\n"))
     }
 }
 
+/// The table of matrix products that a run goes by, as text for [`use_matmul_table`]: the copy of its folder where it `goes_on`
+/// and has one, else the file `given` (`precision.matmul_table`); empty where there is none.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn matmul_table(run: &Path, given: Option<&str>, goes_on: bool) -> Result<String> {
+    let own = run.join(MATMUL_TABLE);
+    match given {
+        _ if goes_on && own.exists() => ProductTable::read(&own).map(|table| table.to_text()),
+        Some(given) => ProductTable::read(Path::new(given)).map(|table| table.to_text()),
+        None => Ok(String::new()),
+    }
+}
+
+/// Makes the matrix products of a GPU go by the table in `text`, or by none. Returns a word for the user where there is one to
+/// say.
+///
+/// # Errors
+/// `Usage` if a new run's table was measured on other hardware.
+pub fn use_matmul_table(device: Device, text: &str, goes_on: bool) -> Result<Option<String>> {
+    let table = if text.is_empty() { None } else { Some(ProductTable::from_text(text, Path::new(MATMUL_TABLE))?) };
+    let Some(gpu) = device.gpu()? else {
+        return Ok(table.map(|_| "the table of matrix products is for a GPU, and this run is on the CPU".into()));
+    };
+    let none = ProductTable { hardware: gpu.driver().facts().kind(), ..ProductTable::default() };
+    match table {
+        // Other hardware gives other bits with any table.
+        Some(table) if goes_on && table.hardware != none.hardware => {
+            gpu.use_products(&none)?;
+            Ok(Some(format!(
+                "the run's table of matrix products was measured on {}, and this is {}: it is not used here",
+                table.hardware, none.hardware
+            )))
+        }
+        table => gpu.use_products(&table.unwrap_or(none)).map(|()| None),
+    }
+}
+
 /// The XXH3 of the running program: "the same binary" is part of what makes two runs equal.
-fn binary_hash() -> Option<String> {
+pub fn binary_hash() -> Option<String> {
     let bytes = std::fs::read(std::env::current_exe().ok()?).ok()?;
     Some(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)))
 }

@@ -17,13 +17,15 @@ use crate::checkpoint::store::{Keep, Store};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, TokenStream};
 use crate::device::{DType, Device};
+use crate::dist::Ranks;
+use crate::dist::ranks::{Spread, spread};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
 use crate::eval::tasks::Task;
 use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
-use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
+use crate::optim::{Moments, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
@@ -89,6 +91,8 @@ pub struct Job<'a> {
     pub card: &'a CardWriter<'a>,
     /// What the device could do at most, in FLOP/s of the precision, where that is known.
     pub peak_flops: Option<f64>,
+    /// The processes that train together. Rank 0 alone writes.
+    pub ranks: Ranks,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
@@ -110,7 +114,8 @@ pub struct Trainer<'a> {
     loader: Loader,
     state: TrainingState,
     spikes: SpikeWatch,
-    log: EventWriter,
+    /// The event log; rank 0 has it.
+    log: Option<EventWriter>,
     observers: Vec<&'a mut dyn Observer>,
     /// The last validation and its step.
     last_val: Option<(u64, Evaluation)>,
@@ -129,7 +134,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// If the data has less than one sequence.
-    pub fn new(job: Job<'a>, model: &'a Gpt, engine: Box<dyn Engine + 'a>, log: EventWriter) -> Result<Trainer<'a>> {
+    pub fn new(
+        job: Job<'a>,
+        model: &'a Gpt,
+        engine: Box<dyn Engine + 'a>,
+        log: Option<EventWriter>,
+    ) -> Result<Trainer<'a>> {
         let loader = Loader::new(job.data.clone(), model.config().context_length, job.shuffle, job.run.seed_data())?;
         let state = TrainingState {
             version: TrainingState::VERSION,
@@ -217,7 +227,9 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If the log cannot be written.
     pub fn record(&mut self, event: Event) -> Result<()> {
-        self.log.write(&event)?;
+        if let Some(log) = &mut self.log {
+            log.write(&event)?;
+        }
         self.observers.iter_mut().for_each(|observer| observer.event(&event));
         Ok(())
     }
@@ -249,7 +261,7 @@ impl<'a> Trainer<'a> {
         let elapsed_s = Some(self.began.elapsed().as_secs_f64());
         let end = Event::End(events::End { step: self.state.step, reason, message, elapsed_s });
         // If the log itself cannot be written, the first error is the one to show.
-        let ended = self.record(end).and_then(|()| self.log.sync());
+        let ended = self.record(end).and_then(|()| self.log.as_mut().map_or(Ok(()), EventWriter::sync));
         result.and(ended)
     }
 
@@ -262,7 +274,9 @@ impl<'a> Trainer<'a> {
             }
         }
         while self.state.step < self.job.max_steps {
-            if stop.load(Ordering::Relaxed) {
+            // A signal may have reached one rank only: all stop at the step at which all know of it.
+            let pulse = self.job.ranks.pulse(stop.load(Ordering::Relaxed))?;
+            if pulse.stop {
                 self.settle()?;
                 self.save()?;
                 return Err(Error::Stopped { step: self.state.step });
@@ -289,10 +303,13 @@ impl<'a> Trainer<'a> {
             if samples {
                 self.write_samples()?;
             }
+            if logs && let Some(spread) = spread(&pulse.busy_ms) {
+                self.record_spread(spread)?;
+            }
             if saves {
                 self.save()?;
             } else if logs {
-                self.log.flush()?;
+                self.log.as_mut().map_or(Ok(()), EventWriter::flush)?;
             }
         }
         Ok(())
@@ -300,6 +317,11 @@ impl<'a> Trainer<'a> {
 
     /// One text for each prompt, always with the same draws, so that texts over time can be compared.
     fn write_samples(&mut self) -> Result<()> {
+        let ranks = self.job.ranks.clone();
+        ranks.on_root("samples", || self.write_samples_here()).map(|_| ())
+    }
+
+    fn write_samples_here(&mut self) -> Result<()> {
         let config = self.job.sample;
         let sampler = SamplerConfig {
             temperature: config.temperature,
@@ -330,6 +352,14 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Who computed longest in the last step, and how far the fastest is from it.
+    fn record_spread(&mut self, spread: Spread) -> Result<()> {
+        let Spread { slowest, slowest_ms, fastest_ms } = spread;
+        let ranks = self.job.ranks.size() as u64;
+        let slowest = slowest as u64;
+        self.record(Event::Ranks(events::Ranks { step: self.state.step, ranks, slowest, slowest_ms, fastest_ms }))
+    }
+
     /// The event of the checkpoint of the state as it is.
     fn saved(&self) -> Event {
         let step = self.state.step;
@@ -352,15 +382,21 @@ impl<'a> Trainer<'a> {
 
     /// Writes a checkpoint of the state as it is.
     fn save(&mut self) -> Result<()> {
+        // Every rank may hold a part of the moments.
+        let moments = self.engine.moments()?;
+        let ranks = self.job.ranks.clone();
+        ranks.on_root("checkpoint", || self.save_here(&moments)).map(|_| ())
+    }
+
+    fn save_here(&mut self, moments: &Moments) -> Result<()> {
         let step = self.state.step;
         // The log must not end before the state that it leads to.
-        self.log.sync()?;
+        self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
         let store = Store::of_run(self.job.folder);
         // Only what was measured at this very step counts, so that a resumed run decides alike.
         let val = self.last_val.filter(|(at, _)| *at == step).map(|(_, found)| found);
         let val_loss = val.map(|found| found.loss());
         self.state.val_loss = val_loss;
-        let moments = self.engine.moments()?;
         self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
         self.last_samples.retain(|sample| sample.step == step);
         self.last_tasks.retain(|task| task.step == step);
@@ -382,7 +418,7 @@ impl<'a> Trainer<'a> {
         };
         let path = save(&store, &snapshot, keep)?;
         self.record(self.saved())?;
-        self.log.sync()?;
+        self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
         let run = self.job.folder;
         self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
         Ok(())

@@ -153,7 +153,7 @@ impl Board {
 pub(super) fn in_words(event: &Event) -> Option<String> {
     Some(match event {
         Event::Step(e) if e.class == Class::Overflow => format!("step {}: gradient norm overflowed", e.step),
-        Event::Start(_) | Event::Step(_) | Event::Sample(_) => return None,
+        Event::Start(_) | Event::Step(_) | Event::Sample(_) | Event::Ranks(_) => return None,
         Event::Eval(e) => format!("step {}: {} loss {}", e.step, e.split, short(e.loss)),
         Event::Task(e) => format!("step {}: {} {}", e.step, e.task, e.in_words()),
         Event::Nonfinite(e) => {

@@ -45,6 +45,19 @@ pub(crate) struct Factors {
 /// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the arena's layout. On a GPU it
 /// is [`cuda::update`].
 pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
+    let all = 0..params.layout().len();
+    adamw_part(params, grads, m, v, with, all);
+}
+
+/// [`adamw`] of the elements `part` of the arena alone, whose moments `m` and `v` hold.
+pub fn adamw_part(
+    params: &mut Params,
+    grads: &Gradients,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    with: &AdamW,
+    part: std::ops::Range<usize>,
+) {
     let correction1 = 1.0 - math::powi(with.beta1, with.t);
     let correction2 = 1.0 - math::powi(with.beta2, with.t);
     let factors = Factors {
@@ -60,9 +73,13 @@ pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Ten
     let layout = params.layout().clone();
     for info in layout.infos() {
         let keep = if info.decays() { (1.0 - with.lr * with.weight_decay) as f32 } else { 1.0 };
-        let range = info.range();
+        let range = info.range().start.max(part.start)..info.range().end.min(part.end);
+        if range.is_empty() {
+            continue;
+        }
+        let here = range.start - part.start..range.end - part.start;
         let p = &mut params.flat_mut().f32_mut()[range.clone()];
-        let (m, v) = (&mut m.f32_mut()[range.clone()], &mut v.f32_mut()[range.clone()]);
+        let (m, v) = (&mut m.f32_mut()[here.clone()], &mut v.f32_mut()[here]);
         cpu::update(p, m, v, &grads.flat().f32()[range], keep, factors);
     }
 }

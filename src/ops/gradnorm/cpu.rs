@@ -5,12 +5,16 @@ use rayon::prelude::*;
 use crate::ops::{lanes, simd};
 
 /// Elements that are summed in f32 before f64 takes over: part of the definition.
-const CHUNK: usize = 1 << 14;
+pub const CHUNK: usize = 1 << 14;
 
 /// The sum of squares, infinite where a chunk's overflows f32.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let chunks: Vec<f32> = x.par_chunks(CHUNK).map(square_sum).collect();
-    chunks.iter().map(|&sum| f64::from(sum)).sum()
+    chunk_squares(x).iter().sum()
+}
+
+/// The sum of squares of each [`CHUNK`].
+pub fn chunk_squares(x: &[f32]) -> Vec<f64> {
+    x.par_chunks(CHUNK).map(|chunk| f64::from(square_sum(chunk))).collect()
 }
 
 /// The place of the first element that is NaN or infinite.

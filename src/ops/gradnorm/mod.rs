@@ -7,7 +7,8 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::tape::{Gradients, ParamId};
+use crate::error::Result;
+use crate::tape::{Gradients, Layout, ParamId};
 
 /// The norm of a gradient and its kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +29,32 @@ pub fn gradnorm(grads: &Gradients, scale: f32) -> GradNorm {
     if norm.is_finite() {
         return GradNorm::Finite(norm);
     }
-    match cpu::first_nonfinite(flat.f32()).and_then(|index| grads.layout().owner(index)) {
+    nonfinite(grads.layout(), cpu::first_nonfinite(flat.f32()))
+}
+
+/// [`gradnorm`] where this process has only `part` of the gradients, which begins at a multiple of [`cpu::CHUNK`]; `gather`
+/// gives the numbers of all processes, in the order of their parts. The bits are those of the whole buffer.
+///
+/// # Errors
+/// Those of `gather`.
+pub fn gradnorm_of_parts(
+    grads: &Gradients,
+    part: std::ops::Range<usize>,
+    gather: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
+) -> Result<GradNorm> {
+    let own = &grads.flat().f32()[part.clone()];
+    let norm = gather(&cpu::chunk_squares(own))?.iter().sum::<f64>().sqrt() as f32;
+    if norm.is_finite() {
+        return Ok(GradNorm::Finite(norm));
+    }
+    // Places are exact in f64; infinity stands for none.
+    let first = cpu::first_nonfinite(own).map_or(f64::INFINITY, |index| (part.start + index) as f64);
+    let first = gather(&[first])?.into_iter().fold(f64::INFINITY, f64::min);
+    Ok(nonfinite(grads.layout(), first.is_finite().then_some(first as usize)))
+}
+
+fn nonfinite(layout: &Layout, first: Option<usize>) -> GradNorm {
+    match first.and_then(|index| layout.owner(index)) {
         Some(id) => GradNorm::NonFinite(id),
         None => GradNorm::Overflow,
     }

@@ -350,6 +350,18 @@ impl PrecisionConfig {
 pub enum Reduction {
     /// In a fixed order over the lanes, so that the number of devices does not change the bits.
     Ordered,
+    /// In whatever order the engine finds fastest: the bits then depend on the number of devices.
+    Fast,
+}
+
+/// The numbers in which devices send gradients to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Communication {
+    /// As they are.
+    Fp32,
+    /// Rounded to bf16: half the bytes. The bits then depend on the number of devices.
+    Bf16,
 }
 
 /// Training on several devices.
@@ -363,10 +375,36 @@ pub struct DistConfig {
     pub reduction: Reduction,
     /// Whether each device keeps only its part of the optimizer's state (ZeRO stage 1, Rajbhandari et al. 2020).
     pub shard_optimizer: bool,
+    /// In which numbers gradients are sent.
+    pub communication: Communication,
+    /// Seconds that a device waits for another before the run is given up. The first step may take three times as long, an
+    /// evaluation or a checkpoint twenty times.
+    pub timeout: f64,
 }
 
 impl Default for DistConfig {
     fn default() -> Self {
-        DistConfig { lanes: None, reduction: Reduction::Ordered, shard_optimizer: false }
+        DistConfig {
+            lanes: None,
+            reduction: Reduction::Ordered,
+            shard_optimizer: false,
+            communication: Communication::Fp32,
+            timeout: 100.0,
+        }
+    }
+}
+
+impl DistConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn validate(&self) -> Result<(), Problem> {
+        if let Some(lanes) = self.lanes
+            && !lanes.is_power_of_two()
+        {
+            return Err(Problem::expected("dist.lanes", lanes, "a power of two"));
+        }
+        above_zero("dist.timeout", self.timeout)
     }
 }

@@ -6,10 +6,12 @@
 mod candle;
 mod gpu;
 mod native;
+mod team;
 
 pub use candle::OnCandle;
 pub use gpu::OnGpu;
 pub use native::Native;
+pub use team::Team;
 
 use std::sync::Arc;
 
@@ -95,7 +97,8 @@ pub trait Engine {
     /// The weights as they are.
     fn params(&self) -> &Params;
 
-    /// First moments, second moments (flat, in arena layout), updates applied, and the loss scale of fp16.
+    /// First moments, second moments (flat, in arena layout), updates applied, and the loss scale of fp16. All ranks call it
+    /// together, since each may hold a part.
     ///
     /// # Errors
     /// If the device fails.

@@ -1,12 +1,18 @@
 //! The engine of this project on the CPU.
 
-use super::{Engine, Setup, StepBatch, check_len, micro_step};
+use std::time::Instant;
+
+use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
+use crate::dist::ordered;
 use crate::error::Result;
 use crate::model::Gpt;
-use crate::optim::{Hyper, Moments, Optimizer, Outcome, ScaleState};
+use crate::optim::{Hyper, Moments, Optimizer, Outcome, PART_ALIGN, ScaleState};
 use crate::tape::{Gradients, Params};
 use crate::train::lanes::LaneTree;
+
+// Every rank's part of the gradients is made of whole chunks of the gradient norm.
+const _: () = assert!(ordered::ALIGN.is_multiple_of(PART_ALIGN));
 
 /// The native engine on the CPU.
 pub struct Native<'a> {
@@ -15,6 +21,7 @@ pub struct Native<'a> {
     optimizer: Optimizer,
     lanes: LaneTree,
     setup: Setup,
+    team: Team,
     finished: Vec<(f64, Outcome)>,
 }
 
@@ -24,21 +31,50 @@ impl<'a> Native<'a> {
     /// # Errors
     /// If memory cannot be had, or `lanes` is not a power of two.
     pub fn new(model: &'a Gpt, params: Params, hyper: Hyper, setup: Setup) -> Result<Native<'a>> {
-        let optimizer = Optimizer::new(hyper, &params)?;
-        let lanes = LaneTree::new(setup.lanes)?;
-        Ok(Native { model, params, optimizer, lanes, setup, finished: Vec::new() })
+        Native::in_team(model, params, hyper, setup, Team::alone())
+    }
+
+    /// [`Native::new`] as one of several ranks, each of which has its part of the lanes.
+    ///
+    /// # Errors
+    /// As [`Native::new`]; `Usage` if the ranks do not divide the lanes.
+    pub fn in_team(model: &'a Gpt, params: Params, hyper: Hyper, setup: Setup, team: Team) -> Result<Native<'a>> {
+        let len = params.layout().len();
+        let part = if team.is_sharded() { team.ranks.shards(len).range(team.ranks.rank()) } else { 0..len };
+        let optimizer = Optimizer::of_part(hyper, &params, part)?;
+        // Checked first: what divides by a power of two is one, or is refused for not being one.
+        let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
+        Ok(Native { model, params, optimizer, lanes, setup, team, finished: Vec::new() })
     }
 }
 
 impl Engine for Native<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
-        let summed = self.lanes.step(&self.params, batch.micro_batches, |micro, grads| {
+        let began = Instant::now();
+        let own = self.team.micro_batches(batch.micro_batches);
+        let summed = self.lanes.step(&self.params, own.len(), |micro, grads| {
+            let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, None);
             micro_step(self.model, &self.params, grads, batch, micro, &pass)?.sum()
         });
-        let (sum, grads) = summed?;
-        let loss = sum / batch.tokens() as f64;
-        let outcome = self.optimizer.step(&mut self.params, grads.get(), loss, lr);
+        let (sum, mut grads) = summed?;
+        let Team { ranks, summation, .. } = &self.team;
+        ranks.set_busy(began.elapsed());
+        let loss = ranks.sum("loss", sum)? / batch.tokens() as f64;
+        let outcome = if self.team.is_sharded() {
+            ranks.reduce_scatter("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
+            let gather = &mut |mine: &[f64]| ranks.gather_numbers("gradient norm", mine);
+            let outcome = self.optimizer.step_part(&mut self.params, grads.get(), gather, loss, lr)?;
+            if outcome.class.is_applied() {
+                ranks.all_gather("parameters", self.params.flat_mut().f32_mut())?;
+            }
+            outcome
+        } else {
+            if ranks.size() > 1 {
+                ranks.all_reduce("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
+            }
+            self.optimizer.step(&mut self.params, grads.get(), loss, lr)
+        };
         self.finished.push((loss, outcome));
         Ok(())
     }
@@ -59,13 +95,26 @@ impl Engine for Native<'_> {
 
     fn moments(&self) -> Result<Moments> {
         let (m, v, updates) = self.optimizer.state();
-        Ok(Moments { m: m.f32().to_vec(), v: v.f32().to_vec(), updates, scale: None })
+        let whole = |part: &[f32]| -> Result<Vec<f32>> {
+            if !self.team.is_sharded() {
+                return Ok(part.to_vec());
+            }
+            let ranks = &self.team.ranks;
+            let mut all = vec![0.0; self.params.layout().len()];
+            all[ranks.shards(self.params.layout().len()).range(ranks.rank())].copy_from_slice(part);
+            ranks.all_gather("moments", &mut all)?;
+            Ok(all)
+        };
+        Ok(Moments { m: whole(m.f32())?, v: whole(v.f32())?, updates, scale: None })
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, _scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
         self.params.load(&arena.weights)?;
-        self.optimizer.restore(&arena.m, &arena.v, updates);
+        let len = self.params.layout().len();
+        let ranks = &self.team.ranks;
+        let part = if self.team.is_sharded() { ranks.shards(len).range(ranks.rank()) } else { 0..len };
+        self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates);
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Trainer;
 use crate::error::Result;
-use crate::eval::evaluate;
 use crate::eval::tasks::Metric;
+use crate::eval::{Share, evaluate_shared};
 use crate::events::{self, Event};
 
 impl Trainer<'_> {
@@ -11,6 +11,12 @@ impl Trainer<'_> {
     pub(super) fn evaluate(&mut self) -> Result<()> {
         let batch = self.job.eval.batch.unwrap_or(self.job.micro_batch);
         self.validate(batch)?;
+        let ranks = self.job.ranks.clone();
+        // Benchmarks may take long, and only rank 0 has their examples.
+        ranks.on_root_for_long("benchmarks", || self.score(batch)).map(|_| ())
+    }
+
+    fn score(&mut self, batch: usize) -> Result<()> {
         self.last_tasks.clear();
         for task in self.job.tasks {
             let found = task.score(self.model, self.engine.params(), batch, &mut |_, _| {})?;
@@ -35,7 +41,14 @@ impl Trainer<'_> {
 
     fn validate(&mut self, batch: usize) -> Result<()> {
         let Some(val) = self.job.val else { return Ok(()) };
-        let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
+        let ranks = self.job.ranks.clone();
+        let gather = &mut |mine: &[f32]| -> Result<Vec<Vec<f32>>> {
+            let all = ranks.gather_after_work("validation losses", bytemuck::cast_slice(mine))?;
+            Ok(all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect())
+        };
+        let share = Share { rank: ranks.rank(), size: ranks.size(), gather };
+        let (params, most) = (self.engine.params(), self.job.eval.max_tokens);
+        let found = evaluate_shared(self.model, params, val, most, batch, Some(share), &mut |_, _| {})?;
         let loss = found.loss();
         self.last_val = Some((self.state.step, found));
         let (step, tokens) = (self.state.step, self.state.tokens);

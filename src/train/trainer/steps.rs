@@ -27,6 +27,7 @@ impl Trainer<'_> {
             self.settled = Instant::now();
         }
         let batch = self.batch();
+        self.job.ranks.set_step(batch.step + 1);
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, batch.step, self.job.max_steps);
         self.engine.step(&batch, lr)?;
         self.in_flight.push(StartedStep { lr, tokens: batch.tokens() as u64, data: data_range(&batch) });

@@ -1,0 +1,166 @@
+//! `taper train` as several processes: joining the others, agreeing with them, and `--processes` / `--gpus`, which start them.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::progress::{say, silence};
+use super::train::{Args, stop_flag};
+use crate::checkpoint::store::Store;
+use crate::config::Config;
+use crate::data::TokenStream;
+use crate::dist::ranks::Summation;
+use crate::dist::{Ranks, Wire, launch, rendezvous, supervisor};
+use crate::error::{Error, Result};
+use crate::train::config::{Communication, Reduction};
+use crate::train::engine::Team;
+use crate::train::run::binary_hash;
+
+/// How long ranks wait for each other to start.
+const RENDEZVOUS: Duration = Duration::from_secs(300);
+/// How long the other ranks may take to end by themselves after one has failed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// This process among its ranks, as its launcher tells; a run on its own where there is none.
+///
+/// # Errors
+/// If the launcher's variables are wrong, or the others do not come.
+pub(super) fn join() -> Result<Ranks> {
+    let Some(place) = launch::place()? else { return Ok(Ranks::alone()) };
+    if place.rank > 0 {
+        silence();
+    }
+    let group = rendezvous::connect(&place, RENDEZVOUS)?;
+    let ranks = Ranks::of(Arc::new(group), place.local_rank);
+    ranks.end_on_panic();
+    Ok(ranks)
+}
+
+/// How the ranks of a run share its work.
+pub(super) fn team(ranks: &Ranks, config: &Config) -> Team {
+    let wire = match config.dist.communication {
+        Communication::Fp32 => Wire::F32,
+        Communication::Bf16 => Wire::Bf16,
+    };
+    let summation = Summation { ordered: config.dist.reduction == Reduction::Ordered, wire };
+    Team { ranks: ranks.clone(), summation, shard_optimizer: config.dist.shard_optimizer }
+}
+
+/// Before anything is done: the same program and the same config everywhere, key by key.
+///
+/// # Errors
+/// `Usage` that names ranks and keys.
+pub(super) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
+    let toml = config.to_toml();
+    let mut fields = vec![
+        ("the version of taper".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+        ("the program (its XXH3)".to_string(), binary_hash().unwrap_or_default()),
+    ];
+    let mut section = "";
+    for line in toml.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            fields.push((format!("{section}.{key}"), value.to_string()));
+        } else if let Some(key) = line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set")) {
+            fields.push((format!("{section}.{key}"), "not set".to_string()));
+        }
+    }
+    let fields: Vec<(&str, String)> = fields.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    ranks.agree(&fields)
+}
+
+/// Before the first step: the same tokenizer and tokens everywhere.
+///
+/// # Errors
+/// `Usage` that names ranks and fields.
+pub(super) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &TokenStream) -> Result<()> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    ranks.agree(&[
+        ("the tokenizer's hash", tokenizer.to_string()),
+        ("the number of training tokens", train.len().to_string()),
+        ("the hash of the training data", fingerprint(train)?),
+    ])
+}
+
+/// A hash of 64 pieces of a stream, evenly spread: it finds other data and other shards, without reading all of it.
+fn fingerprint(stream: &TokenStream) -> Result<String> {
+    const PIECES: u64 = 64;
+    const LENGTH: u64 = 1024;
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let length = LENGTH.min(stream.len());
+    let mut piece = vec![0u32; length as usize];
+    for index in 0..PIECES {
+        stream.read((stream.len() - length) / (PIECES - 1) * index, &mut piece)?;
+        hash.update(bytemuck::cast_slice(&piece));
+    }
+    Ok(format!("{:016x}", hash.digest()))
+}
+
+/// How many processes `--processes` or `--gpus` asks to start here; none for a process that was started as a rank.
+///
+/// # Errors
+/// `Usage` for zero, or for both.
+pub(super) fn asked(args: &Args) -> Result<Option<usize>> {
+    let asked = match (args.gpus, args.processes) {
+        (Some(_), Some(_)) => return Err(Error::usage("--gpus and --processes: give one of them")),
+        (None, None) => return Ok(None),
+        (gpus, processes) => gpus.or(processes).unwrap_or(1),
+    };
+    if asked == 0 {
+        return Err(Error::usage("--gpus 0 or --processes 0: at least 1 is needed to train"));
+    }
+    if launch::place()?.is_some() {
+        return Err(Error::usage(
+            "--gpus and --processes start the ranks themselves; a launcher (torchrun, srun, mpiexec) has started this process: \
+             leave the option out",
+        ));
+    }
+    Ok(Some(asked))
+}
+
+/// Starts `processes` ranks of this command here and watches them.
+///
+/// # Errors
+/// As [`supervisor::run`].
+pub(super) fn supervise(args: &Args, processes: usize) -> Result<()> {
+    let config = Config::load(&args.config, &args.set)?;
+    let run = args.run.clone().unwrap_or_else(|| config.run_dir());
+    let program = std::env::current_exe()
+        .map_err(|error| Error::Device(format!("where this program is cannot be found: {error}")))?;
+    let device = match args.gpus {
+        Some(_) => Some("cuda".to_string()),
+        None => args.device.clone(),
+    };
+    // The machine's cores are divided; how many threads a rank has does not change its bits.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = std::env::var_os("RAYON_NUM_THREADS").is_none().then(|| (cores / processes).max(1));
+    let command = |attempt: usize| {
+        let mut command = Command::new(&program);
+        command.arg("train").arg(&args.config).arg("--run").arg(&run);
+        args.set.iter().for_each(|set| {
+            command.arg("--set").arg(set);
+        });
+        if args.resume || attempt > 0 {
+            command.arg("--resume");
+        }
+        if let Some(device) = &device {
+            command.args(["--device", device]);
+        }
+        if let Some(threads) = threads {
+            command.env("RAYON_NUM_THREADS", threads.to_string());
+        }
+        command
+    };
+    let stop = stop_flag()?;
+    let newest = || newest_checkpoint(&run);
+    let policy = supervisor::Policy { processes, restarts: args.restarts, grace: GRACE };
+    supervisor::run(policy, &command, &newest, &stop, &say)
+}
+
+fn newest_checkpoint(run: &Path) -> Option<u64> {
+    Store::of_run(run).steps().ok()?.last().copied()
+}

@@ -1,0 +1,267 @@
+//! Ranks as child processes of one machine: started, watched, and started again from the last checkpoint when one fails.
+//!
+//! Ranks find out by themselves that one of them is gone, and end; whoever does not within a while is killed. What failed
+//! first is what counts: its rank and how it ended are named, and its last words are repeated.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::launch;
+use crate::error::{Error, Result};
+
+/// What to start, and how often again.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How many processes.
+    pub processes: usize,
+    /// How often to start again after failures without a newer checkpoint between them.
+    pub restarts: usize,
+    /// How long the others may take to end after one has failed.
+    pub grace: Duration,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Done,
+    Stopped,
+    Failed { message: String, again: bool },
+}
+
+struct Rank {
+    child: Child,
+    ended: Option<ExitStatus>,
+    /// The last line that begins with "error:", or the last of all.
+    last_words: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Runs `command(attempt)` as every rank until all are done; `newest` gives the step of the newest checkpoint, `stop` is set
+/// by a signal, which is passed on.
+///
+/// # Errors
+/// `Interrupted` when stopped by a signal; what failed, where restarts are used up or would not help.
+pub fn run(
+    policy: Policy,
+    command: &dyn Fn(usize) -> Command,
+    newest: &dyn Fn() -> Option<u64>,
+    stop: &AtomicBool,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    let (mut attempt, mut failures, mut reached) = (0, 0, newest());
+    loop {
+        let message = match run_once(policy, attempt, &command, stop)? {
+            Attempt::Done => return Ok(()),
+            Attempt::Stopped => {
+                return Err(Error::Interrupted("stopped by a signal; the state is saved, go on with --resume".into()));
+            }
+            Attempt::Failed { message, again: false } => return Err(Error::Training(message)),
+            Attempt::Failed { message, again: true } => message,
+        };
+        let now = newest();
+        if now > reached {
+            (failures, reached) = (0, now);
+        }
+        failures += 1;
+        if failures > policy.restarts || stop.load(Ordering::Relaxed) {
+            let times = if attempt == 0 { String::new() } else { format!(" (after {attempt} restart(s))") };
+            return Err(Error::Training(format!("{message}{times}")));
+        }
+        let pause = Duration::from_millis(500 << (failures - 1).min(6));
+        let from = now.map_or("the beginning".into(), |step| format!("step {step}"));
+        say(&format!(
+            "{message}\nstarting all {} ranks again from {from} in {:.1} s (restart {failures} of at most {})",
+            policy.processes,
+            pause.as_secs_f64(),
+            policy.restarts
+        ));
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        attempt += 1;
+    }
+}
+
+fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, stop: &AtomicBool) -> Result<Attempt> {
+    let port = free_port()?;
+    let run_id = format!("{} {attempt} {port}", std::process::id());
+    let mut ranks = Vec::new();
+    for rank in 0..policy.processes {
+        let mut command = command(attempt);
+        command
+            .env(launch::RANK, rank.to_string())
+            .env(launch::WORLD_SIZE, policy.processes.to_string())
+            .env(launch::LOCAL_RANK, rank.to_string())
+            .env(launch::RENDEZVOUS, format!("127.0.0.1:{port}"))
+            .env(launch::RUN_ID, &run_id)
+            .stdin(Stdio::null());
+        match start(&mut command, rank) {
+            Ok(started) => ranks.push(started),
+            Err(error) => {
+                end_all(&mut ranks);
+                return Err(error);
+            }
+        }
+    }
+    let (mut first, mut told, mut kill_at) = (None, false, None);
+    while ranks.iter().any(|rank| rank.ended.is_none()) {
+        for (number, rank) in ranks.iter_mut().enumerate().filter(|(_, rank)| rank.ended.is_none()) {
+            rank.ended =
+                rank.child.try_wait().map_err(|error| Error::Device(format!("watching rank {number}: {error}")))?;
+            if let Some(status) = rank.ended
+                && !matches!(status.code(), Some(0 | 3))
+                && first.is_none()
+            {
+                (first, kill_at) = (Some((number, status)), Some(Instant::now() + policy.grace));
+            }
+        }
+        if stop.load(Ordering::Relaxed) && !told {
+            told = true;
+            ranks.iter().filter(|rank| rank.ended.is_none()).for_each(|rank| terminate(&rank.child));
+        }
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            end_all(&mut ranks);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for rank in &mut ranks {
+        if let Some(reader) = rank.reader.take() {
+            let _ = reader.join();
+        }
+    }
+    Ok(verdict(&ranks, first))
+}
+
+fn verdict(ranks: &[Rank], first: Option<(usize, ExitStatus)>) -> Attempt {
+    if let Some((number, status)) = first {
+        let words = ranks[number].last_words.lock().map(|words| words.clone()).unwrap_or_default();
+        let words = if words.is_empty() { "its messages are above".into() } else { words };
+        let message = format!("rank {number} {}: {words}", how(status));
+        // A wrong config or command is as wrong the next time.
+        return Attempt::Failed { message, again: status.code() != Some(2) };
+    }
+    match ranks.iter().all(|rank| rank.ended.is_some_and(|status| status.success())) {
+        true => Attempt::Done,
+        false => Attempt::Stopped,
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let hint = if signal == libc::SIGKILL { ", as the kernel does when memory runs out" } else { "" };
+        return format!("was killed by signal {signal}{hint}");
+    }
+    match status.code() {
+        Some(101) => "panicked".into(),
+        Some(code) => format!("failed with exit code {code}"),
+        None => "failed".into(),
+    }
+}
+
+fn start(command: &mut Command, rank: usize) -> Result<Rank> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        // A Ctrl-C of the terminal goes to this process alone, which passes it on once.
+        command.process_group(0);
+        #[cfg(target_os = "linux")]
+        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Ranks do not outlive whoever watches them.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+    }
+    // Rank 0 has the terminal to itself, for its progress bar.
+    command.stderr(if rank == 0 { Stdio::inherit() } else { Stdio::piped() });
+    let mut child = command.spawn().map_err(|error| Error::Device(format!("cannot start rank {rank}: {error}")))?;
+    let last_words = Arc::new(Mutex::new(String::new()));
+    let reader = child.stderr.take().map(|stderr| {
+        let last_words = last_words.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
+                eprintln!("[rank {rank}] {line}");
+                if let Ok(mut words) = last_words.lock()
+                    && (line.starts_with("error:") || !words.starts_with("error:"))
+                {
+                    *words = line;
+                }
+            }
+        })
+    });
+    Ok(Rank { child, ended: None, last_words, reader })
+}
+
+fn end_all(ranks: &mut [Rank]) {
+    for rank in ranks.iter_mut().filter(|rank| rank.ended.is_none()) {
+        let _ = rank.child.kill();
+        rank.ended = rank.child.wait().ok();
+    }
+}
+
+#[cfg(unix)]
+fn terminate(child: &Child) {
+    // SAFETY: the child has not been waited for, so its id is its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+}
+
+#[cfg(not(unix))]
+fn terminate(_child: &Child) {}
+
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener.map(|address| address.port()).map_err(|error| Error::Device(format!("there is no free port: {error}")))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn shell(script: &'static str) -> impl Fn(usize) -> Command {
+        move |attempt| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).env("ATTEMPT", attempt.to_string());
+            command
+        }
+    }
+
+    fn supervise(processes: usize, restarts: usize, script: &'static str) -> (Result<()>, Vec<String>) {
+        let said = Mutex::new(Vec::new());
+        let policy = Policy { processes, restarts, grace: Duration::from_millis(200) };
+        let say = |line: &str| said.lock().unwrap().push(line.to_string());
+        let result = run(policy, &shell(script), &|| None, &AtomicBool::new(false), &say);
+        (result, said.into_inner().unwrap())
+    }
+
+    #[test]
+    fn all_done_is_done() {
+        let (result, said) = supervise(3, 0, "test -n \"$TAPER_RENDEZVOUS\" && test $TAPER_RANK -lt $TAPER_WORLD_SIZE");
+        assert!(result.is_ok() && said.is_empty(), "{result:?}");
+    }
+
+    #[test]
+    fn the_first_that_fails_is_named_and_all_start_again() {
+        let script = "if [ $ATTEMPT = 0 ]; then if [ $TAPER_RANK = 1 ]; then echo 'error: no memory' >&2; exit 1; fi; sleep 60; fi";
+        let (result, said) = supervise(2, 1, script);
+        assert!(result.is_ok(), "{result:?}");
+        assert!(said[0].contains("rank 1 failed with exit code 1: error: no memory"), "{said:?}");
+        let (result, said) = supervise(2, 1, "kill -9 $$");
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("was killed by signal 9") && error.contains("after 1 restart"), "{error}");
+        assert_eq!(said.len(), 1);
+    }
+
+    #[test]
+    fn bad_usage_is_not_tried_again_and_a_clean_stop_is_no_failure() {
+        let (result, said) = supervise(2, 5, "exit 2");
+        assert!(said.is_empty() && result.unwrap_err().to_string().contains("exit code 2"));
+        let (result, _) = supervise(2, 5, "exit 3");
+        assert_eq!(result.unwrap_err().exit_code(), 3);
+    }
+}
