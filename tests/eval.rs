@@ -266,6 +266,31 @@ fn a_run_scores_its_tasks_into_its_log_and_its_card() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["metrics"]["perplexity"]["value"].as_f64(), Some(tasks[5].metrics[1].value));
 
+    // What the log knows already is not written twice; a new score is, and the report and the card of a push tell it.
+    let scores = || EventLog::read(path("a/events.jsonl")).unwrap().tasks().cloned().collect::<Vec<_>>();
+    assert_eq!(scores().len(), 6);
+    std::fs::copy(fixture("multiple-choice.jsonl"), path("quiz.jsonl")).unwrap();
+    let quiz = ["eval", "a/checkpoints/step-00000004", "--task", "multiple-choice", "--data", "quiz.jsonl"];
+    for _ in 0..2 {
+        assert_eq!(taper(&quiz, shop.path()).status.code(), Some(0));
+        assert_eq!(scores().len(), 7);
+    }
+    assert_eq!((scores()[6].step, scores()[6].task.as_str()), (4, "multiple-choice"));
+    assert_eq!(taper(&["report", "a"], shop.path()).status.code(), Some(0));
+    let page = std::fs::read_to_string(path("a/report/index.html")).unwrap();
+    let metric = &scores()[6].metrics[0];
+    let cell = format!("<td>{:.4} ± {:.4}</td>", metric.value, metric.standard_error.unwrap());
+    assert!(page.contains("<h3>multiple-choice (quiz.jsonl)</h3>") && page.contains(&cell), "{cell}");
+    // The run is over, and stays so.
+    let (code, told) = train("a", &["--resume"]);
+    assert!(code == Some(0) && told.contains("finished"), "{told}");
+    // Where somebody else writes the log, the score is shown and not written.
+    let _training = taper::train::run::RunFolder::open(&path("a"), true).unwrap();
+    let more = [&quiz[..], &["--max-examples", "2"]].concat();
+    let output = taper(&more, shop.path());
+    assert!(output.status.success() && text(&output.stderr).contains("in use"), "{}", text(&output.stderr));
+    assert_eq!(scores().len(), 7);
+
     // Scoring is no part of training: the weights are those of a run without tasks, and the numbers those of another batch.
     let (code, told) = train("b", &["--set", "eval.tasks=[]"]);
     assert_eq!(code, Some(0), "{told}");

@@ -127,17 +127,7 @@ fn seal(json: &serde_json::Value) -> String {
 /// # Errors
 /// A `Data` error that names the file that is missing, torn or changed.
 pub fn read(folder: &Path) -> Result<(TrainingState, ArenaData)> {
-    let path = folder.join(TRAINING).join(STATE);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let damaged = |what: String| Error::data(&path, format!("the training state is damaged: {what}"));
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    if json["version"].as_u64().is_some_and(|version| version > u64::from(VERSION)) {
-        return Err(Error::data(&path, format!("is of format version {}, newer than this program", json["version"])));
-    }
-    if json["checksum"].as_str() != Some(&seal(&json)) {
-        return Err(damaged("its checksum does not fit its content".into()));
-    }
-    let file: StateFile = serde_json::from_value(json).map_err(|error| damaged(error.to_string()))?;
+    let (file, damaged) = read_file(folder)?;
     for (name, recorded) in &file.files {
         // The arena is checked while it is read.
         if let Some(digest) = recorded.strip_prefix("sha256:") {
@@ -151,6 +141,31 @@ pub fn read(folder: &Path) -> Result<(TrainingState, ArenaData)> {
     let recorded = file.files.get(&format!("{TRAINING}/{ARENA}")).and_then(|sum| sum.strip_prefix("xxh3:"));
     let recorded = recorded.ok_or_else(|| damaged("it has no checksum of the arena".into()))?;
     Ok((file.state, read_arena(&arena, recorded)?))
+}
+
+/// Reads where in its run a checkpoint stands, and none of the large files.
+///
+/// # Errors
+/// A `Data` error if the state is missing, torn or changed.
+pub fn read_position(folder: &Path) -> Result<TrainingState> {
+    read_file(folder).map(|(file, _)| file.state)
+}
+
+/// The file of the state, checked by its own checksum, and how to say that something is wrong in it.
+fn read_file(folder: &Path) -> Result<(StateFile, impl Fn(String) -> Error)> {
+    let path = folder.join(TRAINING).join(STATE);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let place = path.clone();
+    let damaged = move |what: String| Error::data(&place, format!("the training state is damaged: {what}"));
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    if json["version"].as_u64().is_some_and(|version| version > u64::from(VERSION)) {
+        return Err(Error::data(&path, format!("is of format version {}, newer than this program", json["version"])));
+    }
+    if json["checksum"].as_str() != Some(&seal(&json)) {
+        return Err(damaged("its checksum does not fit its content".into()));
+    }
+    let file: StateFile = serde_json::from_value(json).map_err(|error| damaged(error.to_string()))?;
+    Ok((file, damaged))
 }
 
 /// Writes flat f32 tensors as safetensors and gives the XXH3 of the file.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::card_facts::{Recorded, card_sample, hash, of_model};
+use super::card_facts::{Recorded, card_sample, hash, of_model, task_results};
 use crate::card::{CardFacts, CardPower, CardPrice, render, render_with};
 use crate::checkpoint::read_model_folder;
 use crate::config::Config;
@@ -182,6 +182,14 @@ fn of_run(run: &report::Run, facts: &mut CardFacts) {
     let steps = run.log.steps().filter(|step| step.step <= facts.step);
     let seconds: f64 = steps.map(|step| step.step_ms / 1e3).filter(|seconds| seconds.is_finite()).sum();
     facts.training_seconds = (seconds > 0.0).then_some(seconds);
+    // Benchmarks that were scored since: the newest score of each counts.
+    for task in run.log.tasks().filter(|task| task.step == facts.step) {
+        let rows = task_results(task);
+        facts
+            .results
+            .retain(|old| rows.iter().all(|new| (&new.benchmark, &new.metric) != (&old.benchmark, &old.metric)));
+        facts.results.extend(rows);
+    }
     // A checkpoint between two samplings: the texts of the last one before it.
     if facts.samples.is_empty() {
         let before = || run.log.samples().filter(|sample| sample.step <= facts.step);

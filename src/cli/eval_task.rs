@@ -1,20 +1,24 @@
 //! `taper eval --task`: how well a model does in a benchmark.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use super::card_push::run_of;
 use super::models::Opened;
 use super::progress::say;
 use super::{print_json, print_line};
+use crate::checkpoint::state;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result, ResultExt};
 use crate::eval::config::EvalConfig;
 use crate::eval::tasks::{ExampleScore, Task, TaskKind, TaskScore, TaskSpec};
-use crate::events::number_to_string;
+use crate::events::{Event, EventLog, EventWriter, number_to_string};
 use crate::model::ModelConfig;
+use crate::train::run::{EVENTS, RunFolder};
+use crate::train::score_event;
 
 /// The arguments of `taper eval` that are about benchmarks.
 #[derive(Debug, clap::Args)]
@@ -67,6 +71,9 @@ pub(super) fn run(
     if let Some(path) = &args.details {
         write_details(path, &score.examples)?;
     }
+    if let Some(note) = record(&opened.folder, &task, &score)? {
+        say(&note);
+    }
     if as_json {
         return print_json(&in_json(&task, &score));
     }
@@ -77,6 +84,26 @@ pub(super) fn run(
         print_line(&format!("{:<16} {:>10.4}  {error:>14}  {interval}", metric.name, metric.value))?;
     }
     print_line(&format!("{:<16} {:>10}", "examples", task.examples()))
+}
+
+/// Writes the scores of a run's checkpoint into the run's event log, where reports and the card of a push find them. Gives a word
+/// on what was done; none for a model that lies in no run.
+fn record(checkpoint: &Path, task: &Task, score: &TaskScore) -> Result<Option<String>> {
+    let Some(run) = run_of(checkpoint) else { return Ok(None) };
+    let Ok(state) = state::read_position(checkpoint) else { return Ok(None) };
+    let found = score_event(task, score, state.step, state.tokens);
+    let log = run.join(EVENTS);
+    if EventLog::read(&log)?.tasks().any(|known| *known == found) {
+        return Ok(None);
+    }
+    // A run that is being trained writes its log itself, and alone.
+    let Ok(_lock) = RunFolder::open(&run, true) else {
+        return Ok(Some(format!("note: {} is in use, and the score is not written into its log", run.display())));
+    };
+    let mut writer = EventWriter::append_to(&log)?;
+    writer.write(&Event::Task(found))?;
+    writer.sync()?;
+    Ok(Some(format!("written into {}", log.display())))
 }
 
 fn in_json(task: &Task, score: &TaskScore) -> Value {

@@ -9,6 +9,7 @@
 //! while somebody may be looking at it. Nothing random or timed is drawn: the same log gives the same bytes.
 
 pub mod axis;
+mod benchmarks;
 mod canvas;
 pub mod charts;
 pub mod csv;

@@ -3,6 +3,7 @@
 //! the screen.
 
 use super::Run;
+use super::benchmarks;
 use super::charts::Chart;
 use super::differences::differences;
 use super::draw::{NARROW, WIDE, inline_svg};
@@ -56,6 +57,7 @@ pub fn page(runs: &[Run], figures: &[(&Chart, Figure)]) -> Result<String> {
         differing(&mut html, runs);
     }
     charts(&mut html, figures)?;
+    benchmarks::section(&mut html, runs);
     for run in runs {
         troubles(&mut html, run, runs.len() > 1);
     }
@@ -232,6 +234,7 @@ body{margin:0;background:var(--surface);color:var(--text);font:16px/1.5 system-u
 main{max-width:960px;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:2rem 0 .5rem}
+h3{font-size:1rem;margin:1rem 0 .25rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--grid);\
 overflow-wrap:anywhere}

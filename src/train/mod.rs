@@ -15,4 +15,4 @@ pub mod spike;
 pub mod trainer;
 
 pub use engine::Engine;
-pub use trainer::{Findings, Job, Observer, Trainer};
+pub use trainer::{Findings, Job, Observer, Trainer, score_event};

@@ -7,6 +7,8 @@ mod evaluate;
 mod rollback;
 mod steps;
 
+pub use evaluate::score_event;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

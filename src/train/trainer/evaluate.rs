@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::error::Result;
-use crate::eval::tasks::Metric;
+use crate::eval::tasks::{Metric, Task, TaskScore};
 use crate::eval::{Share, evaluate_shared};
 use crate::events::{self, Event};
 
@@ -20,19 +20,7 @@ impl Trainer<'_> {
         self.last_tasks.clear();
         for task in self.job.tasks {
             let found = task.score(self.model, self.engine.params(), batch, &mut |_, _| {})?;
-            let of = |m: Metric| events::TaskMetric {
-                name: m.name.into(),
-                value: m.value,
-                standard_error: m.standard_error,
-            };
-            let found = events::Task {
-                step: self.state.step,
-                tokens: self.state.tokens,
-                task: task.kind.name().into(),
-                data: task.path.clone(),
-                examples: task.examples(),
-                metrics: found.metrics.into_iter().map(of).collect(),
-            };
+            let found = score_event(task, &found, self.state.step, self.state.tokens);
             self.last_tasks.push(found.clone());
             self.record(Event::Task(found))?;
         }
@@ -59,5 +47,22 @@ impl Trainer<'_> {
             loss,
             standard_error: found.standard_error,
         }))
+    }
+}
+
+/// The scores of a benchmark, as the event log tells them.
+pub fn score_event(task: &Task, score: &TaskScore, step: u64, tokens: u64) -> events::Task {
+    let of = |metric: &Metric| events::TaskMetric {
+        name: metric.name.into(),
+        value: metric.value,
+        standard_error: metric.standard_error,
+    };
+    events::Task {
+        step,
+        tokens,
+        task: task.kind.name().into(),
+        data: task.path.clone(),
+        examples: task.examples(),
+        metrics: score.metrics.iter().map(of).collect(),
     }
 }
