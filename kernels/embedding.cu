@@ -1,7 +1,8 @@
 // Token and position embedding, and their gradients without atomics. Definition: src/ops/embedding/cpu.rs.
 //
-// embedding_forward_T(out, tokens, wte, wpe, rows, time, first_position, width)
+// embedding_forward_T(out, tokens, wte, wpe, rows, time, first_position, width, begins)
 //   out [N, C] = wte[tokens[i]] + wpe[first_position + i % time]; `wpe` may be null. tokens u32 [N] are below the vocabulary.
+//   begins u32 [N], unless null: where in its sequence the document of row i begins, from which its position counts.
 //   Grid ceil(N ceil(C / W) / 256), block 256, W elements in 16 bytes. Bytes: 2 C elements a row (3 C with positions, whose
 //   rows stay in the caches), and 4 for the token.
 //
@@ -27,7 +28,7 @@
 
 template <class T>
 DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* wpe, u32 rows, u32 time,
-                              u32 first_position, u32 width) {
+                              u32 first_position, u32 width, const u32* begins) {
     constexpr int N = Pack<T>::N;
     u32 packs = (width + N - 1) / N, p = blockIdx.x * blockDim.x + threadIdx.x;
     u32 row = p / packs, column = p % packs * N;
@@ -38,7 +39,8 @@ DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* 
         float x[N], y[N];
         load_values(x, wte + u64(tokens[row]) * width + column, wide, valid);
         if (wpe != nullptr) {
-            load_values(y, wpe + u64(first_position + row % time) * width + column, wide, valid);
+            u32 position = first_position + row % time - (begins == nullptr ? 0 : begins[row]);
+            load_values(y, wpe + u64(position) * width + column, wide, valid);
 #pragma unroll
             for (int j = 0; j < N; j++) x[j] += y[j];
         }
@@ -126,8 +128,8 @@ TAPER_KERNEL(embedding_backward_owners, 256)
 #define INSTANCES(T, name)                                                                                             \
     KERNEL(256)                                                                                                        \
     embedding_forward_##name(T* out, const u32* tokens, const T* wte, const T* wpe, u32 rows, u32 time,                \
-                             u32 first_position, u32 width) {                                                          \
-        embedding_forward(out, tokens, wte, wpe, rows, time, first_position, width);                                   \
+                             u32 first_position, u32 width, const u32* begins) {                                                          \
+        embedding_forward(out, tokens, wte, wpe, rows, time, first_position, width, begins);                           \
     }                                                                                                                  \
     TAPER_KERNEL(embedding_forward_##name, 256)                                                                        \
     KERNEL(256)                                                                                                        \

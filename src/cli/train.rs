@@ -6,26 +6,29 @@ use std::sync::atomic::AtomicBool;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::checkpoint::{ModelFolder, read_model_folder};
+use crate::checkpoint::{ModelFolder, adapter};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
 use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
 use crate::cli::{card_facts, eval_task, models};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::data::config::DataFormat;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::info::CpuInfo;
 use crate::device::{Device, gpu, peak};
 use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
-use crate::model::Gpt;
+use crate::hub;
+use crate::model::lora::Lora;
+use crate::model::{Gpt, ModelConfig};
 use crate::optim::Hyper;
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
 use crate::train::run::{EVENTS, RunFolder};
 use crate::train::source::{self, Streams};
-use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
+use crate::train::{self, Findings, Job, Trainer, batch, chat, lanes, save};
 
 /// Arguments of `taper train`.
 #[derive(Debug, clap::Args)]
@@ -100,7 +103,8 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
 
-    let init = config.model.init_from.as_ref().map(|from| read_model_folder(&models::locate(from)?)).transpose()?;
+    let init_from = config.model.init_from.as_ref().map(|from| models::locate(from)).transpose()?;
+    let init = init_from.as_ref().map(|folder| models::read(folder)).transpose()?;
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
@@ -108,20 +112,72 @@ pub fn run(args: Args) -> Result<()> {
         .and_then(|section| source::tokenizer(&run, &section, &config.data, &models::data_section, &|note| say(note)))
         .context(|| "preparing the tokenizer".into())?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
-    let model = Gpt::new(shape)?;
+    let lora = adapters(&config, &shape, init_from.as_deref())?;
+    let model = Gpt::with_adapters(shape, lora)?;
     resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state))?;
-    let streams = {
+    let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some());
+    let (streams, tokenizer) = if config.data.format == DataFormat::Chat {
+        conversations(&run, &config, tokenizer, init_from.as_deref(), model.config(), goes_on)?
+    } else {
         let bar = PrepareBar::new();
-        let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some());
-        source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)?
+        let streams =
+            source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)?;
+        (streams, tokenizer)
     };
     if let Some((state, _)) = &found {
         check_same_run(&run, &config, state)?;
     }
     folder.write("config.toml", &config.to_toml())?;
     folder.write_environment(device, precision.name(), rayon::current_num_threads())?;
-    let ready = Ready { run, config, model, tokenizer, streams, init, device };
+    let ready = Ready { run, config, model, tokenizer, streams, init, init_from, device };
     train(ready, args.engine, found)
+}
+
+/// The adapters that the config asks for.
+fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&Path>) -> Result<Option<Lora>> {
+    if config.lora.rank.is_none() {
+        return Ok(None);
+    }
+    if let Some(folder) = init_from.filter(|folder| adapter::is_adapter(folder)) {
+        return Err(Error::usage(format!(
+            "model.init_from {} is itself an adapter, and lora.rank asks for another; merge it first (taper model export \
+             --merge), or train all parameters",
+            folder.display()
+        )));
+    }
+    let family = adapter::family(shape).ok_or_else(|| {
+        Error::usage(
+            "lora.rank: adapters are laid out as peft's, for models that transformers has (GPT-2's and Llama's shape); this \
+             model is neither",
+        )
+    })?;
+    config.lora.resolve(family)
+}
+
+/// The data of a run on conversations, and the tokenizer with their template.
+fn conversations(
+    run: &Path,
+    config: &Config,
+    tokenizer: Tokenizer,
+    init_from: Option<&Path>,
+    model: &ModelConfig,
+    goes_on: bool,
+) -> Result<(Streams, Tokenizer)> {
+    if tokenizer.vocab_size() > model.vocab_size {
+        return Err(Error::usage(format!(
+            "the tokenizer has {} ids, and the model's vocabulary only {}",
+            tokenizer.vocab_size(),
+            model.vocab_size
+        )));
+    }
+    let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, goes_on)?;
+    say(&from);
+    let shuffle = config.data.shuffle.then(|| config.run.seed_data());
+    let packing = chat::Packing { context_length: model.context_length, shuffle };
+    let with = (&template, &tokenizer);
+    let streams = chat::streams(run, &config.data, with, packing, goes_on, &models::data_section)?;
+    let tokenizer = tokenizer.with_chat_template(template.source());
+    Ok((streams, tokenizer))
 }
 
 /// Everything resolved, before the first step.
@@ -132,6 +188,7 @@ pub(super) struct Ready {
     pub tokenizer: Tokenizer,
     pub streams: Streams,
     pub init: Option<ModelFolder>,
+    pub init_from: Option<PathBuf>,
     pub device: Device,
 }
 
@@ -141,14 +198,14 @@ impl Ready {
         match &self.init {
             Some(folder) => {
                 let values = folder.params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice()));
-                self.model.with_values(values)
+                self.model.with_base(values, self.config.run.seed_init())
             }
             None => self.model.initialise(self.config.run.seed_init()),
         }
     }
 
-    fn engine(&self, which: Engine) -> Result<Box<dyn train::Engine + '_>> {
-        let (config, params) = (&self.config, self.initial()?);
+    fn engine(&self, which: Engine, params: Params) -> Result<Box<dyn train::Engine + '_>> {
+        let config = &self.config;
         let hyper = Hyper {
             beta1: config.optimizer.beta1,
             beta2: config.optimizer.beta2,
@@ -168,8 +225,32 @@ impl Ready {
                     }
                 }
             }
+            Engine::Reference if config.data.format == DataFormat::Chat => {
+                return Err(Error::usage(
+                    "--engine reference trains on running text; data.format = \"chat\" needs the native engine",
+                ));
+            }
+            Engine::Reference if self.model.lora().is_some() => {
+                return Err(Error::usage(
+                    "--engine reference trains all parameters; lora.rank needs the native engine",
+                ));
+            }
             Engine::Reference => Box::new(OnCandle::new(&self.model, params, hyper)?),
         })
+    }
+
+    /// What adapters correct.
+    fn base(&self, params: &Params) -> Result<Option<save::Base>> {
+        let (Some(folder), Some(name), Some(_)) = (&self.init_from, &self.config.model.init_from, self.model.lora())
+        else {
+            return Ok(None);
+        };
+        let name = match hub::names_hub(name) {
+            true => name.clone(),
+            // The folder must be found from wherever the adapters are opened.
+            false => std::path::absolute(folder).map_err(Error::io("find", folder))?.to_string_lossy().into_owned(),
+        };
+        Ok(Some(save::Base::new(name, params)))
     }
 
     /// The number format of matrix products and activations.
@@ -249,6 +330,7 @@ fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<
     batch::Memory {
         model: model.config(),
         parameters: model.layout().parameters(),
+        trained: model.layout().trained_infos().map(|(info, _)| info.len()).sum(),
         recompute: config.train.recompute,
         gpu: (device != Device::Cpu).then_some(dtype),
     }
@@ -285,10 +367,12 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
         let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
         format!("{} {} -> {}", difference.key, value(&difference.before), value(&difference.after))
     };
-    let fixed = |key: &str| ["model.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
+    let fixed = |key: &str| ["model.", "lora.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
     let barred: Vec<String> = changed
         .iter()
-        .filter(|difference| fixed(&difference.key) && difference.key != "model.dropout")
+        .filter(|difference| {
+            fixed(&difference.key) && !["model.dropout", "lora.dropout"].contains(&difference.key.as_str())
+        })
         .map(describe)
         .collect();
     if !barred.is_empty() {
@@ -298,6 +382,10 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
             run.display(),
             barred.join(", ")
         )));
+    }
+    if changed.is_empty() {
+        // Keys that this version has and the run's did not, at what they stand for.
+        return Ok(());
     }
     let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
     say(&format!(
@@ -326,6 +414,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let log = if found.is_some() { EventWriter::append_to(&log_path)? } else { EventWriter::create(&log_path)? };
     let card = |state: &TrainingState, findings: Findings<'_>| card_facts::card(&ready, state, findings);
     let tasks = eval_task::load_all(&config.eval, &ready.tokenizer, ready.model.config())?;
+    let params = ready.initial()?;
     let job = Job {
         folder: &ready.run,
         run: &config.run,
@@ -346,6 +435,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         max_steps,
         config_hash: config.hash(),
         hardware: ready.device.hardware_kind()?,
+        base: ready.base(&params)?,
         card: &card,
         peak_flops: peak_flops(ready.device, ready.precision()),
     };
@@ -354,7 +444,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
     let mut pusher = Pusher::new(&config.push, &ready.run);
-    let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
+    let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine, params)?, log)?;
     if let Some((state, arena)) = found {
         trainer.restore(state, &arena)?;
     }

@@ -8,7 +8,10 @@
 //! pieces are cut where the tokenizer cannot see the cut, shards are the same bytes whatever the thread count or the
 //! number of restarts, and the order of sequences is a function of (seed, epoch, position) with no state to save.
 
+pub mod chat;
 pub mod config;
+pub mod conversation;
+pub mod conversation_store;
 pub mod corpus;
 pub mod inputs;
 pub mod inspect;
@@ -16,6 +19,7 @@ mod journal;
 pub mod jsonl;
 pub mod loader;
 pub mod manifest;
+pub mod packed;
 mod parquet;
 pub mod pieces;
 pub mod prepare;
@@ -26,11 +30,13 @@ pub mod stream;
 pub mod text;
 pub mod tokenizer;
 
+pub use conversation::Conversations;
 pub use corpus::{CARGO_SOURCES, Corpus};
 pub use inputs::{Remote, Source};
 pub use inspect::{Inspection, inspect};
-pub use loader::{Loader, Window, eval_windows};
+pub use loader::{Loader, Sequences, Window, eval_windows};
 pub use manifest::Manifest;
+pub use packed::{IGNORE, Packed, Rows};
 pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
 pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};

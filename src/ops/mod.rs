@@ -13,6 +13,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod classifier;
+pub mod documents;
 pub mod dropout;
 pub mod embedding;
 pub mod gelu;
@@ -22,6 +23,7 @@ pub mod lanes;
 pub mod launch;
 pub mod layernorm;
 pub mod linear;
+pub mod low_rank;
 pub mod matmul;
 pub mod reduce;
 pub mod relu2;

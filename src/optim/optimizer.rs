@@ -66,7 +66,7 @@ pub struct Outcome {
     pub norm_clipped: f32,
 }
 
-/// AdamW with its moments: two flat f32 buffers in the arena's layout.
+/// AdamW with its moments: two flat f32 buffers in the layout of the gradients.
 #[derive(Debug)]
 pub struct Optimizer {
     hyper: Hyper,
@@ -81,7 +81,7 @@ impl Optimizer {
     /// # Errors
     /// If memory cannot be had.
     pub fn new(hyper: Hyper, params: &Params) -> Result<Optimizer> {
-        let (device, len) = (params.flat().device(), params.layout().len());
+        let (device, len) = (params.flat().device(), params.layout().trained());
         let zeros = || Tensor::zeros(device, DType::F32, &[len]);
         Ok(Optimizer { hyper, m: zeros()?, v: zeros()?, t: 0 })
     }
@@ -91,7 +91,7 @@ impl Optimizer {
         (&self.m, &self.v, self.t)
     }
 
-    /// Puts back what [`Optimizer::state`] gave; the slices have the arena's length.
+    /// Puts back what [`Optimizer::state`] gave; the slices have the length of the gradients.
     ///
     /// # Panics
     /// If the lengths differ.

@@ -8,14 +8,13 @@ mod rollback;
 mod steps;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::{Keep, Store};
 use crate::data::tokenizer::Tokenizer;
-use crate::data::{Loader, TokenStream};
+use crate::data::{Loader, Sequences};
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
@@ -27,7 +26,7 @@ use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
-use crate::train::save::{Card, Snapshot, save};
+use crate::train::save::{self, Card, Snapshot};
 use crate::train::spike::SpikeWatch;
 use steps::StartedStep;
 
@@ -67,12 +66,12 @@ pub struct Job<'a> {
     pub sample: &'a crate::sample::config::SampleConfig,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Training tokens.
-    pub data: Arc<TokenStream>,
+    /// What is trained on.
+    pub data: Sequences,
     /// Whether sequences are shuffled.
     pub shuffle: bool,
-    /// Validation tokens.
-    pub val: Option<&'a TokenStream>,
+    /// What is held out for validation.
+    pub val: Option<&'a Sequences>,
     /// Benchmarks.
     pub tasks: &'a [Task],
     /// Sequences of one pass.
@@ -85,6 +84,8 @@ pub struct Job<'a> {
     pub config_hash: String,
     /// The hardware kind.
     pub hardware: String,
+    /// With adapters: what they correct.
+    pub base: Option<save::Base>,
     /// The model card of a checkpoint, from the state at that time and its validation.
     pub card: &'a CardWriter<'a>,
     /// What the device could do at most, in FLOP/s of the precision, where that is known.
@@ -148,6 +149,7 @@ impl<'a> Trainer<'a> {
             config_hash: job.config_hash.clone(),
             tokenizer_hash: job.tokenizer.hash().to_string(),
             hardware: job.hardware.clone(),
+            base_hash: job.base.as_ref().map(|base| base.hash.clone()),
         };
         let spikes = SpikeWatch::new(job.stability.spike_window, job.stability.spike_threshold.value(), &[]);
         Ok(Trainer {
@@ -175,6 +177,12 @@ impl<'a> Trainer<'a> {
     pub fn restore(&mut self, state: TrainingState, arena: &ArenaData) -> Result<()> {
         if state.tokenizer_hash != self.state.tokenizer_hash {
             return Err(Error::usage("the checkpoint was made with another tokenizer than the config's"));
+        }
+        if state.base_hash != self.state.base_hash {
+            return Err(Error::usage(
+                "the checkpoint's adapters correct another model than the one in model.init_from; put that one back, or start \
+                 a new run",
+            ));
         }
         let scale = state.loss_scale.map(|(loss_scale, good_steps)| ScaleState { loss_scale, good_steps });
         self.engine.restore(arena, state.updates, scale)?;
@@ -377,10 +385,11 @@ impl<'a> Trainer<'a> {
             params: &self.engine.params().to_device(Device::Cpu, DType::F32)?,
             moments: [&moments.m, &moments.v],
             tokenizer: self.job.tokenizer,
+            base: self.job.base.as_ref(),
             state: &self.state,
             card: (self.job.card)(&self.state, findings)?,
         };
-        let path = save(&store, &snapshot, keep)?;
+        let path = save::save(&store, &snapshot, keep)?;
         self.record(self.saved())?;
         self.log.sync()?;
         let run = self.job.folder;

@@ -152,7 +152,7 @@ impl Driver for Emulated {
     }
 
     fn multiply(&self, product: &Product) -> Result<()> {
-        let Product { a, b, c, beta, bias } = *product;
+        let Product { a, b, c, alpha, beta, bias } = *product;
         let ((m, k), (inner, n)) = (a.extent(), b.extent());
         let shapes = format!("{a:?} times {b:?} into {c:?}");
         assert!(k == inner && (m, n) == (c.rows, c.cols) && !c.transposed, "{shapes}");
@@ -163,7 +163,7 @@ impl Driver for Emulated {
             if of.transposed { mat.t() } else { mat }
         };
         let mut sum = vec![0.0; m * n];
-        gemm(MatMut::new(&mut sum, m, n), Into::Set, 1.0, mat(&left, &a), mat(&right, &b), Threads::All);
+        gemm(MatMut::new(&mut sum, m, n), Into::Set, alpha, mat(&left, &a), mat(&right, &b), Threads::All);
         if beta != 0.0 {
             sum.iter_mut().zip(self.read(&c)?).for_each(|(sum, old)| *sum += beta * old);
         }

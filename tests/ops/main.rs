@@ -10,6 +10,7 @@ mod gelu;
 mod gradnorm;
 mod layernorm;
 mod linear;
+mod low_rank;
 mod oracle;
 mod relu2;
 mod residual;

@@ -92,7 +92,7 @@ impl Blas {
 
     /// Starts a product.
     pub fn multiply(&self, product: &Product) -> Result<()> {
-        let Product { a, b, c, beta, bias } = *product;
+        let Product { a, b, c, alpha, beta, bias } = *product;
         let failed = |error: lt::CublasError| {
             let ((m, k), n) = (a.extent(), c.cols);
             Error::Device(format!("a matrix product of {m} x {k} by {k} x {n} ({:?}) failed: {error}", a.dtype))
@@ -115,7 +115,7 @@ impl Blas {
             )
             .map_err(failed)?;
         }
-        let (alpha, [right, left, out]) = (1.0f32, plan.layouts);
+        let [right, left, out] = plan.layouts;
         // SAFETY: descriptors and handle are live, the matrices are as large as their layouts say, the workspace is ours,
         // and work on the one stream is in order, so that products may share it.
         unsafe {
@@ -196,7 +196,7 @@ impl Blas {
 }
 
 fn shape_of(product: &Product) -> Shape {
-    let Product { a, b, c, beta, bias } = *product;
+    let Product { a, b, c, beta, bias, .. } = *product;
     let ((m, k), n) = (a.extent(), c.cols);
     let alignment = |address: u64| 1 << address.trailing_zeros().min(4);
     let bias_alignment = bias.map_or(16, alignment);

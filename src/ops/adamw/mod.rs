@@ -42,7 +42,8 @@ pub(crate) struct Factors {
     pub sqrt_correction2: f32,
 }
 
-/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the arena's layout. On a GPU it
+/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the layout of the
+/// gradients. On a GPU it
 /// is [`cuda::update`].
 pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
     let correction1 = 1.0 - math::powi(with.beta1, with.t);
@@ -58,11 +59,10 @@ pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Ten
         sqrt_correction2: correction2.sqrt() as f32,
     };
     let layout = params.layout().clone();
-    for info in layout.infos() {
+    for (info, trained) in layout.trained_infos() {
         let keep = if info.decays() { (1.0 - with.lr * with.weight_decay) as f32 } else { 1.0 };
-        let range = info.range();
-        let p = &mut params.flat_mut().f32_mut()[range.clone()];
-        let (m, v) = (&mut m.f32_mut()[range.clone()], &mut v.f32_mut()[range.clone()]);
-        cpu::update(p, m, v, &grads.flat().f32()[range], keep, factors);
+        let p = &mut params.flat_mut().f32_mut()[info.range()];
+        let (m, v) = (&mut m.f32_mut()[trained.clone()], &mut v.f32_mut()[trained.clone()]);
+        cpu::update(p, m, v, &grads.flat().f32()[trained], keep, factors);
     }
 }

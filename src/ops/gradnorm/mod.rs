@@ -28,7 +28,7 @@ pub fn gradnorm(grads: &Gradients, scale: f32) -> GradNorm {
     if norm.is_finite() {
         return GradNorm::Finite(norm);
     }
-    match cpu::first_nonfinite(flat.f32()).and_then(|index| grads.layout().owner(index)) {
+    match cpu::first_nonfinite(flat.f32()).and_then(|index| grads.layout().owner(index + grads.layout().frozen())) {
         Some(id) => GradNorm::NonFinite(id),
         None => GradNorm::Overflow,
     }

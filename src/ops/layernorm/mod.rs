@@ -53,7 +53,8 @@ impl Backward for LayerNorm {
             // One pass also adds what has already come back along the residual stream.
             let so_far = context.take(self.x.id());
             let grads = context.grads();
-            let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
+            let dw = grads.wanted_address(self.weight);
+            let db = self.bias.and_then(|bias| grads.wanted_address(bias));
             let (x, stats) = (self.x.value(), &[&self.mean, &self.rstd]);
             let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
             let dx = cuda::backward(gpu, &saved, (dw, db))?;
@@ -62,9 +63,11 @@ impl Backward for LayerNorm {
         let mut d = d.into_sole()?;
         let stats = (self.mean.f32(), self.rstd.f32());
         let partial = cpu::backward(d.f32_mut(), stats, self.x.value().f32(), w.f32());
-        cpu::add_partial(context.grads().of_mut(self.weight), &partial, 0);
-        if let Some(bias) = self.bias {
-            cpu::add_partial(context.grads().of_mut(bias), &partial, 1);
+        if let Some(dw) = context.grads().wanted(self.weight) {
+            cpu::add_partial(dw, &partial, 0);
+        }
+        if let Some(db) = self.bias.and_then(|bias| context.grads().wanted(bias)) {
+            cpu::add_partial(db, &partial, 1);
         }
         context.add(self.x.id(), d)
     }

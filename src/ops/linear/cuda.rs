@@ -23,14 +23,14 @@ pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, b: Option<&Ten
     gpu.driver().multiply(&Product { bias: b.map(Tensor::address), ..product })
 }
 
-/// Writes `dx`, and adds to the gradients at the device addresses `dw` and `db`; see [`super::cpu`].
+/// Writes `dx`, and adds to the gradients at the device addresses `dw` and `db` that are wanted; see [`super::cpu`].
 ///
 /// # Errors
 /// If memory or the device fails.
 pub fn backward(
     gpu: &'static Gpu,
     dx: &mut Tensor,
-    (dw, db): (u64, Option<u64>),
+    (dw, db): (Option<u64>, Option<u64>),
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -41,8 +41,10 @@ pub fn backward(
     let (input, gradient) = (matrix(x.address(), x), matrix(dy.address(), dy));
     let out = matrix(dx.address_mut(), dx);
     gpu.driver().multiply(&Product::set(out, gradient, matrix(w.address(), w)))?;
-    let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
-    gpu.driver().multiply(&Product::add(sum, gradient.t(), input))?;
+    if let Some(dw) = dw {
+        let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
+        gpu.driver().multiply(&Product::add(sum, gradient.t(), input))?;
+    }
     match db {
         Some(db) => reduce::add_columns(gpu, db, dy),
         None => Ok(()),

@@ -43,14 +43,18 @@ impl Backward for RmsNorm {
         if let Some(gpu) = d.gpu() {
             // One pass also adds what has already come back along the residual stream.
             let so_far = context.take(self.x.id());
-            let dw = context.grads().address_mut(self.weight);
+            let dw = context.grads().wanted_address(self.weight);
             let (x, stats) = (self.x.value(), &[&self.rstd]);
             let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x, w: &w, stats };
             let dx = cuda::backward(gpu, &saved, dw)?;
             return context.add(self.x.id(), dx);
         }
         let mut d = d.into_sole()?;
-        let dw = context.grads().of_mut(self.weight);
+        let mut unwanted = Vec::new();
+        let dw = context.grads().wanted(self.weight).unwrap_or_else(|| {
+            unwanted.resize(w.len(), 0.0);
+            &mut unwanted
+        });
         cpu::backward(d.f32_mut(), dw, self.rstd.f32(), self.x.value().f32(), w.f32());
         context.add(self.x.id(), d)
     }

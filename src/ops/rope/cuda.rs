@@ -5,6 +5,7 @@ use super::{Heads, RopeTable};
 use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
+use crate::ops::documents::Documents;
 use crate::tensor::Tensor;
 
 const THREADS: usize = 256;
@@ -18,7 +19,7 @@ pub fn rotate(
     y: &mut Tensor,
     heads: Heads,
     table: &RopeTable,
-    first_position: usize,
+    (first_position, documents): (usize, Option<&Documents>),
     turn: Turn,
 ) -> Result<()> {
     let (_, time) = heads.batch_and_time(y.shape());
@@ -39,6 +40,7 @@ pub fn rotate(
         Arg::U32(heads.head_dim as u32),
         Arg::U32(first_position as u32),
         Arg::F32(direction),
+        Arg::Pointer(documents.map_or(0, |documents| documents.tensor().address())),
     ];
     let packs = rows * rotated * (heads.head_dim / 2).div_ceil(16 / y.dtype().size());
     let geometry = Geometry::linear(packs.div_ceil(THREADS), THREADS);

@@ -37,7 +37,7 @@ impl Engine for Native<'_> {
             micro_step(self.model, &self.params, grads, batch, micro, &pass)?.sum()
         });
         let (sum, grads) = summed?;
-        let loss = sum / batch.tokens() as f64;
+        let loss = sum / batch.targets() as f64;
         let outcome = self.optimizer.step(&mut self.params, grads.get(), loss, lr);
         self.finished.push((loss, outcome));
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::error::Result;
-use crate::eval::evaluate;
+use crate::eval::evaluate_sequences;
 use crate::eval::tasks::Metric;
 use crate::events::{self, Event};
 
@@ -35,7 +35,7 @@ impl Trainer<'_> {
 
     fn validate(&mut self, batch: usize) -> Result<()> {
         let Some(val) = self.job.val else { return Ok(()) };
-        let found = evaluate(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch, &mut |_, _| {})?;
+        let found = evaluate_sequences(self.model, self.engine.params(), val, self.job.eval.max_tokens, batch)?;
         let loss = found.loss();
         self.last_val = Some((self.state.step, found));
         let (step, tokens) = (self.state.step, self.state.tokens);
