@@ -1,8 +1,9 @@
 // Token and position embedding, and their gradients without atomics. Definition: src/ops/embedding/cpu.rs.
 //
-// embedding_forward_T(out, tokens, wte, wpe, rows, time, first_position, width, pasts)
+// embedding_forward_T(out, tokens, wte, wpe, rows, time, first_position, width, pasts, begins)
 //   out [N, C] = wte[tokens[i]] + wpe[first_position + i % time]; `wpe` may be null. tokens u32 [N] are below the vocabulary.
 //   Where `pasts` u32 [N / time] is not null, each sequence has its own first position there (past_of in reduce.cuh).
+//   begins u32 [N], unless null: where in its sequence the document of row i begins, from which its position counts.
 //   Grid ceil(N ceil(C / W) / 256), block 256, W elements in 16 bytes. Bytes: 2 C elements a row (3 C with positions, whose
 //   rows stay in the caches), and 4 for the token.
 //
@@ -28,7 +29,7 @@
 
 template <class T>
 DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* wpe, u32 rows, u32 time,
-                              u32 first_position, u32 width, const u32* pasts) {
+                              u32 first_position, u32 width, const u32* pasts, const u32* begins) {
     constexpr int N = Pack<T>::N;
     u32 packs = (width + N - 1) / N, p = blockIdx.x * blockDim.x + threadIdx.x;
     u32 row = p / packs, column = p % packs * N;
@@ -39,8 +40,7 @@ DEVICE void embedding_forward(T* out, const u32* tokens, const T* wte, const T* 
         float x[N], y[N];
         load_values(x, wte + u64(tokens[row]) * width + column, wide, valid);
         if (wpe != nullptr) {
-            u32 first = past_of(pasts, row / time, first_position);
-            u32 position = first == ABSENT ? 0 : first + row % time;
+            u32 position = position_of(pasts, begins, row, time, first_position);
             load_values(y, wpe + u64(position) * width + column, wide, valid);
 #pragma unroll
             for (int j = 0; j < N; j++) x[j] += y[j];
@@ -129,8 +129,8 @@ TAPER_KERNEL(embedding_backward_owners, 256)
 #define INSTANCES(T, name)                                                                                             \
     KERNEL(256)                                                                                                        \
     embedding_forward_##name(T* out, const u32* tokens, const T* wte, const T* wpe, u32 rows, u32 time,                \
-                             u32 first_position, u32 width, const u32* pasts) {                                        \
-        embedding_forward(out, tokens, wte, wpe, rows, time, first_position, width, pasts);                            \
+                             u32 first_position, u32 width, const u32* pasts, const u32* begins) {                     \
+        embedding_forward(out, tokens, wte, wpe, rows, time, first_position, width, pasts, begins);                    \
     }                                                                                                                  \
     TAPER_KERNEL(embedding_forward_##name, 256)                                                                        \
     KERNEL(256)                                                                                                        \

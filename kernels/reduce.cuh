@@ -10,6 +10,14 @@
 #define ABSENT 0xffffffffu
 DEVICE u32 past_of(const u32* pasts, u32 b, u32 past) { return pasts == nullptr ? past : pasts[b]; }
 
+// The position of row `row` of sequences of `time` new tokens: counted from the sequence's first one, or, where `begins` u32
+// [rows] is not null, from where the row's document begins in its sequence.
+DEVICE u32 position_of(const u32* pasts, const u32* begins, u32 row, u32 time, u32 past) {
+    u32 first = past_of(pasts, row / time, past);
+    if (first == ABSENT) return 0;
+    return first + row % time - (begins == nullptr ? 0 : begins[row]);
+}
+
 // The place of a thread in a one-dimensional block. Blocks are multiples of whole warps.
 DEVICE u32 lane_id() { return threadIdx.x % WARP; }
 DEVICE u32 warp_id() { return threadIdx.x / WARP; }

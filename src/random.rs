@@ -84,6 +84,18 @@ pub fn fill_normal(seed: u64, purpose: Purpose, name: &str, first: u64, out: &mu
     }
 }
 
+/// Uniform numbers in (0, 1) for the elements of the thing called `name`: element `i` depends on `(seed, purpose, name, i)` alone.
+pub fn fill_uniform(seed: u64, purpose: Purpose, name: &str, out: &mut [f32]) {
+    let (key, hash) = (key(seed, purpose), name_hash(name));
+    for (block, values) in out.chunks_mut(4).enumerate() {
+        let bits = philox([block as u32, ((block as u64) >> 32) as u32, hash as u32, (hash >> 32) as u32], key);
+        for (value, bits) in values.iter_mut().zip(bits) {
+            // 23 bits and the half that keeps them from the ends fit an f32 exactly.
+            *value = ((f64::from(bits >> 9) + 0.5) / 8_388_608.0) as f32;
+        }
+    }
+}
+
 /// A uniform number in (0, 1) for the place `(a, b)`.
 pub fn uniform(seed: u64, purpose: Purpose, a: u64, b: u64) -> f64 {
     let bits = philox([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32], key(seed, purpose));
@@ -233,6 +245,19 @@ mod tests {
         }
         let chi2: f64 = counts.iter().map(|&c| (f64::from(c) - 1000.0).powi(2) / 1000.0).sum();
         assert!(chi2 < 37.7, "chi-square {chi2}: {counts:?}");
+    }
+
+    #[test]
+    fn uniform_numbers_fill_the_interval_and_depend_on_the_name() {
+        let mut x = vec![0.0; 100_001];
+        fill_uniform(1, Purpose::Init, "a", &mut x);
+        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|&v| (f64::from(v) - 0.5).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!((mean - 0.5).abs() < 0.005 && (variance - 1.0 / 12.0).abs() < 0.002, "{mean} {variance}");
+        assert!(x.iter().all(|&v| v > 0.0 && v < 1.0));
+        let mut other = vec![0.0; 7];
+        fill_uniform(1, Purpose::Init, "b", &mut other);
+        assert_ne!(other, x[..7]);
     }
 
     #[test]

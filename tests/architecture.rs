@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("optim", &["error", "math", "setting", "device", "tensor", "tape", "ops"]),
     ("data", &["error", "random", "setting"]),
     ("card", &["error"]),
-    ("eval", &["error", "math", "setting", "tensor", "tape", "model", "data"]),
+    ("eval", &["error", "math", "setting", "tensor", "tape", "ops::documents", "model", "data"]),
     ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "nn", "model"]),
     ("sample", &["error", "math", "random", "setting", "tensor", "tape", "ops", "nn", "model", "data", "decode"]),
     ("serve", &["error", "data", "decode", "sample"]),
@@ -45,6 +45,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tensor",
             "events",
             "tape",
+            "ops::classifier",
+            "ops::documents",
             "nn",
             "model",
             "reference",
@@ -64,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
             "setting",
             "model::config",
+            "model::lora",
             "model::section",
             "optim::config",
             "data::config",
@@ -102,10 +105,10 @@ const AIM: usize = 400;
 const LIBRARY_OPERATORS: &[&str] = &["matmul"];
 
 /// What stands among the operators without being one.
-const OPERATOR_HELPERS: &[&str] = &["mod", "heads", "lanes", "launch", "reduce"];
+const OPERATOR_HELPERS: &[&str] = &["mod", "documents", "heads", "lanes", "launch", "reduce"];
 
 /// Operators whose kernels are not in a file of their own stem: attention needs several, and of a linear layer only the bias
-/// is ours, the products are cuBLASLt's.
+/// is ours, the products are cuBLASLt's; a low-rank correction is nothing but products.
 const KERNELS_ELSEWHERE: &[(&str, &[&str])] = &[
     (
         "attention",
@@ -118,6 +121,7 @@ const KERNELS_ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     ("linear", &["bias"]),
+    ("low_rank", &[]),
 ];
 /// Kernels that serve several operators, or tensors.
 const SHARED_KERNELS: &[&str] = &["cast", "reduce"];

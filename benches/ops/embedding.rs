@@ -12,6 +12,6 @@ pub fn bench(c: &mut criterion::Criterion) {
     let tokens = Tensor::from_u32(&ids, &[B, T]).expect("a host tensor");
     let moved = Moved { forward: 3 * n, backward: 3 * n };
     operator::bench(c, "embedding", &[], &[&[vocabulary, C], &[T, C]], moved, |tape, _, params| {
-        embedding(tape, &tokens, params[0], Some(params[1]), 0)
+        embedding(tape, &tokens, params[0], Some(params[1]), 0, None)
     });
 }

@@ -13,6 +13,7 @@ mod gelu;
 mod gradnorm;
 mod layernorm;
 mod linear;
+mod low_rank;
 mod operator;
 mod relu2;
 mod residual;
@@ -32,6 +33,7 @@ criterion::criterion_group!(
     gradnorm::bench,
     layernorm::bench,
     linear::bench,
+    low_rank::bench,
     relu2::bench,
     residual::bench,
     rmsnorm::bench,

@@ -4,13 +4,14 @@
 //! which rows of which of our parameters it holds and whether it is transposed. Writing walks the table one way, reading
 //! the other, so the two cannot drift apart. `gpt2` and `llama` state the tables and the keys of config.json; `write` and
 //! `folder` do the work; `safetensors_io` is the file format. `convert` changes a model that was read; `gguf` and `llmc`
-//! are the formats of llama.cpp and llm.c.
+//! are the formats of llama.cpp and llm.c; `adapter` is that of `peft`.
 //!
 //! What is unusual: every config.json we write also holds our exact [`ModelConfig`] under the key `taper`, which
 //! transformers ignores and keeps. It brings back what the Hugging Face keys cannot say (that a bias is absent, where the
 //! file has zeros). It is believed only as far as the other keys and the weights bear it out, since a folder may have been
 //! loaded, changed and saved again by transformers.
 
+pub mod adapter;
 pub mod config;
 pub mod convert;
 mod folder;

@@ -58,6 +58,9 @@ pub struct TrainingState {
     pub tokenizer_hash: String,
     /// Hardware kind that wrote it: the same kind goes on with the same bits.
     pub hardware: String,
+    /// With adapters: the XXH3 of the weights that they correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_hash: Option<String>,
 }
 
 impl TrainingState {
@@ -73,7 +76,7 @@ struct StateFile {
     files: BTreeMap<String, String>,
 }
 
-/// The flat buffers, in arena layout.
+/// The flat buffers, in arena layout, of the parameters that are trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArenaData {
     /// fp32 master weights.
@@ -258,6 +261,7 @@ mod tests {
             config_hash: "c".into(),
             tokenizer_hash: "t".into(),
             hardware: "cpu".into(),
+            base_hash: Some("b".into()),
         }
     }
 

@@ -91,7 +91,7 @@ fn measure(gpu: &'static Gpu) -> Result<Vec<Row>> {
     let flops = |forward: usize, both: usize| (Limit::Flops, forward as f64, both as f64);
     let x: &[usize] = &[B, T, C];
     op(gpu, &mut rows, "embedding", &[], &[&[V, C], &[T, C]], bytes(2 * N * C, 5 * N * C), &|tape, _, p| {
-        embedding::embedding(tape, &tokens, p[0], Some(p[1]), 0)
+        embedding::embedding(tape, &tokens, p[0], Some(p[1]), 0, None)
     })?;
     op(gpu, &mut rows, "layernorm", &[x], &[&[C], &[C]], bytes(2 * N * C, 5 * N * C), &|tape, v, p| {
         layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
@@ -114,7 +114,7 @@ fn measure(gpu: &'static Gpu) -> Result<Vec<Row>> {
         // Useful work: two products forward and five backward, of the causal half.
         let pairs = B * C * (T * (T + 1) / 2);
         op(gpu, &mut rows, name, &[&[B, T, 3 * C]], &[], flops(4 * pairs, 14 * pairs), &|tape, v, _| {
-            attention(tape, &v[0], heads, None)
+            attention(tape, &v[0], heads, None, None)
         })?;
     }
     op(gpu, &mut rows, "classifier", &[x], &[&[V, C]], flops(2 * N * C * V, 6 * N * C * V), &|tape, v, p| {

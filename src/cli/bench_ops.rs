@@ -58,7 +58,7 @@ fn measure() -> Result<Vec<Row>> {
     let x: &[usize] = &[B, T, C];
     let pairs = B * 12 * (T * (T + 1) / 2) * 64;
     op(&mut rows, "embedding", &[], &[&[V, C]], bytes(2 * N * C, 5 * N * C), &|tape, _, p| {
-        embedding::embedding(tape, &tokens, p[0], None, 0)
+        embedding::embedding(tape, &tokens, p[0], None, 0, None)
     })?;
     op(&mut rows, "layernorm", &[x], &[&[C], &[C]], bytes(2 * N * C, 5 * N * C), &|tape, v, p| {
         layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
@@ -73,7 +73,7 @@ fn measure() -> Result<Vec<Row>> {
         residual::residual(tape, &v[0], v[1].clone())
     })?;
     op(&mut rows, "attention", &[&[B, T, 3 * C]], &[], flops(4 * pairs, 14 * pairs), &|tape, v, _| {
-        attention(tape, &v[0], heads, None)
+        attention(tape, &v[0], heads, None, None)
     })?;
     op(&mut rows, "classifier", &[x], &[&[V, C]], flops(2 * N * C * V, 6 * N * C * V), &|tape, v, p| {
         Ok(classifier(tape, &v[0], p[0], &ids, Scale { by: 1.0, loss_scale: None })?.root)

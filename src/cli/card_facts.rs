@@ -11,6 +11,7 @@ use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, 
 use crate::checkpoint::Layout;
 use crate::checkpoint::state::TrainingState;
 use crate::config::Config;
+use crate::data::config::DataFormat;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
@@ -51,7 +52,10 @@ pub(super) fn card(ready: &Ready, state: &TrainingState, findings: Findings<'_>)
 fn facts(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> CardFacts {
     let (config, model) = (&ready.config, ready.model.config());
     let evaluation = |found: &Evaluation| CardEvaluation {
-        data: "the validation split of the training data".into(),
+        data: match config.data.format {
+            DataFormat::Text => "the validation split of the training data".into(),
+            DataFormat::Chat => "the answers of the conversations held out for validation".into(),
+        },
         dataset: None,
         loss: found.loss(),
         standard_error: found.standard_error,
@@ -159,7 +163,11 @@ fn hyperparameters(config: &Config, ready: &Ready, state: &TrainingState) -> Vec
     let clip = config.stability.clip_norm.value().map_or("none".into(), |norm| format!("norm {norm}"));
     let context = ready.model.config().context_length;
     let batch = config.train.global_batch();
-    vec![
+    let lora = ready
+        .model
+        .lora()
+        .map(|lora| row("LoRA", format!("rank {}, alpha {}, on {}", lora.rank, lora.alpha, lora.targets.join(", "))));
+    let mut rows = vec![
         row(
             "optimizer",
             format!("AdamW, betas {} and {}, epsilon {}", optimizer.beta1, optimizer.beta2, optimizer.eps),
@@ -178,7 +186,9 @@ fn hyperparameters(config: &Config, ready: &Ready, state: &TrainingState) -> Vec
         row("gradient clipping", clip),
         row("global batch", format!("{batch} sequences ({} tokens)", batch * context)),
         row("micro-batch", format!("{} sequences", state.micro_batch)),
-    ]
+    ];
+    rows.extend(lora);
+    rows
 }
 
 /// Watts that a thread of a CPU is taken to draw, its share of the package and of memory included.

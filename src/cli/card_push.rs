@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use super::card_facts::{Recorded, card_sample, hash, of_model, task_results};
+use super::models;
 use crate::card::{CardFacts, CardPower, CardPrice, render, render_with};
-use crate::checkpoint::read_model_folder;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hub::Repo;
@@ -203,7 +203,7 @@ fn of_run(run: &report::Run, facts: &mut CardFacts) {
 
 /// What the model folder of another program tells.
 fn of_folder(folder: &Path) -> Result<CardFacts> {
-    let found = read_model_folder(folder)?;
+    let found = models::read(folder)?;
     let has = |name: &str| folder.join(name).is_file();
     Ok(CardFacts {
         has_tokenizer: has("tokenizer.json") || has("vocab.json") && has("merges.txt"),

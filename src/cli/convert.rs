@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::models::locate;
+use super::models::{self, locate};
+use crate::checkpoint::adapter;
 use crate::checkpoint::convert::{Biases, change_biases, crop_vocabulary};
 use crate::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use crate::checkpoint::llmc::{GPT2_VOCABULARY, read_llmc};
-use crate::checkpoint::{Layout, ModelFolder, Packing, WeightType, read_model_folder, write_model_folder_as};
+use crate::checkpoint::{Layout, ModelFolder, Packing, WeightType, write_model_folder_as};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -69,6 +70,9 @@ pub struct ExportArgs {
     /// Write the model without a tokenizer: it takes and gives token ids.
     #[arg(long)]
     no_tokenizer: bool,
+    /// Require that MODEL is a LoRA adapter, which is written merged into its base. (Adapters are merged in any case.)
+    #[arg(long)]
+    merge: bool,
 }
 
 /// Arguments of `taper model convert`.
@@ -149,7 +153,7 @@ impl Source {
                 None if own => Some(Tokenizer::from_file(&folder)?),
                 named => named,
             };
-            Source { model: read_model_folder(&folder)?, tokenizer, folder: Some(folder) }
+            Source { model: models::read(&folder)?, tokenizer, folder: Some(folder) }
         };
         source.model.notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(source)
@@ -236,6 +240,9 @@ fn plain(dtype: Dtype) -> Result<WeightType> {
 /// If the model cannot be read, the format does not fit it, or the file cannot be written.
 pub(super) fn export(args: &ExportArgs) -> Result<()> {
     refuse_existing(&args.out)?;
+    if args.merge && !adapter::is_adapter(&locate(&args.model)?) {
+        return Err(Error::usage(format!("--merge: {} is no adapter; leave the option out", args.model)));
+    }
     if args.format == Format::Hf {
         let weights = plain(args.dtype)?;
         let mut source = Source::read(&args.model, args.tokenizer.as_deref())?;

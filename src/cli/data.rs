@@ -11,6 +11,7 @@ use super::models::{self, data_inputs};
 use super::pull::Transfer;
 use super::{print_json, print_line};
 use crate::config::Config;
+use crate::data::config::DataFormat;
 use crate::data::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
     Inspection, Loader, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer,
@@ -376,6 +377,13 @@ fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
     let context_length = config.model.context_length.ok_or_else(|| {
         Error::data(&path, "model.context_length is not there; the config.toml of a run says every key of its model")
     })?;
+    if config.data.format == DataFormat::Chat {
+        return Err(Error::usage(format!(
+            "{} trains on conversations (data.format = \"chat\"), whose sequences are not windows of a text; this command shows \
+             text",
+            run.display()
+        )));
+    }
     let section = models::tokenizer_section(&config.tokenizer)?;
     let note = |note: &str| eprintln!("{note}");
     let tokenizer = source::tokenizer(run, &section, &config.data, &models::data_section, &note)?;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::convert::{self, appear};
-use super::models::locate;
+use super::models::{locate, read};
 use super::{print_json, print_line};
-use crate::checkpoint::{Layout, read_model_folder, write_model_folder};
+use crate::checkpoint::{Layout, write_model_folder};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
@@ -38,6 +38,7 @@ the parameters' names.")]
 Examples:
   taper model export runs/quickstart --format gguf --out quickstart.gguf --dtype f16
   taper model export runs/quickstart --format hf --out models/quickstart --dtype bf16
+  taper model export runs/chat_finetune --merge --format hf --out models/chat
 
 GGUF takes models of GPT-2's and Llama's shape (`taper model info` says which a model has) with a byte-level BPE tokenizer \
 that splits as GPT-2's does, or as SmolLM's, and the tokenizer of bytes. For others: --no-tokenizer.")]
@@ -96,7 +97,7 @@ fn info(args: &Info) -> Result<()> {
     let shape = if is_config {
         shape_of_config(path, &args.set)?
     } else if args.set.is_empty() {
-        let found = read_model_folder(&locate(&args.model)?)?;
+        let found = read(&locate(&args.model)?)?;
         found.notes.iter().for_each(|note| eprintln!("note: {note}"));
         found.config
     } else {
@@ -201,7 +202,7 @@ type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// The model that `model.init_from` names.
 fn start_of(folder: &str) -> Result<(ModelConfig, Weights)> {
-    let found = read_model_folder(&locate(folder)?)?;
+    let found = read(&locate(folder)?)?;
     found.notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok((found.config, found.params))
 }

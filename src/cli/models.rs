@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::pull::Transfer;
 use crate::checkpoint::store::{CHECKPOINTS, Store};
-use crate::checkpoint::{ModelFolder, read_model_folder};
+use crate::checkpoint::{ModelFolder, adapter, read_model_folder};
 use crate::data::config::DataConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerConfig;
 use crate::decode::{Decode, Tensors};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
 use crate::model::{Gpt, ModelConfig};
 use crate::reference::{self, Reference};
@@ -118,7 +118,7 @@ pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
         Some(name) => self::tokenizer(name)?,
         None => folder_tokenizer(&folder)?,
     };
-    let ModelFolder { config, params, mut notes, .. } = read_model_folder(&folder)?;
+    let ModelFolder { config, params, mut notes, .. } = read(&folder)?;
     let (ids, rows) = (own.vocab_size(), config.vocab_size);
     if ids > rows {
         let message = format!("the tokenizer has {ids} ids, and the model's vocabulary only {rows}");
@@ -130,6 +130,23 @@ pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
     let model = Gpt::new(config)?;
     let params = model.with_values(params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice())))?;
     Ok(Opened { model, params, tokenizer: own, folder, notes })
+}
+
+/// Reads a model folder; adapters are merged into the model that they correct, which is fetched if it is on the Hub.
+///
+/// # Errors
+/// As [`read_model_folder`] and [`adapter::read_adapter`].
+pub fn read(folder: &Path) -> Result<ModelFolder> {
+    if !adapter::is_adapter(folder) {
+        return read_model_folder(folder);
+    }
+    let found = adapter::read_adapter(folder)?;
+    let base = locate(&found.base).and_then(|base| read_model_folder(&base));
+    let mut model =
+        base.context(|| format!("the adapter in {} corrects the model {}", folder.display(), found.base))?;
+    found.merge(folder, &mut model)?;
+    model.notes.push(format!("the adapter in {} is merged into {}", folder.display(), found.base));
+    Ok(model)
 }
 
 /// The model folder that `model` stands for; a model on the Hub is fetched first.
@@ -159,6 +176,7 @@ pub(super) fn tokenizer_section(section: &TokenizerConfig) -> Result<TokenizerCo
     let mut section = section.clone();
     if let Some(path) = &section.path {
         let found = hub::resolve_tokenizer(path, &Transfer::default())?;
+        let found = if found.join(CHECKPOINTS).is_dir() { locate_here(path)? } else { found };
         section.path = Some(found.to_str().unwrap_or(path).to_string());
     }
     Ok(section)
@@ -231,7 +249,7 @@ fn dataset_on_hub(name: &str, selection: &Selection) -> Result<Pulled> {
 /// `Usage` if it is no model folder and no run with a checkpoint.
 pub fn locate_here(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
-    if path.join("config.json").is_file() {
+    if path.join("config.json").is_file() || adapter::is_adapter(path) {
         return Ok(path.to_path_buf());
     }
     let run = path.is_dir().then(|| Store::of_run(path));

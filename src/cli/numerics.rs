@@ -92,7 +92,7 @@ fn operators() -> Result<Vec<Check>> {
         "embedding",
         &[],
         &[&[31, C], &[T + 3, C]],
-        &|tape, _, p| embedding::embedding(tape, &tokens, p[0], Some(p[1]), 3),
+        &|tape, _, p| embedding::embedding(tape, &tokens, p[0], Some(p[1]), 3, None),
         &|t| {
             let ids = Candle::from_slice(&book_ids, (B, T), &CandleDevice::Cpu)?;
             book::embedding(&t[0], &ids)?.broadcast_add(&t[1].narrow(0, 3, T)?)
@@ -116,13 +116,13 @@ fn operators() -> Result<Vec<Check>> {
     add("relu2", &[x], &[], &|tape, v, _| relu2::relu2(tape, &v[0]), &|t| book::relu2(&t[0]))?;
     add("swiglu", &[x], &[], &|tape, v, _| swiglu::swiglu(tape, &v[0]), &|t| book::swiglu(&t[0]))?;
     add("residual", &[x, x], &[], &|tape, v, _| residual::residual(tape, &v[0], v[1].clone()), &|t| &t[0] + &t[1])?;
-    add("rope", &[packed], &[], &|tape, v, _| rope::rope(tape, v[0].clone(), heads, &table, 0), &|t| {
+    add("rope", &[packed], &[], &|tape, v, _| rope::rope(tape, v[0].clone(), heads, &table, 0, None), &|t| {
         let (q, k, v) = split(&t[0])?;
         let turned = [book::rope(&q, 1e4, 0)?, book::rope(&k, 1e4, 0)?, v];
         let parts: Vec<Candle> = turned.iter().map(book::merge_heads).collect::<CandleResult<_>>()?;
         Candle::cat(&parts, 2)
     })?;
-    add("attention", &[packed], &[], &|tape, v, _| attention::attention(tape, &v[0], heads, None), &|t| {
+    add("attention", &[packed], &[], &|tape, v, _| attention::attention(tape, &v[0], heads, None, None), &|t| {
         let (q, k, v) = split(&t[0])?;
         book::merge_heads(&book::causal_attention(&q, &k, &v)?)
     })?;

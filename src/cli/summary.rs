@@ -2,19 +2,26 @@
 
 use super::train::{Ready, device_words};
 use crate::checkpoint::Layout;
+use crate::data::Sequences;
+use crate::data::config::DataFormat;
 
 /// What was resolved, before the first step.
 pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u64) -> String {
     let (config, model) = (&ready.config, ready.model.config());
-    let infos = ready.model.layout().infos();
+    let layout = ready.model.layout();
     let group = |decays: bool| {
-        let of: Vec<_> = infos.iter().filter(|info| info.decays() == decays).collect();
+        let of: Vec<_> = layout.trained_infos().map(|(info, _)| info).filter(|info| info.decays() == decays).collect();
         format!("{} in {} tensors", count(of.iter().map(|info| info.len()).sum::<usize>() as f64), of.len())
     };
     let (global, micro) = (config.train.global_batch(), ready.micro_batch());
     let tokens_per_step = (global * model.context_length) as u64;
     let train_tokens = ready.streams.train.len();
-    let epochs = (max_steps * tokens_per_step) as f64 / train_tokens.max(1) as f64;
+    let chat = config.data.format == DataFormat::Chat;
+    let tokens_per_epoch = match &ready.streams.train {
+        Sequences::Stream(stream) => stream.len(),
+        Sequences::Packed(packed) => packed.rows() * model.context_length as u64,
+    };
+    let epochs = (max_steps * tokens_per_step) as f64 / tokens_per_epoch.max(1) as f64;
     let seconds = probe_seconds * (global / micro) as f64 * max_steps.saturating_sub(done) as f64;
     let predicted = ready.predicted_bytes();
     let schedule = &config.schedule;
@@ -32,10 +39,11 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
         ),
         format!("decay       {} on {}; none on {}", config.optimizer.weight_decay, group(true), group(false)),
         format!(
-            "data        {} training tokens, {} validation tokens ({})",
+            "data        {} training {what}, {} validation {what} ({})",
             count(train_tokens as f64),
             count(ready.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
-            ready.streams.description.join("; ")
+            ready.streams.description.join("; "),
+            what = if chat { "targets" } else { "tokens" }
         ),
         format!(
             "batch       {tokens_per_step} tokens a step: {global} sequences in {} micro-batch(es) of {micro}",
@@ -66,6 +74,20 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
         ),
         format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
     ];
+    if let Some(lora) = ready.model.lora() {
+        let trained = layout.trained_infos().map(|(info, _)| info.len()).sum::<usize>() as f64;
+        let part = 100.0 * trained / (layout.parameters() as f64 - trained);
+        lines.insert(
+            2,
+            format!(
+                "adapters    {} parameters are trained ({part:.2}% of the model's): rank {}, alpha {}, on {}",
+                count(trained),
+                lora.rank,
+                lora.alpha,
+                lora.targets.join(", ")
+            ),
+        );
+    }
     if let Layout::Own { reasons } = Layout::of(model) {
         lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
     }
@@ -78,7 +100,8 @@ pub(super) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
 /// The commands to try next.
 pub(super) fn next_commands(ready: &Ready) -> String {
     let run = ready.run.display();
-    let evaluate = match ready.config.data.shards.is_none() && ready.streams.val.is_some() {
+    let text = ready.config.data.shards.is_none() && ready.config.data.format == DataFormat::Text;
+    let evaluate = match text && ready.streams.val.is_some() {
         true => format!("\n  taper eval {run} --data {run}/data/tokens"),
         false => String::new(),
     };

@@ -7,27 +7,30 @@ use std::time::Duration;
 
 use crate::checkpoint::state::{self, ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::checkpoint::{ModelFolder, read_model_folder};
+use crate::checkpoint::{ModelFolder, adapter};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
 use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
 use crate::cli::{card_facts, eval_task, models, train_ranks};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::data::config::DataFormat;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::info::CpuInfo;
 use crate::device::{Device, gpu, peak};
 use crate::dist::Ranks;
 use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
-use crate::model::Gpt;
+use crate::hub;
+use crate::model::lora::Lora;
+use crate::model::{Gpt, ModelConfig};
 use crate::optim::Hyper;
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
 use crate::train::run::{EVENTS, MATMUL_TABLE, RunFolder, matmul_table, use_matmul_table};
 use crate::train::source::{self, Streams};
-use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
+use crate::train::{self, Findings, Job, Trainer, batch, chat, lanes, save};
 
 /// Arguments of `taper train`.
 #[derive(Debug, clap::Args)]
@@ -122,8 +125,8 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let found = if args.resume { find_state(ranks, &run, &store)? } else { None };
 
     let from = config.model.init_from.as_ref();
-    let init =
-        ranks.root_first("initial model", || from.map(|from| read_model_folder(&models::locate(from)?)).transpose())?;
+    let init_from = ranks.root_first("initial model", || from.map(|from| models::locate(from)).transpose())?;
+    let init = init_from.as_ref().map(|folder| models::read(folder)).transpose()?;
     for note in init.iter().flat_map(|folder| &folder.notes) {
         say(&format!("note: {note}"));
     }
@@ -135,13 +138,19 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
             .context(|| "preparing the tokenizer".into())
     })?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
-    let model = Gpt::new(shape)?;
+    let lora = adapters(&config, &shape, init_from.as_deref())?;
+    let model = Gpt::with_adapters(shape, lora)?;
     resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state), ranks)?;
-    let streams = ranks.root_first("data", || {
-        let bar = PrepareBar::new();
+    let (streams, tokenizer) = ranks.root_first("data", || {
         // Rank 0 has prepared the tokens that the others open.
         let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some() || !ranks.is_root());
-        source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)
+        if config.data.format == DataFormat::Chat {
+            return conversations(&run, &config, tokenizer, init_from.as_deref(), model.config(), goes_on);
+        }
+        let bar = PrepareBar::new();
+        let streams =
+            source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &models::data_section, &bar)?;
+        Ok((streams, tokenizer))
     })?;
     train_ranks::agree_on_data(ranks, tokenizer.hash(), &streams.train)?;
     let (given, goes_on) = (config.precision.matmul_table.as_deref(), found.is_some());
@@ -160,7 +169,7 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
         folder.write("config.toml", &config.to_toml())?;
         folder.write_environment(device, precision.name(), rayon::current_num_threads(), ranks)
     })?;
-    let ready = Ready { run, config, model, tokenizer, streams, init, device, ranks: ranks.clone() };
+    let ready = Ready { run, config, model, tokenizer, streams, init, init_from, device, ranks: ranks.clone() };
     train(ready, args.engine, found)
 }
 
@@ -185,6 +194,53 @@ fn find_state(ranks: &Ranks, run: &Path, store: &Store) -> Result<Option<(Traini
     }
 }
 
+/// The adapters that the config asks for.
+fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&Path>) -> Result<Option<Lora>> {
+    if config.lora.rank.is_none() {
+        return Ok(None);
+    }
+    if let Some(folder) = init_from.filter(|folder| adapter::is_adapter(folder)) {
+        return Err(Error::usage(format!(
+            "model.init_from {} is itself an adapter, and lora.rank asks for another; merge it first (taper model export \
+             --merge), or train all parameters",
+            folder.display()
+        )));
+    }
+    let family = adapter::family(shape).ok_or_else(|| {
+        Error::usage(
+            "lora.rank: adapters are laid out as peft's, for models that transformers has (GPT-2's and Llama's shape); this \
+             model is neither",
+        )
+    })?;
+    config.lora.resolve(family)
+}
+
+/// The data of a run on conversations, and the tokenizer with their template.
+fn conversations(
+    run: &Path,
+    config: &Config,
+    tokenizer: Tokenizer,
+    init_from: Option<&Path>,
+    model: &ModelConfig,
+    goes_on: bool,
+) -> Result<(Streams, Tokenizer)> {
+    if tokenizer.vocab_size() > model.vocab_size {
+        return Err(Error::usage(format!(
+            "the tokenizer has {} ids, and the model's vocabulary only {}",
+            tokenizer.vocab_size(),
+            model.vocab_size
+        )));
+    }
+    let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, goes_on)?;
+    say(&from);
+    let shuffle = config.data.shuffle.then(|| config.run.seed_data());
+    let packing = chat::Packing { context_length: model.context_length, shuffle };
+    let with = (&template, &tokenizer);
+    let streams = chat::streams(run, &config.data, with, packing, goes_on, &models::data_section)?;
+    let tokenizer = tokenizer.with_chat_template(template.source());
+    Ok((streams, tokenizer))
+}
+
 /// Everything resolved, before the first step.
 pub(super) struct Ready {
     pub run: PathBuf,
@@ -193,6 +249,7 @@ pub(super) struct Ready {
     pub tokenizer: Tokenizer,
     pub streams: Streams,
     pub init: Option<ModelFolder>,
+    pub init_from: Option<PathBuf>,
     pub device: Device,
     pub ranks: Ranks,
 }
@@ -203,14 +260,14 @@ impl Ready {
         match &self.init {
             Some(folder) => {
                 let values = folder.params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice()));
-                self.model.with_values(values)
+                self.model.with_base(values, self.config.run.seed_init())
             }
             None => self.model.initialise(self.config.run.seed_init()),
         }
     }
 
-    fn engine(&self, which: Engine) -> Result<Box<dyn train::Engine + '_>> {
-        let (config, params) = (&self.config, self.initial()?);
+    fn engine(&self, which: Engine, params: Params) -> Result<Box<dyn train::Engine + '_>> {
+        let config = &self.config;
         let hyper = Hyper {
             beta1: config.optimizer.beta1,
             beta2: config.optimizer.beta2,
@@ -234,8 +291,32 @@ impl Ready {
                     }
                 }
             }
+            Engine::Reference if config.data.format == DataFormat::Chat => {
+                return Err(Error::usage(
+                    "--engine reference trains on running text; data.format = \"chat\" needs the native engine",
+                ));
+            }
+            Engine::Reference if self.model.lora().is_some() => {
+                return Err(Error::usage(
+                    "--engine reference trains all parameters; lora.rank needs the native engine",
+                ));
+            }
             Engine::Reference => Box::new(OnCandle::new(&self.model, params, hyper)?),
         })
+    }
+
+    /// What adapters correct.
+    fn base(&self, params: &Params) -> Result<Option<save::Base>> {
+        let (Some(folder), Some(name), Some(_)) = (&self.init_from, &self.config.model.init_from, self.model.lora())
+        else {
+            return Ok(None);
+        };
+        let name = match hub::names_hub(name) {
+            true => name.clone(),
+            // The folder must be found from wherever the adapters are opened.
+            false => std::path::absolute(folder).map_err(Error::io("find", folder))?.to_string_lossy().into_owned(),
+        };
+        Ok(Some(save::Base::new(name, params)))
     }
 
     /// The number format of matrix products and activations.
@@ -315,6 +396,7 @@ fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<
     batch::Memory {
         model: model.config(),
         parameters: model.layout().parameters(),
+        trained: model.layout().trained_infos().map(|(info, _)| info.len()).sum(),
         recompute: config.train.recompute,
         gpu: (device != Device::Cpu).then_some(dtype),
     }
@@ -362,10 +444,12 @@ fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<
         let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
         format!("{} {} -> {}", difference.key, value(&difference.before), value(&difference.after))
     };
-    let fixed = |key: &str| ["model.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
+    let fixed = |key: &str| ["model.", "lora.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
     let barred: Vec<String> = changed
         .iter()
-        .filter(|difference| fixed(&difference.key) && difference.key != "model.dropout")
+        .filter(|difference| {
+            fixed(&difference.key) && !["model.dropout", "lora.dropout"].contains(&difference.key.as_str())
+        })
         .map(describe)
         .collect();
     if !barred.is_empty() {
@@ -415,6 +499,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let card = |state: &TrainingState, findings: Findings<'_>| card_facts::card(&ready, state, findings);
     let load = || eval_task::load_all(&config.eval, &ready.tokenizer, ready.model.config());
     let tasks = ranks.on_root_for_long("benchmarks", load)?.unwrap_or_default();
+    let params = ready.initial()?;
     let job = Job {
         folder: &ready.run,
         run: &config.run,
@@ -435,6 +520,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         max_steps,
         config_hash: config.hash(),
         hardware: ready.device.hardware_kind()?,
+        base: ready.base(&params)?,
         card: &card,
         peak_flops: peak_flops(ready.device, ready.precision()).map(|peak| peak * ranks.size() as f64),
         ranks: ranks.clone(),
@@ -444,7 +530,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let mut console = Console::new(max_steps);
     let mut charts = Charts::default();
     let mut pusher = Pusher::new(&config.push, &ready.run);
-    let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine)?, log)?;
+    let mut trainer = Trainer::new(job, &ready.model, ready.engine(engine, params)?, log)?;
     if let Some((state, arena)) = found {
         trainer.restore(state, &arena)?;
     }

@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::eval::config::EvalConfig;
 use crate::hub::config::PushConfig;
 use crate::model::config::ModelConfig;
+use crate::model::lora::LoraConfig;
 use crate::model::section::ModelSection;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::sample::config::SampleConfig;
@@ -44,6 +45,8 @@ pub struct Config {
     pub run: RunConfig,
     /// `[model]`
     pub model: ModelSection,
+    /// `[lora]`
+    pub lora: LoraConfig,
     /// `[tokenizer]`
     pub tokenizer: TokenizerConfig,
     /// `[data]`

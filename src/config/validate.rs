@@ -6,6 +6,7 @@
 use super::Config;
 use crate::data::config::DataFormat;
 use crate::data::tokenizer::config::TokenizerKind;
+use crate::model::lora::LoraConfig;
 use crate::optim::config::{ScheduleConfig, ScheduleKind};
 use crate::setting::{Interval, Problem};
 
@@ -17,6 +18,7 @@ pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
     fill_tokenizer(config);
     config.run.validate()?;
     config.model.validate()?;
+    config.lora.validate()?;
     config.tokenizer.validate()?;
     config.data.validate()?;
     config.train.validate()?;
@@ -28,6 +30,7 @@ pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
     config.dist.validate()?;
     config.sample.validate()?;
     config.push.validate()?;
+    check_lora(config)?;
     available(config)?;
     fill_model(config)?;
     fill_rest(config);
@@ -99,16 +102,22 @@ fn check_lanes(config: &Config) -> Result<(), Problem> {
 /// Refuses what this version cannot do. A feature that arrives removes its line.
 fn available(config: &Config) -> Result<(), Problem> {
     // The key, its value where that is asked for in vain, and what this version does.
-    let table = [(
-        "data.format",
-        (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
-        "which trains on \"text\"",
-    )];
+    let table: [(&str, Option<String>, &str); 0] = [];
     for (key, value, instead) in table {
         if let Some(value) = value {
             let message = format!("{key} = {value} is not available in this version, {instead}; remove the key");
             return Err(Problem::new(key, message));
         }
+    }
+    Ok(())
+}
+
+/// Adapters stand beside a model that is there.
+fn check_lora(config: &Config) -> Result<(), Problem> {
+    if config.lora.rank.is_some() && config.model.init_from.is_none() {
+        let message = "lora.rank asks for adapters, which correct a model that is there; name it (model.init_from), or \
+                       remove the key";
+        return Err(Problem::new("lora.rank", message));
     }
     Ok(())
 }
@@ -122,6 +131,12 @@ pub(super) fn notes(config: &Config) -> Vec<String> {
     }
     if config.tokenizer.path.is_some() && kind != TokenizerKind::File {
         notes.push("tokenizer.path has no effect: it is for tokenizer.kind = \"file\"".into());
+    }
+    if config.lora.rank.is_none() && config.lora != LoraConfig::default() {
+        notes.push("[lora] has no effect without lora.rank".into());
+    }
+    if config.data.chat_template.is_some() && config.data.format != DataFormat::Chat {
+        notes.push("data.chat_template has no effect: it is for data.format = \"chat\"".into());
     }
     let schedule = &config.schedule;
     if schedule.kind != ScheduleKind::Wsd && (schedule.decay_steps.is_some() || schedule.decay_fraction.is_some()) {
@@ -144,9 +159,4 @@ pub(super) fn notes(config: &Config) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// A word or whole number as TOML writes it, which is also how JSON does.
-fn shown(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }

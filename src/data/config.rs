@@ -11,7 +11,7 @@ use crate::setting::{Problem, below_one, one_or_many, one_or_many_schema};
 pub enum DataFormat {
     /// Running text.
     Text,
-    /// Conversations, one after the other.
+    /// Conversations: JSON lines of messages. Only what the assistant says is learned.
     Chat,
 }
 
@@ -42,12 +42,17 @@ pub struct DataConfig {
     /// `model.context_length` tokens in order.
     pub shuffle: bool,
     /// Whether special tokens spelled out in the text (`<|endoftext|>`) become those tokens. Otherwise they are ordinary
-    /// text.
+    /// text; in conversations they are refused.
     pub parse_special: bool,
     /// The column of .parquet and the field of .jsonl that holds the text.
     pub text_column: String,
-    /// What the data is.
+    /// What the data is. `"chat"` reads .jsonl files, on each line `{"messages": [{"role": .., "content": ..}, ..]}` or
+    /// `{"prompt": .., "completion": ..}`; only what the assistant says is learned, and attention does not reach from one
+    /// conversation to another.
     pub format: DataFormat,
+    /// With `format = "chat"`: a file with the Jinja template that makes text of a conversation.
+    #[schemars(extend("x-default" = "that of `model.init_from`, else ChatML"))]
+    pub chat_template: Option<String>,
 }
 
 impl Default for DataConfig {
@@ -61,6 +66,7 @@ impl Default for DataConfig {
             parse_special: false,
             text_column: "text".into(),
             format: DataFormat::Text,
+            chat_template: None,
         }
     }
 }
@@ -101,6 +107,10 @@ impl DataConfig {
                     format!("{key} holds an empty path; name a file, a folder or a pattern"),
                 ));
             }
+        }
+        if self.format == DataFormat::Chat && self.shards.is_some() {
+            let message = "data.shards hold running text; with data.format = \"chat\" write data.text = [\"my.jsonl\"]";
+            return Err(Problem::new("data.shards", message));
         }
         if let Some(fraction) = self.val_fraction {
             below_one("data.val_fraction", fraction)?;

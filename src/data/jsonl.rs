@@ -24,9 +24,27 @@ pub(super) struct LineReader {
 
 impl Reader for LineReader {
     fn next_text(&mut self) -> Result<Option<(String, bool, u64)>> {
-        let mut bytes = Vec::new();
+        while let Some(line) = self.next_line()? {
+            match self.parse(&line)? {
+                text if text.is_empty() => {}
+                text => return Ok(Some((text, true, self.line))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl LineReader {
+    /// Reads the text in the field `column` of each line.
+    pub fn new(path: &Path, input: Box<dyn Read + Send>, column: &str) -> LineReader {
+        let input = BufReader::with_capacity(256 << 10, input);
+        LineReader { input, path: path.to_path_buf(), column: column.to_string(), line: 0 }
+    }
+
+    /// The next line that is not blank, without a byte order mark.
+    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
-            bytes.clear();
+            let mut bytes = Vec::new();
             let limit = MAX_LINE_BYTES as u64 + 1;
             let count = self.input.by_ref().take(limit).read_until(b'\n', &mut bytes);
             if count.map_err(|error| read_error(&self.path, error))? == 0 {
@@ -38,26 +56,18 @@ impl Reader for LineReader {
                     format!("the line is longer than {} MiB: is this really JSON lines?", MAX_LINE_BYTES >> 20);
                 return Err(self.wrong(1, message));
             }
-            let line = match bytes.strip_prefix(b"\xef\xbb\xbf") {
-                Some(rest) if self.line == 1 => rest,
-                _ => &bytes[..],
-            };
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
+            if self.line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+                bytes.drain(..3);
             }
-            match self.parse(line)? {
-                text if text.is_empty() => {}
-                text => return Ok(Some((text, true, self.line))),
+            if !bytes.iter().all(u8::is_ascii_whitespace) {
+                return Ok(Some(bytes));
             }
         }
     }
-}
 
-impl LineReader {
-    /// Reads the text in the field `column` of each line.
-    pub fn new(path: &Path, input: Box<dyn Read + Send>, column: &str) -> LineReader {
-        let input = BufReader::with_capacity(256 << 10, input);
-        LineReader { input, path: path.to_path_buf(), column: column.to_string(), line: 0 }
+    /// The number of the line that was read last, from 1.
+    pub fn line(&self) -> u64 {
+        self.line
     }
 
     /// An error at a column of the current line, as `file:line:column`.
@@ -72,13 +82,17 @@ impl LineReader {
             Ok(Ok(text)) => Ok(text.unwrap_or_default()),
             Ok(Err(names)) => Err(self.wrong(1, no_column(&self.column, "field", &names))),
             Err(error) => {
-                let full = error.to_string();
-                let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
-                let message = format!("not a line of JSON with text in {:?}: {what}", self.column);
+                let message = format!("not a line of JSON with text in {:?}: {}", self.column, without_line(&error));
                 Err(self.wrong(error.column(), message))
             }
         }
     }
+}
+
+/// What is wrong with a line of JSON, without the place: the line that serde counts is always the first.
+pub(super) fn without_line(error: &serde_json::Error) -> String {
+    let full = error.to_string();
+    full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what).to_string()
 }
 
 /// Takes one field of an object and skips the rest: the text (`None` for null), or the names of the fields there are.

@@ -3,19 +3,50 @@
 //! A stream of N tokens is cut into windows of T inputs, one after the other; the target of each input is the next token,
 //! so the last target of a window is the first input of the next, and n = (N - 1) / T windows have all their targets. The
 //! sequences of a run are numbered from 0 on; number `i` is window `order(i mod n)` of epoch `i / n`, where `order` is the
-//! identity or a permutation drawn for (seed, epoch). So the whole position of the data is that one number, whichever
+//! identity or a permutation drawn for (seed, epoch). Rows of packed conversations are numbered alike. So the whole position of the data is that one number, whichever
 //! batch size, accumulation or number of GPUs reads it.
 
 use std::sync::Arc;
 
+use crate::data::packed::{Packed, Rows};
 use crate::data::stream::TokenStream;
 use crate::error::{Error, Result};
 use crate::random::Permutation;
 
-/// Sequences of a token stream for training.
+/// What sequences are made of.
+#[derive(Clone, Debug)]
+pub enum Sequences {
+    /// Windows of running text.
+    Stream(Arc<TokenStream>),
+    /// Rows of conversations.
+    Packed(Arc<Packed>),
+}
+
+impl Sequences {
+    /// Tokens of the text; of conversations, the targets that count.
+    pub fn len(&self) -> u64 {
+        match self {
+            Sequences::Stream(stream) => stream.len(),
+            Sequences::Packed(packed) => packed.targets(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Arc<TokenStream>> for Sequences {
+    fn from(stream: Arc<TokenStream>) -> Sequences {
+        Sequences::Stream(stream)
+    }
+}
+
+/// Sequences for training.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    stream: Arc<TokenStream>,
+    source: Sequences,
     context_length: usize,
     shuffle: bool,
     seed: u64,
@@ -27,8 +58,20 @@ impl Loader {
     ///
     /// # Errors
     /// `Usage` if the stream is shorter than one sequence and its last target.
-    pub fn new(stream: Arc<TokenStream>, context_length: usize, shuffle: bool, seed: u64) -> Result<Loader> {
+    ///
+    /// # Panics
+    /// If conversations were packed for another length.
+    pub fn new(source: impl Into<Sequences>, context_length: usize, shuffle: bool, seed: u64) -> Result<Loader> {
         assert!(context_length > 0, "a sequence has inputs");
+        let source = source.into();
+        let stream = match &source {
+            Sequences::Stream(stream) => stream,
+            Sequences::Packed(packed) => {
+                assert_eq!(packed.context_length(), context_length, "rows of another length");
+                let sequences = packed.rows();
+                return Ok(Loader { source, context_length, shuffle, seed, sequences });
+            }
+        };
         let (have, need) = (stream.len(), context_length as u64 + 1);
         if have < need {
             return Err(Error::usage(format!(
@@ -37,7 +80,7 @@ impl Loader {
             )));
         }
         let sequences = (have - 1) / context_length as u64;
-        Ok(Loader { stream, context_length, shuffle, seed, sequences })
+        Ok(Loader { source, context_length, shuffle, seed, sequences })
     }
 
     /// How many sequences an epoch has.
@@ -47,7 +90,10 @@ impl Loader {
 
     /// How many tokens at the end fill no sequence, so that training never sees them as targets.
     pub fn leftover_tokens(&self) -> u64 {
-        self.stream.len() - 1 - self.sequences * self.context_length as u64
+        match &self.source {
+            Sequences::Stream(stream) => stream.len() - 1 - self.sequences * self.context_length as u64,
+            Sequences::Packed(_) => 0,
+        }
     }
 
     /// Inputs of a sequence.
@@ -55,26 +101,41 @@ impl Loader {
         self.context_length
     }
 
-    /// The tokens underneath.
-    pub fn stream(&self) -> &Arc<TokenStream> {
-        &self.stream
-    }
-
-    /// The position in the stream of the first token of sequence `index`.
+    /// The position in the stream of the first token of sequence `index`; for conversations, that of the row if all rows
+    /// stood one after the other.
     pub fn start_of(&self, index: u64) -> u64 {
-        let (epoch, place) = (index / self.sequences, index % self.sequences);
-        let window = if self.shuffle { Permutation::new(self.sequences, self.seed, epoch).at(place) } else { place };
-        window * self.context_length as u64
+        self.window_of(index) * self.context_length as u64
     }
 
-    /// Copies sequence `index` of the run into `out`: `context_length` inputs and one more token, so that inputs are
-    /// `out[..T]` and targets `out[1..]`.
+    /// The window or row that sequence `index` is.
+    fn window_of(&self, index: u64) -> u64 {
+        let (epoch, place) = (index / self.sequences, index % self.sequences);
+        if self.shuffle { Permutation::new(self.sequences, self.seed, epoch).at(place) } else { place }
+    }
+
+    /// Appends sequence `index` of the run: `context_length` inputs with their targets.
     ///
-    /// # Panics
-    /// If `out` is not of `context_length + 1` tokens.
-    pub fn fill(&self, index: u64, out: &mut [u32]) -> Result<()> {
-        assert_eq!(out.len(), self.context_length + 1, "a sequence has one more token than inputs");
-        self.stream.read(self.start_of(index), out)
+    /// # Errors
+    /// If the data cannot be read or holds an id outside the vocabulary.
+    pub fn append(&self, index: u64, to: &mut Rows) -> Result<()> {
+        match &self.source {
+            Sequences::Stream(stream) => {
+                let mut sequence = vec![0; self.context_length + 1];
+                stream.read(self.start_of(index), &mut sequence)?;
+                to.inputs.extend_from_slice(&sequence[..self.context_length]);
+                to.targets.extend_from_slice(&sequence[1..]);
+            }
+            Sequences::Packed(packed) => packed.append(self.window_of(index), to),
+        }
+        Ok(())
+    }
+
+    /// How many targets of sequence `index` count: all of running text, at least one of conversations.
+    pub fn targets_of(&self, index: u64) -> u64 {
+        match &self.source {
+            Sequences::Stream(_) => self.context_length as u64,
+            Sequences::Packed(packed) => packed.targets_of(self.window_of(index)),
+        }
     }
 }
 

@@ -10,6 +10,8 @@
 
 pub mod chat;
 pub mod config;
+pub mod conversation;
+pub mod conversation_store;
 pub mod corpus;
 pub mod inputs;
 pub mod inspect;
@@ -17,6 +19,7 @@ mod journal;
 pub mod jsonl;
 pub mod loader;
 pub mod manifest;
+pub mod packed;
 mod parquet;
 pub mod pieces;
 pub mod prepare;
@@ -28,11 +31,13 @@ pub mod text;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
+pub use conversation::Conversations;
 pub use corpus::{CARGO_SOURCES, Corpus};
 pub use inputs::{Remote, Source};
 pub use inspect::{Inspection, inspect};
-pub use loader::{Loader, Window, eval_windows};
+pub use loader::{Loader, Sequences, Window, eval_windows};
 pub use manifest::Manifest;
+pub use packed::{IGNORE, Packed, Rows};
 pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
 pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};

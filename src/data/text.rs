@@ -179,6 +179,30 @@ impl Iterator for Documents {
     }
 }
 
+/// The lines of a file of JSON lines.
+///
+/// # Errors
+/// If it cannot be opened.
+pub(super) fn json_lines(source: &Source) -> Result<LineReader> {
+    let path = &source.path;
+    let here = source.remote.as_ref().map(|remote| remote.fetch()).transpose()?;
+    let here = here.as_ref().unwrap_or(path);
+    let file = File::open(here).map_err(Error::io("read", here))?;
+    Ok(LineReader::new(path, unpacked(source, file, &Arc::default())?, ""))
+}
+
+/// The content of a file that may be compressed.
+fn unpacked(source: &Source, file: File, consumed: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
+    let counted = BufReader::with_capacity(256 << 10, Counted { file, consumed: consumed.clone() });
+    Ok(match source.compression {
+        Compression::None => Box::new(counted),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
+        Compression::Zstd => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(counted).map_err(Error::io("read", &source.path))?)
+        }
+    })
+}
+
 fn open(source: &Source, options: &TextOptions, consumed: &Arc<AtomicU64>) -> Result<Box<dyn Reader>> {
     let path = &source.path;
     let here = source.remote.as_ref().map(|remote| remote.fetch()).transpose()?;
@@ -187,14 +211,7 @@ fn open(source: &Source, options: &TextOptions, consumed: &Arc<AtomicU64>) -> Re
     if source.format == Format::Parquet {
         return Ok(Box::new(ParquetReader::open(path, file, &options.text_column, source.bytes, consumed.clone())?));
     }
-    let counted = BufReader::with_capacity(256 << 10, Counted { file, consumed: consumed.clone() });
-    let input: Box<dyn Read + Send> = match source.compression {
-        Compression::None => Box::new(counted),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
-        Compression::Zstd => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(counted).map_err(Error::io("read", path))?)
-        }
-    };
+    let input = unpacked(source, file, consumed)?;
     Ok(match source.format {
         Format::JsonLines => Box::new(LineReader::new(path, input, &options.text_column)),
         _ => Box::new(PlainReader {

@@ -119,7 +119,7 @@ pub enum Epilogue {
     },
 }
 
-/// `c = a b + beta c`, plus a row vector where `bias` is given; sums in f32. The inputs share a dtype.
+/// `c = alpha a b + beta c`, plus a row vector where `bias` is given; sums in f32. The inputs share a dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Product {
     /// Left factor, [M, K] as the product sees it.
@@ -128,6 +128,8 @@ pub struct Product {
     pub b: GpuMatrix,
     /// Result, [M, N], not transposed; F32 or the inputs' dtype.
     pub c: GpuMatrix,
+    /// What the product is multiplied with.
+    pub alpha: f32,
     /// What the former content of `c` is multiplied with: 0 (not read) or 1.
     pub beta: f32,
     /// The device address of N values of `c`'s dtype that are added to each row.
@@ -139,12 +141,17 @@ pub struct Product {
 impl Product {
     /// `c = a b`.
     pub fn set(c: GpuMatrix, a: GpuMatrix, b: GpuMatrix) -> Product {
-        Product { a, b, c, beta: 0.0, bias: None, epilogue: Epilogue::Plain }
+        Product { a, b, c, alpha: 1.0, beta: 0.0, bias: None, epilogue: Epilogue::Plain }
     }
 
     /// `c += a b`.
     pub fn add(c: GpuMatrix, a: GpuMatrix, b: GpuMatrix) -> Product {
         Product { beta: 1.0, ..Product::set(c, a, b) }
+    }
+
+    /// The product times a factor.
+    pub fn times(self, alpha: f32) -> Product {
+        Product { alpha, ..self }
     }
 }
 

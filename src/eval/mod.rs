@@ -10,11 +10,12 @@
 pub mod config;
 pub mod tasks;
 
-use crate::data::{TokenStream, Window, eval_windows};
+use crate::data::{Packed, Rows, TokenStream, Window, eval_windows};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::model::Gpt;
 use crate::model::gpt::Pass;
+use crate::ops::documents::Documents;
 use crate::tape::{Params, Tape};
 use crate::tensor::Tensor;
 
@@ -188,6 +189,42 @@ impl Sum {
 fn batches(windows: &[Window], batch: usize) -> Vec<&[Window]> {
     let runs = windows.chunk_by(|a, b| a.inputs == b.inputs);
     runs.flat_map(|run| run.chunks(batch.max(1))).collect()
+}
+
+/// Measures the loss over the answers of packed conversations, those of the first rows that hold `max_tokens` tokens (all
+/// where None), `batch` rows at once. A row is a window; predictions are the targets that count.
+///
+/// # Errors
+/// If a token is outside the vocabulary, or memory or the device fails.
+pub fn evaluate_rows(
+    model: &Gpt,
+    params: &Params,
+    packed: &Packed,
+    max_tokens: Option<u64>,
+    batch: usize,
+) -> Result<Evaluation> {
+    let t = packed.context_length();
+    let rows = max_tokens.map_or(packed.rows(), |tokens| (tokens / t as u64).clamp(1, packed.rows()));
+    let (mut sum, mut sums) = (0.0, Vec::with_capacity(rows as usize));
+    for first in (0..rows).step_by(batch.max(1)) {
+        let now = first..rows.min(first + batch.max(1) as u64);
+        let mut read = Rows::default();
+        now.clone().for_each(|row| packed.append(row, &mut read));
+        let shape = [(now.end - now.start) as usize, t];
+        let documents = Documents::new(&read.begins, shape[0], t, params.flat().device())?;
+        let pass = Pass { documents: Some(documents), ..Pass::default() };
+        let mut tape = Tape::inference(params);
+        let loss = model.loss(&mut tape, &Tensor::from_u32(&read.inputs, &shape)?, &read.targets, 1.0, &pass)?;
+        let losses = loss.on_host()?;
+        sum = losses.f32().iter().fold(sum, |sum, &loss| sum + f64::from(loss));
+        let of_row = |(row, losses): (u64, &[f32])| {
+            (losses.iter().map(|&loss| f64::from(loss)).sum::<f64>(), packed.targets_of(row))
+        };
+        sums.extend(now.zip(losses.f32().chunks_exact(t)).map(of_row));
+    }
+    let predictions = sums.iter().map(|(_, count)| count).sum();
+    let tokens = rows * t as u64;
+    Ok(Evaluation { sum, predictions, tokens, windows: rows, standard_error: standard_error(&sums) })
 }
 
 #[cfg(test)]

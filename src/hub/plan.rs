@@ -91,7 +91,7 @@ impl Plan {
 /// `Usage` if the folder is no model or a name cannot be sent; `Io` if it cannot be read.
 pub(super) fn local_files(folder: &Path, with_state: bool) -> Result<Vec<PlannedFile>> {
     let files = walk(folder, with_state)?;
-    if !files.iter().any(|file| file.path == "config.json") {
+    if !files.iter().any(|file| ["config.json", "adapter_config.json"].contains(&file.path.as_str())) {
         return Err(Error::usage(format!("{} is no model folder: it has no config.json", folder.display())));
     }
     Ok(files)

@@ -1,9 +1,11 @@
 //! The GPT: embeddings, blocks, output layer, run on a tape.
 
 use super::config::{ModelConfig, NormPosition, Position};
+use super::lora::{Lora, Place};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Attention, Builder, Cache, Dropout, Init, MlpLayer, NormLayer, Site, init};
+pub use crate::nn::Pass;
+use crate::nn::{Adapter, Attention, Builder, Cache, Init, MlpLayer, NormLayer, Site, init};
 use crate::ops;
 pub use crate::ops::classifier::Loss;
 use crate::ops::classifier::Scale;
@@ -26,6 +28,7 @@ pub struct Gpt {
     norm_f: Option<NormLayer>,
     head: ParamId,
     rope: Option<RopeTable>,
+    lora: Option<Lora>,
 }
 
 #[derive(Debug)]
@@ -38,23 +41,20 @@ struct Block {
     norm_position: NormPosition,
 }
 
-/// How a training pass differs from an evaluation.
-#[derive(Clone, Debug, Default)]
-pub struct Pass {
-    /// Dropout, where the model has any and training wants it.
-    pub dropout: Option<Dropout>,
-    /// Whether blocks store only their input and run again in backward.
-    pub recompute: bool,
-    /// What the loss is multiplied with before it goes back, f32 [1] on the device (fp16).
-    pub loss_scale: Option<Tensor>,
-}
-
 impl Gpt {
     /// Lays out the parameters of a shape.
     ///
     /// # Errors
     /// A `Usage` error if the shape is impossible.
     pub fn new(config: ModelConfig) -> Result<Gpt> {
+        Gpt::with_adapters(config, None)
+    }
+
+    /// As [`Gpt::new`]; with adapters, they alone are trained, and stand behind all other parameters.
+    ///
+    /// # Errors
+    /// As [`Gpt::new`].
+    pub fn with_adapters(config: ModelConfig, lora: Option<Lora>) -> Result<Gpt> {
         config.validate()?;
         let mut builder = Builder::default();
         let (c, v) = (config.n_embd, config.vocab_size);
@@ -62,7 +62,7 @@ impl Gpt {
         let wte = builder.normal("wte.weight", &[v, c], INIT_STD);
         let wpe = (config.position == Position::Learned)
             .then(|| builder.normal("wpe.weight", &[config.context_length, c], INIT_STD));
-        let blocks = (0..config.n_layer)
+        let mut blocks: Vec<Block> = (0..config.n_layer)
             .map(|index| Block {
                 index,
                 norm_1: NormLayer::new(&mut builder, &format!("h.{index}.norm_1"), &config),
@@ -75,17 +75,26 @@ impl Gpt {
         let norm_f =
             (config.norm_position == NormPosition::Pre).then(|| NormLayer::new(&mut builder, "norm_f", &config));
         let head = if config.tie_embeddings { wte } else { builder.normal("lm_head.weight", &[v, c], INIT_STD) };
+        if let Some(lora) = &lora {
+            builder.freeze();
+            blocks.iter_mut().for_each(|block| block.adapt(&mut builder, &config, lora));
+        }
         let (layout, inits) = builder.finish();
         let rope = match config.position {
             Position::Rope => Some(RopeTable::new(config.context_length, config.head_dim, config.rope_theta)?),
             Position::Learned | Position::None => None,
         };
-        Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope })
+        Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope, lora })
     }
 
     /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The adapters, if there are any.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
     }
 
     /// Names, shapes and places of the parameters.
@@ -107,11 +116,35 @@ impl Gpt {
         init::initialise(&self.layout, &self.inits, seed)
     }
 
-    /// Parameters with values by name, in arena order.
+    /// Parameters with values by name.
     ///
     /// # Errors
-    /// If a name or a shape is not what this model has.
+    /// If a name or a shape is not what this model has, or one is missing.
     pub fn with_values<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [f32])>) -> Result<Params> {
+        let (params, missing) = self.set(values)?;
+        match missing.first() {
+            Some(id) => Err(self.no_value(*id)),
+            None => Ok(params),
+        }
+    }
+
+    /// Parameters of a model with adapters: the values of all others by name, and adapters as they start.
+    ///
+    /// # Errors
+    /// As [`Gpt::with_values`].
+    pub fn with_base<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [f32])>, seed: u64) -> Result<Params> {
+        let (mut params, missing) = self.set(values)?;
+        for id in missing {
+            if self.lora.is_none() || !self.layout.is_trained(id) {
+                return Err(self.no_value(id));
+            }
+            params.set(id, &init::initial(self.layout.info(id), &self.inits[id.0], seed))?;
+        }
+        Ok(params)
+    }
+
+    /// Sets values by name; gives the parameters that none was given for.
+    fn set<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [f32])>) -> Result<(Params, Vec<ParamId>)> {
         let mut params = Params::zeros(self.layout.clone(), Device::Cpu)?;
         let mut missing: Vec<bool> = vec![true; self.layout.infos().len()];
         for (name, values) in values {
@@ -122,10 +155,11 @@ impl Gpt {
             params.set(id, values)?;
             missing[id.0] = false;
         }
-        match missing.iter().position(|&missing| missing) {
-            Some(index) => Err(Error::Training(format!("no value for parameter {}", self.layout.infos()[index].name))),
-            None => Ok(params),
-        }
+        Ok((params, (0..missing.len()).filter(|&index| missing[index]).map(ParamId).collect()))
+    }
+
+    fn no_value(&self, id: ParamId) -> Error {
+        Error::Training(format!("no value for parameter {}", self.layout.info(id).name))
     }
 
     /// The last hidden states [B, T, C] of whole sequences; `tokens` is u32 [B, T] with T up to `context_length`.
@@ -140,21 +174,21 @@ impl Gpt {
                 self.config.context_length
             )));
         }
-        let mut x = ops::embedding::embedding(tape, tokens, self.wte, self.wpe, 0)?;
+        let mut x = ops::embedding::embedding(tape, tokens, self.wte, self.wpe, 0, pass.documents.as_ref())?;
         if let Some(dropout) = &pass.dropout {
             x = dropout.apply(tape, x, 0, Site::Embedding)?;
         }
         let mut stream = Stream::new(x);
         for block in &self.blocks {
-            let (rope, dropout) = (self.rope.as_ref(), pass.dropout.clone());
+            let rope = self.rope.as_ref();
             stream = if pass.recompute && tape.is_recording() {
                 // What is stored between two blocks is one value.
-                let x = stream.summed(tape)?;
+                let (x, pass) = (stream.summed(tape)?, pass.clone());
                 Stream::new(tape.recompute(x, move |tape, x| {
-                    block.forward(tape, Stream::new(x), rope, dropout.as_ref())?.summed(tape)
+                    block.forward(tape, Stream::new(x), rope, &pass)?.summed(tape)
                 })?)
             } else {
-                block.forward(tape, stream, rope, dropout.as_ref())?
+                block.forward(tape, stream, rope, pass)?
             };
         }
         match &self.norm_f {
@@ -245,11 +279,11 @@ impl Gpt {
     ) -> Result<Tensor> {
         let (batch, new) = (tokens.shape()[0], tokens.shape()[1]);
         let mut tape = Tape::inference(params);
-        let x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past)?;
+        let x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past, None)?;
         let mut stream = Stream::new(x);
         for block in &self.blocks {
             let layer = &mut cache.layers[block.index];
-            stream = block.combine(&mut tape, stream, None, |tape, x| {
+            stream = block.combine(&mut tape, stream, &Pass::default(), |tape, x| {
                 block.attention.forward_cached(tape, x, self.rope.as_ref(), layer, (first, past))
             })?;
         }
@@ -287,7 +321,7 @@ impl Gpt {
         let mut stream = Stream::new(Var::constant(x));
         for block in &self.blocks {
             let layer = &mut cache.layers[block.index];
-            stream = block.combine(&mut tape, stream, None, |tape, x| {
+            stream = block.combine(&mut tape, stream, &Pass::default(), |tape, x| {
                 block.attention.forward_each(tape, x, self.rope.as_ref(), layer, pasts, longest)
             })?;
         }
@@ -329,14 +363,40 @@ impl Stream {
 }
 
 impl Block {
+    /// Adds the adapters of this block.
+    fn adapt(&mut self, builder: &mut Builder, config: &ModelConfig, lora: &Lora) {
+        for (site, module) in lora.family.modules().iter().enumerate() {
+            if !lora.targets.iter().any(|target| target == module.name) {
+                continue;
+            }
+            let path = lora.family.path(self.index, module);
+            let (first, rows, inputs) = lora.family.extent(config, module);
+            let bound = 1.0 / (inputs as f64).sqrt();
+            let adapter = Adapter {
+                down: builder.uniform(&format!("{path}.lora_A.weight"), &[lora.rank, inputs], bound),
+                up: builder.zeros(&format!("{path}.lora_B.weight"), &[rows, lora.rank]),
+                first,
+                scale: lora.scale() as f32,
+                site: site as u32,
+            };
+            let layer = match module.place {
+                Place::Qkv => &mut self.attention.qkv,
+                Place::Proj => &mut self.attention.proj,
+                Place::Up => &mut self.mlp.up,
+                Place::Down => &mut self.mlp.down,
+            };
+            layer.adapters.push(adapter);
+        }
+    }
+
     fn forward(
         &self,
         tape: &mut Tape<'_>,
         stream: Stream,
         rope: Option<&RopeTable>,
-        dropout: Option<&Dropout>,
+        pass: &Pass,
     ) -> Result<Stream> {
-        self.combine(tape, stream, dropout, |tape, x| self.attention.forward(tape, x, rope, self.index, dropout))
+        self.combine(tape, stream, pass, |tape, x| self.attention.forward(tape, x, rope, self.index, pass))
     }
 
     /// The block's structure, whatever kind of attention runs inside.
@@ -344,10 +404,10 @@ impl Block {
         &self,
         tape: &mut Tape<'t>,
         stream: Stream,
-        dropout: Option<&Dropout>,
+        pass: &Pass,
         attend: impl FnOnce(&mut Tape<'t>, &Var) -> Result<Var>,
     ) -> Result<Stream> {
-        let drop_out = |tape: &mut Tape<'t>, x: Var, site| match dropout {
+        let drop_out = |tape: &mut Tape<'t>, x: Var, site| match &pass.dropout {
             Some(dropout) => dropout.apply(tape, x, self.index, site),
             None => Ok(x),
         };
@@ -358,7 +418,7 @@ impl Block {
                 drop(normed);
                 let attended = drop_out(tape, attended, Site::AttentionOut)?;
                 let (x, normed) = Stream { x, delta: Some(attended) }.normed(tape, &self.norm_2)?;
-                let out = self.mlp.forward(tape, &normed)?;
+                let out = self.mlp.forward(tape, &normed, self.index, pass)?;
                 drop(normed);
                 let delta = Some(drop_out(tape, out, Site::MlpOut)?);
                 Ok(Stream { x, delta })
@@ -368,7 +428,7 @@ impl Block {
                 let attended = attend(tape, &x)?;
                 let delta = Some(drop_out(tape, attended, Site::AttentionOut)?);
                 let (_, x) = Stream { x, delta }.normed(tape, &self.norm_1)?;
-                let out = self.mlp.forward(tape, &x)?;
+                let out = self.mlp.forward(tape, &x, self.index, pass)?;
                 let delta = Some(drop_out(tape, out, Site::MlpOut)?);
                 Stream { x, delta }.normed(tape, &self.norm_2).map(|(_, normed)| Stream::new(normed))
             }

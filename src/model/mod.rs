@@ -4,6 +4,7 @@ pub mod config;
 pub mod count;
 pub mod gpt;
 pub mod layout;
+pub mod lora;
 pub mod section;
 
 pub use config::ModelConfig;

@@ -6,8 +6,8 @@
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::random::{Purpose, fill_normal};
-use crate::tape::{Layout, ParamId, Params};
+use crate::random::{Purpose, fill_normal, fill_uniform};
+use crate::tape::{Layout, ParamId, ParamInfo, Params};
 
 /// What a parameter is at the start.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,11 @@ pub enum Init {
     Zeros,
     /// All one.
     Ones,
+    /// Uniform between minus this and this.
+    Uniform {
+        /// The bound.
+        bound: f64,
+    },
     /// Normal with this standard deviation; the parts split the rows of a packed parameter: (name, rows).
     Normal {
         /// Standard deviation.
@@ -54,6 +59,21 @@ impl Builder {
         self.push(name, &[len], Init::Ones)
     }
 
+    /// Adds a matrix of uniform values within `bound`.
+    pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f64) -> ParamId {
+        self.push(name, shape, Init::Uniform { bound })
+    }
+
+    /// Adds a matrix of zeros.
+    pub fn zeros(&mut self, name: &str, shape: &[usize]) -> ParamId {
+        self.push(name, shape, Init::Zeros)
+    }
+
+    /// Makes all parameters so far ones that are not trained.
+    pub fn freeze(&mut self) {
+        self.layout.freeze();
+    }
+
     fn push(&mut self, name: &str, shape: &[usize], init: Init) -> ParamId {
         self.inits.push(init);
         self.layout.push(name, shape)
@@ -72,22 +92,31 @@ impl Builder {
 pub fn initialise(layout: &Layout, inits: &[Init], seed: u64) -> Result<Params> {
     let mut params = Params::zeros(layout.clone(), Device::Cpu)?;
     for (index, (info, init)) in layout.infos().iter().zip(inits).enumerate() {
-        let mut values = vec![0.0; info.len()];
-        match init {
-            Init::Zeros => {}
-            Init::Ones => values.fill(1.0),
-            Init::Normal { std, parts } => {
-                let width = info.len() / info.shape[0];
-                let mut first = 0;
-                for (name, rows) in parts {
-                    let part = &mut values[first * width..][..rows * width];
-                    fill_normal(seed, Purpose::Init, name, 0, part);
-                    part.iter_mut().for_each(|value| *value = (f64::from(*value) * std) as f32);
-                    first += rows;
-                }
-            }
-        }
-        params.set(ParamId(index), &values)?;
+        params.set(ParamId(index), &initial(info, init, seed))?;
     }
     Ok(params)
+}
+
+/// The initial values of one parameter.
+pub fn initial(info: &ParamInfo, init: &Init, seed: u64) -> Vec<f32> {
+    let mut values = vec![0.0; info.len()];
+    match init {
+        Init::Zeros => {}
+        Init::Ones => values.fill(1.0),
+        Init::Uniform { bound } => {
+            fill_uniform(seed, Purpose::Init, &info.name, &mut values);
+            values.iter_mut().for_each(|value| *value = ((2.0 * f64::from(*value) - 1.0) * bound) as f32);
+        }
+        Init::Normal { std, parts } => {
+            let width = info.len() / info.shape[0];
+            let mut first = 0;
+            for (name, rows) in parts {
+                let part = &mut values[first * width..][..rows * width];
+                fill_normal(seed, Purpose::Init, name, 0, part);
+                part.iter_mut().for_each(|value| *value = (f64::from(*value) * std) as f32);
+                first += rows;
+            }
+        }
+    }
+    values
 }

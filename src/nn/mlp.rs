@@ -1,17 +1,19 @@
 //! The feed-forward layer.
 
-use super::{Builder, Linear};
+use super::{Builder, Linear, Pass};
 use crate::error::Result;
 use crate::model::config::{Mlp, ModelConfig};
 use crate::ops;
 use crate::tape::{Tape, Var};
 
 /// A feed-forward layer's parameters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MlpLayer {
     kind: Mlp,
-    up: Linear,
-    down: Linear,
+    /// To the inner width (for SwiGLU the gate's rows, then the others).
+    pub up: Linear,
+    /// Back to the residual stream.
+    pub down: Linear,
 }
 
 impl MlpLayer {
@@ -20,20 +22,20 @@ impl MlpLayer {
         let (c, m) = (config.n_embd, config.mlp_dim);
         let up = if config.mlp == Mlp::Swiglu {
             let parts = [(format!("{name}.gate.weight"), m), (format!("{name}.up.weight"), m)];
-            Linear {
-                weight: builder.packed(&format!("{name}.gate_up.weight"), &[2 * m, c], std, &parts),
-                bias: builder.bias(&format!("{name}.gate_up.bias"), 2 * m, config.bias),
-            }
+            Linear::new(
+                builder.packed(&format!("{name}.gate_up.weight"), &[2 * m, c], std, &parts),
+                builder.bias(&format!("{name}.gate_up.bias"), 2 * m, config.bias),
+            )
         } else {
-            Linear {
-                weight: builder.normal(&format!("{name}.up.weight"), &[m, c], std),
-                bias: builder.bias(&format!("{name}.up.bias"), m, config.bias),
-            }
+            Linear::new(
+                builder.normal(&format!("{name}.up.weight"), &[m, c], std),
+                builder.bias(&format!("{name}.up.bias"), m, config.bias),
+            )
         };
-        let down = Linear {
-            weight: builder.normal(&format!("{name}.down.weight"), &[c, m], std_residual),
-            bias: builder.bias(&format!("{name}.down.bias"), c, config.bias),
-        };
+        let down = Linear::new(
+            builder.normal(&format!("{name}.down.weight"), &[c, m], std_residual),
+            builder.bias(&format!("{name}.down.bias"), c, config.bias),
+        );
         MlpLayer { kind: config.mlp, up, down }
     }
 
@@ -41,14 +43,14 @@ impl MlpLayer {
     ///
     /// # Errors
     /// If memory or the device fails.
-    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
-        if self.kind == Mlp::Gelu {
-            let layer = |linear: &Linear| (linear.weight, linear.bias);
-            if let Some(y) = ops::linear::gelu::gelu_mlp(tape, x, layer(&self.up), layer(&self.down))? {
+    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var, layer: usize, pass: &Pass) -> Result<Var> {
+        if self.kind == Mlp::Gelu && self.up.adapters.is_empty() && self.down.adapters.is_empty() {
+            let plain = |linear: &Linear| (linear.weight, linear.bias);
+            if let Some(y) = ops::linear::gelu::gelu_mlp(tape, x, plain(&self.up), plain(&self.down))? {
                 return Ok(y);
             }
         }
-        let up = self.up.forward(tape, x)?;
+        let up = self.up.forward(tape, x, layer, pass)?;
         let inner = match self.kind {
             Mlp::Gelu => ops::gelu::gelu(tape, &up, ops::gelu::Kind::Tanh)?,
             Mlp::GeluErf => ops::gelu::gelu(tape, &up, ops::gelu::Kind::Erf)?,
@@ -56,6 +58,6 @@ impl MlpLayer {
             Mlp::Relu2 => ops::relu2::relu2(tape, &up)?,
         };
         drop(up);
-        self.down.forward(tape, &inner)
+        self.down.forward(tape, &inner, layer, pass)
     }
 }

@@ -19,8 +19,10 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ops;
+use crate::ops::documents::Documents;
 use crate::random::Mask;
 use crate::tape::{ParamId, Tape, Var};
+use crate::tensor::Tensor;
 
 /// Where dropout stands within a layer; part of the key of its mask.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +56,11 @@ impl Dropout {
         Mask::new(self.seed, self.step, layer as u32, site as u32, self.probability)
     }
 
+    /// The mask of what an adapter of a layer reads; `site` counts the adapters of a block.
+    pub fn mask_at(&self, layer: usize, site: u32) -> Mask {
+        Mask::new(self.seed, self.step, layer as u32, Site::MlpOut as u32 + 1 + site, self.probability)
+    }
+
     /// Applies dropout at a site.
     ///
     /// # Errors
@@ -63,21 +70,69 @@ impl Dropout {
     }
 }
 
-/// A linear layer's parameters.
-#[derive(Clone, Copy, Debug)]
+/// How a training pass differs from an evaluation.
+#[derive(Clone, Debug, Default)]
+pub struct Pass {
+    /// Dropout, where the model has any and training wants it.
+    pub dropout: Option<Dropout>,
+    /// Whether blocks store only their input and run again in backward.
+    pub recompute: bool,
+    /// What the loss is multiplied with before it goes back, f32 [1] on the device (fp16).
+    pub loss_scale: Option<Tensor>,
+    /// Dropout of what the adapters read, where they have any.
+    pub adapter_dropout: Option<Dropout>,
+    /// The documents of the sequences, where one holds several: none sees another, and positions start again in each.
+    pub documents: Option<Documents>,
+}
+
+/// A linear layer's parameters, and the adapters beside it.
+#[derive(Clone, Debug)]
 pub struct Linear {
     /// [out, in].
     pub weight: ParamId,
     /// [out].
     pub bias: Option<ParamId>,
+    /// Corrections of low rank that are trained while the weight stays as it is.
+    pub adapters: Vec<Adapter>,
+}
+
+/// A correction of low rank to some rows of a linear layer: `W x + scale * B A x` (Hu et al., "LoRA", 2021).
+#[derive(Clone, Copy, Debug)]
+pub struct Adapter {
+    /// A, [rank, in].
+    pub down: ParamId,
+    /// B, [rows, rank].
+    pub up: ParamId,
+    /// The first of the layer's outputs that it acts on.
+    pub first: usize,
+    /// The factor.
+    pub scale: f32,
+    /// Which of the adapters of a block it is: part of the key of its dropout.
+    pub site: u32,
 }
 
 impl Linear {
-    /// `x` [.., in] to [.., out].
+    /// A layer without adapters.
+    pub fn new(weight: ParamId, bias: Option<ParamId>) -> Linear {
+        Linear { weight, bias, adapters: Vec::new() }
+    }
+
+    /// `x` [.., in] to [.., out] in layer `layer` of a pass.
     ///
     /// # Errors
     /// If memory or the device fails.
-    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
-        ops::linear::linear(tape, x, self.weight, self.bias)
+    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var, layer: usize, pass: &Pass) -> Result<Var> {
+        let mut y = ops::linear::linear(tape, x, self.weight, self.bias)?;
+        for adapter in &self.adapters {
+            let read = match &pass.adapter_dropout {
+                Some(dropout) => {
+                    let mask = dropout.mask_at(layer, adapter.site);
+                    ops::dropout::dropout(tape, x.clone(), mask, &dropout.sequences)?
+                }
+                None => x.clone(),
+            };
+            y = ops::low_rank::low_rank(tape, y, &read, (adapter.down, adapter.up), adapter.first, adapter.scale)?;
+        }
+        Ok(y)
     }
 }

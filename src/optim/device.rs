@@ -91,7 +91,7 @@ impl DeviceOptimizer {
         params: &Params,
         lanes: usize,
     ) -> Result<DeviceOptimizer> {
-        let (device, len) = (gpu.device(), params.layout().len());
+        let (device, len) = (gpu.device(), params.layout().trained());
         let mut optimizer = DeviceOptimizer {
             gpu,
             hyper,
@@ -206,32 +206,37 @@ impl DeviceOptimizer {
         Ok(())
     }
 
-    /// Losses (means over tokens) and outcomes of the steps since the last call, in order. It waits for them.
+    /// Losses (means over the targets of each step) and outcomes of the steps since the last call, in order. It waits for
+    /// them.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn finished(&mut self, params: &Params, tokens: usize) -> Result<Vec<(f64, Outcome)>> {
+    pub fn finished(&mut self, params: &Params, targets: &[usize]) -> Result<Vec<(f64, Outcome)>> {
         let used = self.records.view(0, &[self.in_flight * StepRecord::WORDS]);
         let words = used.to_device(crate::device::Device::Cpu)?;
         self.in_flight = 0;
         let records = words.u32().chunks_exact(StepRecord::WORDS);
+        assert_eq!(records.len(), targets.len(), "the targets of every step");
         Ok(records
             .map(|words| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)))
-            .map(|record: StepRecord| {
+            .zip(targets)
+            .map(|(record, &targets): (StepRecord, _)| {
                 let class = match Kind::of(record.kind) {
                     Kind::Finite => Class::Finite,
                     Kind::Clipped => Class::Clipped,
                     Kind::Overflow => Class::Overflow,
-                    Kind::NonFinite => match params.layout().owner(record.first_bad as usize) {
-                        Some(id) => Class::NonFinite(id),
-                        None => Class::Overflow,
-                    },
+                    Kind::NonFinite => {
+                        match params.layout().owner(record.first_bad as usize + params.layout().frozen()) {
+                            Some(id) => Class::NonFinite(id),
+                            None => Class::Overflow,
+                        }
+                    }
                     Kind::LossNonFinite => Class::LossNonFinite,
                     Kind::Backoff => Class::Backoff,
                     Kind::Stopped => Class::Stopped,
                 };
                 let outcome = Outcome { class, norm: record.norm, norm_clipped: record.norm_clipped };
-                (record.loss_sum / tokens as f64, outcome)
+                (record.loss_sum / targets as f64, outcome)
             })
             .collect())
     }

@@ -68,10 +68,10 @@ pub struct Outcome {
     pub norm_clipped: f32,
 }
 
-/// Where a part of the arena may begin ([`Optimizer::of_part`]): at a multiple of this many elements.
+/// Where a part of the gradients may begin ([`Optimizer::of_part`]): at a multiple of this many elements.
 pub const PART_ALIGN: usize = cpu::CHUNK;
 
-/// AdamW with its moments: two flat f32 buffers in the arena's layout.
+/// AdamW with its moments: two flat f32 buffers in the layout of the gradients.
 #[derive(Debug)]
 pub struct Optimizer {
     hyper: Hyper,
@@ -88,10 +88,10 @@ impl Optimizer {
     /// # Errors
     /// If memory cannot be had.
     pub fn new(hyper: Hyper, params: &Params) -> Result<Optimizer> {
-        Optimizer::of_part(hyper, params, 0..params.layout().len())
+        Optimizer::of_part(hyper, params, 0..params.layout().trained())
     }
 
-    /// A fresh optimizer for the elements `part` of the arena; other processes have the rest (ZeRO stage 1, Rajbhandari et
+    /// A fresh optimizer for the elements `part` of the gradients; other processes have the rest (ZeRO stage 1, Rajbhandari et
     /// al. 2020). It begins at a multiple of [`PART_ALIGN`].
     ///
     /// # Errors

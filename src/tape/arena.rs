@@ -2,6 +2,8 @@
 //!
 //! Gradient norm, clipping, AdamW, all-reduce, checkpoints and exact comparison are then each one pass over flat memory,
 //! in an order that never changes: the order of the specification. Gradients live in a second buffer of the same layout.
+//! Parameters that stay as they are (under adapters) stand first, and have no gradients: buffers of gradients and moments
+//! begin where they end.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -52,6 +54,8 @@ impl ParamInfo {
 pub struct Layout {
     infos: Vec<ParamInfo>,
     len: usize,
+    /// Elements of the parameters that are not trained: the first ones.
+    frozen: usize,
 }
 
 impl Layout {
@@ -61,6 +65,32 @@ impl Layout {
         self.len += info.len().next_multiple_of(ALIGN);
         self.infos.push(info);
         ParamId(self.infos.len() - 1)
+    }
+
+    /// Makes all parameters so far ones that are not trained.
+    pub fn freeze(&mut self) {
+        self.frozen = self.len;
+    }
+
+    /// Elements of the flat buffer before those that are trained, gaps included.
+    pub fn frozen(&self) -> usize {
+        self.frozen
+    }
+
+    /// Elements of the flat buffers of gradients and moments, gaps included.
+    pub fn trained(&self) -> usize {
+        self.len - self.frozen
+    }
+
+    /// Whether a parameter is trained.
+    pub fn is_trained(&self, id: ParamId) -> bool {
+        self.infos[id.0].offset >= self.frozen
+    }
+
+    /// The parameters that are trained, each with its range in the buffers of gradients and moments.
+    pub fn trained_infos(&self) -> impl Iterator<Item = (&ParamInfo, std::ops::Range<usize>)> {
+        let trained = self.infos.iter().filter(|info| info.offset >= self.frozen);
+        trained.map(|info| (info, info.offset - self.frozen..info.offset - self.frozen + info.len()))
     }
 
     /// All parameters in arena order.
@@ -154,7 +184,7 @@ impl Params {
         Ok(Params { layout: self.layout.clone(), flat, compute })
     }
 
-    /// Replaces the master weights and renews the compute copy.
+    /// Replaces the master weights of the parameters that are trained, and renews the compute copy.
     ///
     /// # Errors
     /// If the device fails.
@@ -162,7 +192,9 @@ impl Params {
     /// # Panics
     /// If the length differs, or while views of the weights live.
     pub fn load(&mut self, values: &[f32]) -> Result<()> {
-        self.flat.copy_from(&Tensor::from_f32(values, &[values.len()])?)?;
+        assert_eq!(values.len(), self.layout.trained(), "values of all trained parameters");
+        let values = Tensor::from_f32(values, &[values.len()])?.to_device(self.flat.device())?;
+        self.flat.copy_part(self.layout.frozen, &values)?;
         if let Some(compute) = &mut self.compute {
             *compute = self.flat.to_dtype(compute.dtype())?;
         }
@@ -172,6 +204,11 @@ impl Params {
     /// The whole buffer of master weights.
     pub fn flat(&self) -> &Tensor {
         &self.flat
+    }
+
+    /// The master weights of the parameters that are trained: the end of the buffer.
+    pub fn trained(&self) -> Tensor {
+        self.flat.view(self.layout.frozen, &[self.layout.trained()])
     }
 
     /// The whole buffer, to be changed. It does not renew the compute copy.
@@ -204,7 +241,7 @@ impl Params {
     }
 }
 
-/// The gradients of all parameters: fp32, in the layout of the arena. Backward passes add to them in place.
+/// The gradients of the parameters that are trained: fp32, in the layout of the arena. Backward passes add to them in place.
 #[derive(Debug)]
 pub struct Gradients {
     layout: Layout,
@@ -217,7 +254,7 @@ impl Gradients {
     /// # Errors
     /// If memory cannot be had on the device.
     pub fn zeros_like(params: &Params) -> Result<Gradients> {
-        let flat = Tensor::zeros(params.flat.device(), DType::F32, &[params.layout.len()])?;
+        let flat = Tensor::zeros(params.flat.device(), DType::F32, &[params.layout.trained()])?;
         Ok(Gradients { layout: params.layout.clone(), flat })
     }
 
@@ -244,9 +281,25 @@ impl Gradients {
         &mut self.flat
     }
 
+    /// Whether there is a gradient of this parameter. Where there is none, operators need not compute it.
+    pub fn wants(&self, id: ParamId) -> bool {
+        self.layout.is_trained(id)
+    }
+
+    /// Where the gradient of a parameter stands in the buffer.
+    fn range(&self, id: ParamId) -> std::ops::Range<usize> {
+        let info = self.layout.info(id);
+        assert!(self.wants(id), "{} has no gradient: it is not trained", info.name);
+        let first = info.offset - self.layout.frozen;
+        first..first + info.len()
+    }
+
     /// The gradient of one parameter, in host memory.
+    ///
+    /// # Panics
+    /// If the parameter is not trained; so do the others that follow.
     pub fn of(&self, id: ParamId) -> &[f32] {
-        &self.flat.f32()[self.layout.info(id).range()]
+        &self.flat.f32()[self.range(id)]
     }
 
     /// The device address of one parameter's gradient, to be added to.
@@ -254,13 +307,24 @@ impl Gradients {
     /// # Panics
     /// In host memory, or while the buffer is shared.
     pub fn address_mut(&mut self, id: ParamId) -> u64 {
-        self.flat.address_mut() + (self.layout.info(id).offset * DType::F32.size()) as u64
+        let first = self.range(id).start;
+        self.flat.address_mut() + (first * DType::F32.size()) as u64
+    }
+
+    /// [`Gradients::address_mut`], if there is a gradient of this parameter.
+    pub fn wanted_address(&mut self, id: ParamId) -> Option<u64> {
+        self.wants(id).then(|| self.address_mut(id))
     }
 
     /// The gradient of one parameter, in host memory, to be added to.
     pub fn of_mut(&mut self, id: ParamId) -> &mut [f32] {
-        let range = self.layout.info(id).range();
+        let range = self.range(id);
         &mut self.flat.f32_mut()[range]
+    }
+
+    /// [`Gradients::of_mut`], if there is a gradient of this parameter.
+    pub fn wanted(&mut self, id: ParamId) -> Option<&mut [f32]> {
+        self.wants(id).then(|| self.of_mut(id))
     }
 }
 
@@ -285,5 +349,24 @@ mod tests {
         assert_eq!(params.value(b).f32(), [1.0; 7]);
         assert_eq!(params.flat().f32().iter().sum::<f32>(), 7.0);
         assert_eq!(params.layout().find("b"), Some(b));
+    }
+
+    #[test]
+    fn what_is_frozen_has_no_gradient() {
+        let mut layout = Layout::default();
+        let a = layout.push("a", &[3, 5]);
+        layout.freeze();
+        let b = layout.push("b", &[7]);
+        assert_eq!((layout.len(), layout.frozen(), layout.trained()), (32, 16, 16));
+        let mut params = Params::zeros(layout, Device::Cpu).unwrap();
+        params.load(&[2.0; 16]).unwrap();
+        assert_eq!((params.value(a).f32(), params.value(b).f32()), (&[0.0; 15][..], &[2.0; 7][..]));
+        let mut grads = Gradients::zeros_like(&params).unwrap();
+        assert_eq!(grads.flat().len(), 16);
+        assert!(grads.wanted(a).is_none());
+        grads.wanted(b).unwrap()[6] = 1.0;
+        assert_eq!(grads.flat().f32()[6], 1.0);
+        let ranges: Vec<_> = params.layout().trained_infos().map(|(info, range)| (info.name.as_str(), range)).collect();
+        assert_eq!(ranges, [("b", 0..7)]);
     }
 }

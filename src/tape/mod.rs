@@ -118,7 +118,7 @@ struct Node<'a> {
     params: Vec<ParamId>,
 }
 
-/// Called with each parameter as soon as its gradient is complete.
+/// Called with each parameter that is trained as soon as its gradient is complete.
 pub type ReadyHook<'a> = Box<dyn FnMut(ParamId) + 'a>;
 
 /// The record of a forward pass. `'a` is the life of the parameters (and of the model that recomputation refers to).
@@ -253,7 +253,7 @@ impl<'a> Tape<'a> {
             }
             for id in node.params {
                 pending[id.0] -= 1;
-                if let (0, Some(hook)) = (pending[id.0], &mut hook) {
+                if let (0, true, Some(hook)) = (pending[id.0], params.layout().is_trained(id), &mut hook) {
                     hook(id);
                 }
             }

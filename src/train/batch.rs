@@ -16,6 +16,8 @@ pub struct Memory<'m> {
     pub model: &'m ModelConfig,
     /// Its parameters.
     pub parameters: usize,
+    /// Those of them that are trained.
+    pub trained: usize,
     /// Whether blocks store only their input.
     pub recompute: bool,
     /// The dtype of activations on a GPU; None on the CPU.
@@ -25,14 +27,16 @@ pub struct Memory<'m> {
 impl Memory<'_> {
     /// The memory that a step with so many gradient buffers is predicted to need at its peak, in bytes.
     pub fn predicted_bytes(&self, micro_batch: usize, buffers: usize) -> u64 {
-        let Memory { model, parameters, recompute, gpu } = *self;
+        let Memory { model, parameters, trained, recompute, gpu } = *self;
         // `training_bytes` counts one gradient buffer.
-        let more_buffers = 4 * parameters as u64 * (buffers as u64 - 1);
-        more_buffers
-            + match gpu {
-                None => model.training_bytes(parameters, micro_batch, recompute),
-                Some(dtype) => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
-            }
+        let more_buffers = 4 * trained as u64 * (buffers as u64 - 1);
+        // What is not trained has no gradient and no moments.
+        let spared = 12 * (parameters - trained) as u64;
+        let all_trained = match gpu {
+            None => model.training_bytes(parameters, micro_batch, recompute),
+            Some(dtype) => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
+        };
+        more_buffers + all_trained - spared
     }
 
     /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]), and that leaves
@@ -83,12 +87,14 @@ mod tests {
     fn the_choice_divides_the_global_batch_and_grows_no_further_than_memory() {
         let model = ModelConfig::gpt2(2, 2, 32, 64, 100);
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
-        let memory = Memory { model: &model, parameters: 30_000, recompute: false, gpu: None };
+        let memory = Memory { model: &model, parameters: 30_000, trained: 30_000, recompute: false, gpu: None };
         let free = available(Device::Cpu).unwrap();
         assert_eq!(memory.largest_that_fits(24, free, 1, buffers).unwrap(), 24);
         assert_eq!(memory.largest_that_fits(24, free, 4, buffers).unwrap(), 6);
         let recomputing = Memory { recompute: true, ..memory };
         assert!(memory.predicted_bytes(8, 1) > recomputing.predicted_bytes(8, 1));
+        let adapters = Memory { trained: 1_000, ..memory };
+        assert_eq!(memory.predicted_bytes(8, 3) - adapters.predicted_bytes(8, 3), 20 * 29_000);
         let narrow = Memory { gpu: Some(DType::BF16), ..memory };
         assert!(narrow.predicted_bytes(8, 1) < memory.predicted_bytes(8, 1));
         let huge = ModelConfig { context_length: 1 << 30, n_embd: 1 << 20, ..model.clone() };

@@ -1,7 +1,8 @@
-//! Writing a checkpoint: a model folder, and beside it all that is needed to go on.
+//! Writing a checkpoint: a model folder (or one of adapters), and beside it all that is needed to go on.
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::adapter::write_adapter;
 use crate::checkpoint::state::{self, TrainingState};
 use crate::checkpoint::store::{Keep, Store};
 use crate::checkpoint::write_model_folder;
@@ -20,10 +21,34 @@ pub struct Snapshot<'a> {
     pub moments: [&'a [f32]; 2],
     /// The tokenizer, whose files go into the folder.
     pub tokenizer: &'a Tokenizer,
+    /// With adapters: what they correct.
+    pub base: Option<&'a Base>,
     /// The counters.
     pub state: &'a TrainingState,
     /// README.md, and what it was made from.
     pub card: Card,
+}
+
+/// The model that adapters correct.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// A folder, or `OWNER/NAME` on the Hub.
+    pub name: String,
+    /// The XXH3 of its weights.
+    pub hash: String,
+}
+
+impl Base {
+    /// The model `name`, whose weights are the part of `params` that is not trained.
+    pub fn new(name: String, params: &Params) -> Base {
+        let weights = &params.flat().f32()[..params.layout().frozen()];
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        weights.chunks(1 << 16).for_each(|part| {
+            let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hash.update(&bytes);
+        });
+        Base { name, hash: format!("{:016x}", hash.digest()) }
+    }
 }
 
 /// A model card.
@@ -56,13 +81,16 @@ pub fn save(store: &Store, snapshot: &Snapshot<'_>, keep: Keep) -> Result<PathBu
 
 fn fill(folder: &Path, snapshot: &Snapshot<'_>) -> Result<()> {
     let model = snapshot.model;
-    let written = write_model_folder(folder, model.config(), snapshot.params, snapshot.tokenizer.eot())?;
+    let written = match (model.lora(), snapshot.base) {
+        (Some(lora), Some(base)) => write_adapter(folder, lora, &base.name, model.layout(), snapshot.params)?,
+        _ => write_model_folder(folder, model.config(), snapshot.params, snapshot.tokenizer.eot())?,
+    };
     snapshot.tokenizer.save(folder, model.config().context_length)?;
     let readme = folder.join("README.md");
     std::fs::write(&readme, &snapshot.card.readme).map_err(Error::io("write", &readme))?;
     let [m, v] = snapshot.moments;
-    let digests = [("model.safetensors".to_string(), written.sha256)];
-    state::write(folder, snapshot.state, [snapshot.params.flat().f32(), m, v], &digests)?;
+    let digests = [(written.name, written.sha256)];
+    state::write(folder, snapshot.state, [snapshot.params.trained().f32(), m, v], &digests)?;
     let facts = folder.join(CARD_FACTS);
     std::fs::write(&facts, &snapshot.card.facts).map_err(Error::io("write", &facts))
 }

@@ -13,7 +13,7 @@ use crate::data::config::DataConfig;
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::config::{TokenizerConfig, TokenizerKind};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
-use crate::data::{Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, TokenStream, prepare};
+use crate::data::{Manifest, PrepareOptions, Progress, Sequences, ShardFormat, ShardOptions, Shards, prepare};
 use crate::error::{Error, Result};
 
 /// The folder of prepared data within a run folder.
@@ -99,13 +99,13 @@ fn chars(data: &DataConfig) -> Result<Tokenizer> {
     Tokenizer::from_chars(&found, documents > 1)
 }
 
-/// The token streams of a run.
+/// The data of a run.
 #[derive(Debug)]
 pub struct Streams {
     /// What is trained on.
-    pub train: Arc<TokenStream>,
+    pub train: Sequences,
     /// What is held out, if anything.
-    pub val: Option<TokenStream>,
+    pub val: Option<Sequences>,
     /// The data in words, for the summary and the model card.
     pub description: Vec<String>,
 }
@@ -195,5 +195,6 @@ fn from_shards(
 
 fn finish(shards: Shards, vocab_size: usize, description: Vec<String>) -> Result<Streams> {
     let (train, val) = shards.into_streams(vocab_size);
-    Ok(Streams { train: Arc::new(train), val: val.filter(|val| val.len() >= 2), description })
+    let val = val.filter(|val| val.len() >= 2).map(|val| Sequences::Stream(Arc::new(val)));
+    Ok(Streams { train: Sequences::Stream(Arc::new(train)), val, description })
 }

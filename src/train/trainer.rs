@@ -10,14 +10,13 @@ mod steps;
 pub use evaluate::score_event;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::{Keep, Store};
 use crate::data::tokenizer::Tokenizer;
-use crate::data::{Loader, TokenStream};
+use crate::data::{Loader, Sequences};
 use crate::device::{DType, Device};
 use crate::dist::Ranks;
 use crate::dist::ranks::{Spread, spread};
@@ -31,7 +30,7 @@ use crate::optim::{Moments, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
-use crate::train::save::{Card, Snapshot, save};
+use crate::train::save::{self, Card, Snapshot};
 use crate::train::spike::SpikeWatch;
 use steps::StartedStep;
 
@@ -71,12 +70,12 @@ pub struct Job<'a> {
     pub sample: &'a crate::sample::config::SampleConfig,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Training tokens.
-    pub data: Arc<TokenStream>,
+    /// What is trained on.
+    pub data: Sequences,
     /// Whether sequences are shuffled.
     pub shuffle: bool,
-    /// Validation tokens.
-    pub val: Option<&'a TokenStream>,
+    /// What is held out for validation.
+    pub val: Option<&'a Sequences>,
     /// Benchmarks.
     pub tasks: &'a [Task],
     /// Sequences of one pass.
@@ -89,6 +88,8 @@ pub struct Job<'a> {
     pub config_hash: String,
     /// The hardware kind.
     pub hardware: String,
+    /// With adapters: what they correct.
+    pub base: Option<save::Base>,
     /// The model card of a checkpoint, from the state at that time and its validation.
     pub card: &'a CardWriter<'a>,
     /// What the device could do at most, in FLOP/s of the precision, where that is known.
@@ -160,6 +161,7 @@ impl<'a> Trainer<'a> {
             config_hash: job.config_hash.clone(),
             tokenizer_hash: job.tokenizer.hash().to_string(),
             hardware: job.hardware.clone(),
+            base_hash: job.base.as_ref().map(|base| base.hash.clone()),
         };
         let spikes = SpikeWatch::new(job.stability.spike_window, job.stability.spike_threshold.value(), &[]);
         Ok(Trainer {
@@ -187,6 +189,12 @@ impl<'a> Trainer<'a> {
     pub fn restore(&mut self, state: TrainingState, arena: &ArenaData) -> Result<()> {
         if state.tokenizer_hash != self.state.tokenizer_hash {
             return Err(Error::usage("the checkpoint was made with another tokenizer than the config's"));
+        }
+        if state.base_hash != self.state.base_hash {
+            return Err(Error::usage(
+                "the checkpoint's adapters correct another model than the one in model.init_from; put that one back, or start \
+                 a new run",
+            ));
         }
         let scale = state.loss_scale.map(|(loss_scale, good_steps)| ScaleState { loss_scale, good_steps });
         self.engine.restore(arena, state.updates, scale)?;
@@ -415,10 +423,11 @@ impl<'a> Trainer<'a> {
             params: &self.engine.params().to_device(Device::Cpu, DType::F32)?,
             moments: [&moments.m, &moments.v],
             tokenizer: self.job.tokenizer,
+            base: self.job.base.as_ref(),
             state: &self.state,
             card: (self.job.card)(&self.state, findings)?,
         };
-        let path = save(&store, &snapshot, keep)?;
+        let path = save::save(&store, &snapshot, keep)?;
         self.record(self.saved())?;
         self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
         let run = self.job.folder;

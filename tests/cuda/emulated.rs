@@ -240,7 +240,7 @@ impl Driver for &'static Emulated {
         if self.recorded(|| Work::Multiply(*product)) {
             return Ok(());
         }
-        let Product { a, b, c, beta, bias, epilogue } = *product;
+        let Product { a, b, c, alpha, beta, bias, epilogue } = *product;
         let ((m, k), (inner, n)) = (a.extent(), b.extent());
         let shapes = format!("{a:?} times {b:?} into {c:?}");
         assert!(k == inner && (m, n) == (c.rows, c.cols) && !c.transposed, "{shapes}");
@@ -251,7 +251,7 @@ impl Driver for &'static Emulated {
             if of.transposed { mat.t() } else { mat }
         };
         let mut sum = vec![0.0; m * n];
-        gemm(MatMut::new(&mut sum, m, n), Into::Set, 1.0, mat(&left, &a), mat(&right, &b), Threads::All);
+        gemm(MatMut::new(&mut sum, m, n), Into::Set, alpha, mat(&left, &a), mat(&right, &b), Threads::All);
         if beta != 0.0 {
             sum.iter_mut().zip(self.read(&c)?).for_each(|(sum, old)| *sum += beta * old);
         }

@@ -131,7 +131,7 @@ fn rope() {
     let heads = Heads { n_head: 3, n_kv_head: 1, head_dim: 12 };
     let table = RopeTable::new(9, 12, 10_000.0).unwrap();
     let inputs = [activation("qkv", &[2, 7, heads.packed()])];
-    check("rope", &inputs, ALL, 4.0, &|tape, v, _| ops::rope::rope(tape, v[0].clone(), heads, &table, 2));
+    check("rope", &inputs, ALL, 4.0, &|tape, v, _| ops::rope::rope(tape, v[0].clone(), heads, &table, 2, None));
 }
 
 #[test]
@@ -142,10 +142,10 @@ fn embedding() {
     for width in [8, 20, 33] {
         let inputs = [param("wte", &[11, width]), param("wpe", &[95, width])];
         check(&format!("embedding of width {width}"), &inputs, ALL, 4.0, &|tape, _, p| {
-            ops::embedding::embedding(tape, &tokens, p[0], Some(p[1]), 5)
+            ops::embedding::embedding(tape, &tokens, p[0], Some(p[1]), 5, None)
         });
         check(&format!("embedding without positions, width {width}"), &inputs[..1], ALL, 4.0, &|tape, _, p| {
-            ops::embedding::embedding(tape, &tokens, p[0], None, 0)
+            ops::embedding::embedding(tape, &tokens, p[0], None, 0, None)
         });
     }
 }
@@ -172,7 +172,9 @@ fn attend(what: &str, heads: Heads, (b, t): (usize, usize), dropout: bool, dtype
         // In f32 both sides round every one of T * D terms; in the narrow types it is the inputs of products that count.
         let factor = if dtype == DType::F32 { 64.0 } else { 16.0 };
         let what = format!("{what} attention, {heads:?}, B = {b}, T = {t}");
-        check(&what, &inputs, &[dtype], factor, &|tape, v, _| ops::attention::attention(tape, &v[0], heads, dropout));
+        check(&what, &inputs, &[dtype], factor, &|tape, v, _| {
+            ops::attention::attention(tape, &v[0], heads, dropout, None)
+        });
     }
 }
 

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use crate::layouts::llmc_u16;
 use crate::{says, write};
 use proptest::prelude::*;
-use taper::data::{Loader, ShardOptions, Shards, TokenStream, Window, eval_windows};
+use taper::data::{Loader, Rows, ShardOptions, Shards, TokenStream, Window, eval_windows};
 
 fn stream(tokens: u32) -> Arc<TokenStream> {
     Arc::new(TokenStream::from_tokens((0..tokens).collect(), tokens as usize))
 }
 
 fn sequence(loader: &Loader, index: u64) -> Vec<u32> {
-    let mut tokens = vec![0; loader.context_length() + 1];
-    loader.fill(index, &mut tokens).unwrap();
-    tokens
+    let mut rows = Rows::default();
+    loader.append(index, &mut rows).unwrap();
+    assert_eq!(
+        (rows.inputs.len(), rows.inputs[1..].to_vec()),
+        (loader.context_length(), rows.targets[..rows.inputs.len() - 1].to_vec())
+    );
+    rows.inputs.truncate(1);
+    [rows.inputs, rows.targets].concat()
 }
 
 proptest! {

@@ -4,6 +4,7 @@ use super::oracle::{activation, check, normal};
 use candle_core::{D, DType, Device as CandleDevice, Result as CandleResult, Tensor as CTensor};
 use taper::device::Device;
 use taper::ops::attention::{AttentionDropout, Heads, attention, forward, forward_cached};
+use taper::ops::documents::Documents;
 use taper::random::Mask;
 use taper::tape::{Gradients, Layout, Params, Tape};
 use taper::tensor::{DType as TensorType, Tensor};
@@ -14,6 +15,16 @@ fn heads(n_head: usize, n_kv_head: usize, head_dim: usize) -> Heads {
 
 /// The definition; `factors` [B, H, T, T] multiply the probabilities.
 fn composed(qkv: &CTensor, heads: Heads, factors: Option<&[f32]>) -> CandleResult<CTensor> {
+    composed_within(qkv, heads, factors, None)
+}
+
+/// The definition within documents, of which `begins` [B, T] says where each token's begins.
+fn composed_within(
+    qkv: &CTensor,
+    heads: Heads,
+    factors: Option<&[f32]>,
+    begins: Option<&[u32]>,
+) -> CandleResult<CTensor> {
     let (b, t, _) = qkv.dims3()?;
     let (h, kv, d) = (heads.n_head, heads.n_kv_head, heads.head_dim);
     let split = |first: usize, n: usize| {
@@ -22,8 +33,12 @@ fn composed(qkv: &CTensor, heads: Heads, factors: Option<&[f32]>) -> CandleResul
         part.unsqueeze(2)?.broadcast_as((b, n, h / n, t, d))?.contiguous()?.reshape((b, h, t, d))
     };
     let (q, k, v) = (split(0, h)?, split(h, kv)?, split(h + kv, kv)?);
-    let causal: Vec<f32> = (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-    let causal = CTensor::from_slice(&causal, (1, 1, t, t), &CandleDevice::Cpu)?.to_dtype(qkv.dtype())?;
+    let unseen = |i: usize| {
+        let (row, key) = (i / t, i % t);
+        key > row % t || begins.is_some_and(|begins| key < begins[row] as usize)
+    };
+    let causal: Vec<f32> = (0..b * t * t).map(|i| if unseen(i) { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let causal = CTensor::from_slice(&causal, (b, 1, t, t), &CandleDevice::Cpu)?.to_dtype(qkv.dtype())?;
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (d as f64).sqrt())?.broadcast_add(&causal)?;
     let p = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     let mut p = p.broadcast_div(&p.sum_keepdim(D::Minus1)?)?;
@@ -69,7 +84,7 @@ fn attention_is_the_textbook_softmax() {
         check(
             &[activation("qkv", &[b, t, heads.packed()])],
             |x| composed(&x[0], heads, None),
-            |tape, vars, _| attention(tape, &vars[0], heads, None),
+            |tape, vars, _| attention(tape, &vars[0], heads, None, None),
         );
     }
 }
@@ -84,7 +99,61 @@ fn attention_with_dropout_is_the_softmax_times_the_mask() {
         check(
             &[activation("qkv", &[b, t, heads.packed()])],
             |x| composed(&x[0], heads, Some(&factors)),
-            |tape, vars, _| attention(tape, &vars[0], heads, Some(AttentionDropout { mask, sequences: &sequences })),
+            |tape, vars, _| {
+                attention(tape, &vars[0], heads, Some(AttentionDropout { mask, sequences: &sequences }), None)
+            },
+        );
+    }
+}
+
+/// Rows of 330 tokens in documents around every edge: one token, a block of queries and one more, more than a block of keys.
+const LENGTHS: [&[usize]; 3] = [&[64, 1, 65, 200], &[1, 1, 270, 58], &[330]];
+
+/// Where the document of each token begins.
+fn begins(rows: &[&[usize]]) -> Vec<u32> {
+    let row = |lengths: &&[usize]| {
+        let starts = lengths.iter().scan(0, |next, len| Some(std::mem::replace(next, *next + len)));
+        starts.zip(lengths.iter()).flat_map(|(start, &len)| vec![start as u32; len]).collect::<Vec<u32>>()
+    };
+    rows.iter().flat_map(row).collect()
+}
+
+#[test]
+fn documents_have_the_bits_of_sequences_of_their_own() {
+    for (h, k, d) in [(4, 2, 16), (3, 3, 5), (2, 1, 64)] {
+        let heads = heads(h, k, d);
+        let qkv = normal("documents", 3 * 330 * heads.packed());
+        let begins = begins(&LENGTHS);
+        let documents = Documents::new(&begins, 3, 330, Device::Cpu).unwrap();
+        let [out, grad] = both(&qkv, &[3, 330, heads.packed()], heads, None, Some(&documents));
+        let dout = normal("dout", out.len());
+        let mut row = 0;
+        for len in LENGTHS.concat() {
+            let part = &qkv[row * heads.packed()..(row + len) * heads.packed()];
+            let at = row * heads.width()..(row + len) * heads.width();
+            let [alone, alone_grad] = both_with(part, &[1, len, heads.packed()], heads, None, None, &dout[at.clone()]);
+            assert_eq!(out[at], alone, "{heads:?}, {len} tokens from row {row}");
+            assert_eq!(grad[row * heads.packed()..(row + len) * heads.packed()], alone_grad, "{heads:?}, row {row}");
+            row += len;
+        }
+    }
+}
+
+#[test]
+fn documents_are_the_textbook_softmax_with_a_mask() {
+    let heads = heads(4, 2, 8);
+    let begins = begins(&LENGTHS);
+    let documents = Documents::new(&begins, 3, 330, Device::Cpu).unwrap();
+    let mask = Mask::new(5, 11, 3, 2, 0.25);
+    let sequences = [40, 43, 46];
+    // The mask's element is that of the whole row, wherever in it a document begins.
+    let factors = factors(&mask, &sequences, heads, 330);
+    let dropout = AttentionDropout { mask, sequences: &sequences };
+    for (factors, dropout) in [(None, None), (Some(&factors[..]), Some(dropout))] {
+        check(
+            &[activation("qkv", &[3, 330, heads.packed()])],
+            |x| composed_within(&x[0], heads, factors, Some(&begins)),
+            |tape, vars, _| attention(tape, &vars[0], heads, dropout, Some(&documents)),
         );
     }
 }
@@ -97,7 +166,7 @@ fn sharp_softmaxes_are_as_good() {
     for (row, values) in qkv.values.chunks_exact_mut(heads.packed()).enumerate() {
         values[..heads.value(0)].iter_mut().for_each(|v| *v *= 1.0 + row as f32 / 30.0);
     }
-    check(&[qkv], |x| composed(&x[0], heads, None), |tape, vars, _| attention(tape, &vars[0], heads, None));
+    check(&[qkv], |x| composed(&x[0], heads, None), |tape, vars, _| attention(tape, &vars[0], heads, None, None));
 }
 
 #[test]
@@ -110,7 +179,7 @@ fn the_probability_of_dropping_is_right() {
     qkv.chunks_exact_mut(heads.packed()).for_each(|row| row[heads.value(0)..].fill(1.0));
     let qkv = Tensor::from_f32(&qkv, &[b, t, heads.packed()]).unwrap();
     let mask = Mask::new(1, 2, 3, 4, 0.1);
-    let (out, _) = forward(&qkv, heads, Some(AttentionDropout { mask, sequences: &[0, 1] })).unwrap();
+    let (out, _) = forward(&qkv, heads, Some(AttentionDropout { mask, sequences: &[0, 1] }), None).unwrap();
     let mean = out.f32().iter().map(|&o| f64::from(o)).sum::<f64>() / out.len() as f64;
     assert!((mean - 1.0).abs() < 0.01, "{mean}");
     let exact = out.f32().iter().filter(|&&o| (o - 1.0).abs() < 1e-6).count();
@@ -129,7 +198,7 @@ fn the_mask_does_not_depend_on_how_the_batch_is_cut() {
     let run = |range: std::ops::Range<usize>, sequences: &[u32]| {
         let part = &qkv[range.start * row..range.end * row];
         let part = Tensor::from_f32(part, &[range.len(), t, heads.packed()]).unwrap();
-        forward(&part, heads, Some(AttentionDropout { mask, sequences })).unwrap().0.f32().to_vec()
+        forward(&part, heads, Some(AttentionDropout { mask, sequences }), None).unwrap().0.f32().to_vec()
     };
     assert_eq!(run(0..3, &[7, 8, 9]), [run(0..1, &[7]), run(1..3, &[8, 9])].concat());
 }
@@ -140,7 +209,7 @@ fn the_log_sum_exp_is_that_of_the_scores() {
     let heads = heads(2, 1, 8);
     let (t, d) = (300, 8);
     let qkv = normal("lse", t * heads.packed());
-    let (_, lse) = forward(&Tensor::from_f32(&qkv, &[1, t, heads.packed()]).unwrap(), heads, None).unwrap();
+    let (_, lse) = forward(&Tensor::from_f32(&qkv, &[1, t, heads.packed()]).unwrap(), heads, None, None).unwrap();
     for h in 0..2 {
         for q in 0..t {
             let row = |t: usize, first: usize| &qkv[t * heads.packed() + first..][..d];
@@ -155,15 +224,34 @@ fn the_log_sum_exp_is_that_of_the_scores() {
 }
 
 /// Everything a pass gives: the output and the gradient.
-fn both(qkv: &[f32], shape: &[usize], heads: Heads, dropout: Option<AttentionDropout<'_>>) -> [Vec<f32>; 2] {
+fn both(
+    qkv: &[f32],
+    shape: &[usize],
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+    documents: Option<&Documents>,
+) -> [Vec<f32>; 2] {
+    let dout = normal("dout", shape[0] * shape[1] * heads.width());
+    both_with(qkv, shape, heads, dropout, documents, &dout)
+}
+
+/// As [`both`], from a gradient of the output.
+fn both_with(
+    qkv: &[f32],
+    shape: &[usize],
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+    documents: Option<&Documents>,
+    dout: &[f32],
+) -> [Vec<f32>; 2] {
     let params = Params::zeros(Layout::default(), Device::Cpu).unwrap();
     let mut grads = Gradients::zeros_like(&params).unwrap();
     let mut scratch = Gradients::zeros_like(&params).unwrap();
     let mut tape = Tape::training(&params, &mut scratch);
     let x = tape.input(Tensor::from_f32(qkv, shape).unwrap());
-    let out = attention(&mut tape, &x, heads, dropout).unwrap();
+    let out = attention(&mut tape, &x, heads, dropout, documents).unwrap();
     let values = out.value().f32().to_vec();
-    let dout = Tensor::from_f32(&normal("dout", values.len()), out.value().shape()).unwrap();
+    let dout = Tensor::from_f32(dout, out.value().shape()).unwrap();
     let grad = tape.backward_from(&out, dout, &mut grads, &[&x], None).unwrap().remove(0).unwrap();
     [values, grad.f32().to_vec()]
 }
@@ -177,7 +265,7 @@ fn the_number_of_threads_does_not_change_the_bits() {
     for dropout in [None, Some(AttentionDropout { mask, sequences: &[3, 4] })] {
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| both(&qkv, &shape, heads, dropout))
+            pool.install(|| both(&qkv, &shape, heads, dropout, None))
         };
         assert_eq!(run(1), run(3));
     }
@@ -191,7 +279,7 @@ fn a_nan_or_infinity_reaches_the_rows_that_see_it() {
         for column in [heads.query(0), heads.key(0), heads.value(0)] {
             let mut qkv = normal("nan", t * heads.packed());
             qkv[bad_row * heads.packed() + column] = bad;
-            let [out, grad] = both(&qkv, &[1, t, heads.packed()], heads, None);
+            let [out, grad] = both(&qkv, &[1, t, heads.packed()], heads, None, None);
             // Who sees it: its own row or later ones (a key of -inf may rightly get no weight in some of them). The first
             // block of queries does not.
             let later = &out[bad_row * heads.width()..];
@@ -235,7 +323,8 @@ fn cached_attention_is_attention() {
         let ones = [1; 290];
         let cuts: [&[usize]; 5] = [&[290], &ones, &[70, 1, 1, 218], &[1, 289], &[254, 36]];
         let qkv = normal("cached", 2 * 290 * heads.packed());
-        let (whole, _) = forward(&Tensor::from_f32(&qkv, &[2, 290, heads.packed()]).unwrap(), heads, None).unwrap();
+        let (whole, _) =
+            forward(&Tensor::from_f32(&qkv, &[2, 290, heads.packed()]).unwrap(), heads, None, None).unwrap();
         for parts in cuts {
             let found = cached(&qkv, 2, parts, heads);
             let far = found.iter().zip(whole.f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -272,7 +361,7 @@ fn a_full_cache_says_so() {
 fn nothing_in_nothing_out() {
     let heads = heads(2, 1, 8);
     let qkv = Tensor::from_f32(&[], &[0, 5, heads.packed()]).unwrap();
-    assert_eq!(forward(&qkv, heads, None).unwrap().0.shape(), [0, 5, 16]);
+    assert_eq!(forward(&qkv, heads, None, None).unwrap().0.shape(), [0, 5, 16]);
     // The oracle's own dtype is not lost on the way: a guard for the tests above.
     let x = CTensor::zeros((1, 2, heads.packed()), DType::F64, &CandleDevice::Cpu).unwrap();
     assert_eq!(composed(&x, heads, None).unwrap().dtype(), DType::F64);

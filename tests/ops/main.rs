@@ -11,6 +11,7 @@ mod gelu;
 mod gradnorm;
 mod layernorm;
 mod linear;
+mod low_rank;
 mod oracle;
 mod relu2;
 mod residual;

@@ -40,7 +40,7 @@ fn rope_rotates_queries_and_keys() {
         check(
             &[activation("qkv", &[b, t, heads.packed()])],
             |x| composed(&x[0], heads, first, 10_000.0),
-            |tape, vars, _| rope(tape, vars[0].clone(), heads, &table, first),
+            |tape, vars, _| rope(tape, vars[0].clone(), heads, &table, first, None),
         );
     }
 }
@@ -70,12 +70,12 @@ fn rope_works_in_place_and_only_when_alone() {
     let alone = Tensor::from_f32(&values, &[1, 3, heads.packed()]).unwrap();
     let shared = alone.clone().into_sole().unwrap();
     let address = alone.f32().as_ptr();
-    let first = rope(&mut tape, Var::constant(shared.clone()), heads, &table, 0).unwrap();
+    let first = rope(&mut tape, Var::constant(shared.clone()), heads, &table, 0, None).unwrap();
     assert_eq!(shared.f32(), values, "a shared tensor was changed");
     drop(shared);
     let kept = alone.f32().as_ptr();
     assert_eq!(kept, address);
-    let second = rope(&mut tape, Var::constant(alone), heads, &table, 0);
+    let second = rope(&mut tape, Var::constant(alone), heads, &table, 0, None);
     assert_eq!(second.unwrap().value().f32(), first.value().f32());
 }
 
@@ -88,7 +88,7 @@ fn scores_depend_on_the_distance_alone() {
     let row = normal("one row", heads.packed());
     let rotated = |position: usize| {
         let x = Var::constant(Tensor::from_f32(&row, &[1, 1, heads.packed()]).unwrap());
-        rope(&mut Tape::inference(&params), x, heads, &table, position).unwrap().value().f32().to_vec()
+        rope(&mut Tape::inference(&params), x, heads, &table, position, None).unwrap().value().f32().to_vec()
     };
     let score = |a: usize, b: usize| -> f64 {
         rotated(a)[..16].iter().zip(&rotated(b)[16..32]).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum()
@@ -103,7 +103,7 @@ fn positions_beyond_the_table_are_an_error() {
     let table = RopeTable::new(4, 2, 10_000.0).unwrap();
     let params = Params::zeros(Layout::default(), Device::Cpu).unwrap();
     let x = || Var::constant(Tensor::from_f32(&[0.0; 18], &[1, 3, 6]).unwrap());
-    assert!(rope(&mut Tape::inference(&params), x(), heads, &table, 1).is_ok());
-    let error = rope(&mut Tape::inference(&params), x(), heads, &table, 2).unwrap_err();
+    assert!(rope(&mut Tape::inference(&params), x(), heads, &table, 1, None).is_ok());
+    let error = rope(&mut Tape::inference(&params), x(), heads, &table, 2, None).unwrap_err();
     assert!(error.to_string().contains("positions 2 to 5"), "{error}");
 }

@@ -1,7 +1,9 @@
 //! The main job, through the binary: runs, resumes, stops, bad input. Models are tiny; what is tested is what happens.
 
 mod bad_input;
+mod chat;
 mod common;
+mod lora;
 mod resume;
 mod rollback;
 mod runs;

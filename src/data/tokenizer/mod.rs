@@ -45,6 +45,8 @@ const PIECE: usize = 1 << 18;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
+    /// The chat template that its folder is to have.
+    chat_template: Option<Arc<str>>,
 }
 
 struct Inner {
@@ -145,7 +147,10 @@ impl Tokenizer {
         eot: Option<u32>,
         config: Option<serde_json::Map<String, serde_json::Value>>,
     ) -> Self {
-        Tokenizer { inner: Arc::new(Inner { engine, kind, eot, config, canonical: OnceLock::new() }) }
+        Tokenizer {
+            inner: Arc::new(Inner { engine, kind, eot, config, canonical: OnceLock::new() }),
+            chat_template: None,
+        }
     }
 
     /// The same vocabulary under another name of its kind.
@@ -156,6 +161,11 @@ impl Tokenizer {
     /// The same vocabulary with the tokenizer_config.json that came with it.
     fn with_config(self, config: Option<serde_json::Map<String, serde_json::Value>>) -> Self {
         self.change(|inner| inner.config = config)
+    }
+
+    /// The same tokenizer, whose tokenizer_config.json says this chat template.
+    pub fn with_chat_template(self, source: &str) -> Self {
+        Tokenizer { chat_template: Some(source.into()), ..self }
     }
 
     /// Changes a tokenizer that is not shared yet.

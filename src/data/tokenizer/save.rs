@@ -38,6 +38,15 @@ impl Tokenizer {
         std::fs::write(path, &self.canonical().json).map_err(Error::io("write", path))
     }
 
+    /// How a special token is spelled that tokenizer_config.json names under `key` (`bos_token`, `eos_token`); empty for none.
+    pub fn special_token(&self, key: &str) -> String {
+        match self.config(0).get(key) {
+            Some(Value::String(token)) => token.clone(),
+            Some(token) => token["content"].as_str().unwrap_or_default().to_string(),
+            None => String::new(),
+        }
+    }
+
     fn config(&self, context_length: usize) -> serde_json::Map<String, Value> {
         let mut config = self.inner.config.clone().unwrap_or_default();
         // Custom code is never needed to read what we write.
@@ -54,6 +63,9 @@ impl Tokenizer {
             fill(&mut config, "eos_token", eot);
         }
         config.insert("model_max_length".into(), json!(context_length));
+        if let Some(template) = &self.chat_template {
+            config.insert("chat_template".into(), json!(**template));
+        }
         config
     }
 }

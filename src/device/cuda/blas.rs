@@ -180,9 +180,9 @@ impl Blas {
     }
 
     fn start(&self, product: &Product, plan: &Plan) -> Result<(), lt::CublasError> {
-        let Product { a, b, c, beta, .. } = *product;
+        let Product { a, b, c, alpha, beta, .. } = *product;
         set_addresses(plan.description, product)?;
-        let (alpha, [right, left, out]) = (1.0f32, plan.layouts);
+        let [right, left, out] = plan.layouts;
         // SAFETY: descriptors and handle are live, the matrices are as large as their layouts say, the workspace is ours,
         // and work on the one stream is in order, so that products may share it.
         unsafe {
@@ -385,7 +385,7 @@ fn set_addresses(description: raw::cublasLtMatmulDesc_t, product: &Product) -> R
 }
 
 fn shape_of(product: &Product) -> Shape {
-    let Product { a, b, c, beta, bias, epilogue } = *product;
+    let Product { a, b, c, alpha: _, beta, bias, epilogue } = *product;
     let ((m, k), n) = (a.extent(), c.cols);
     let alignment = |address: u64| 1 << address.trailing_zeros().min(4);
     let bias_alignment = bias.map_or(16, alignment);

@@ -1,8 +1,8 @@
 //! AdamW on CUDA: one pass over the arena that also writes the compute copy. What it multiplies with, and whether it runs
 //! at all, stands in the step's record on the device.
 
-use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
+use crate::device::{DType, Gpu};
 use crate::error::Result;
 use crate::tape::arena::{ALIGN, Layout};
 use crate::tape::{Gradients, Params};
@@ -12,15 +12,14 @@ const THREADS: usize = 256;
 /// Elements of one thread.
 const PER_THREAD: usize = 8;
 
-/// One byte for each [`ALIGN`] elements of the arena, packed four to a word: 1 where weight decay acts.
+/// One byte for each [`ALIGN`] elements of what is trained of the arena, packed four to a word: 1 where weight decay acts.
 ///
 /// # Errors
 /// If memory cannot be had.
 pub fn decays(layout: &Layout) -> Result<Tensor> {
-    let mut bytes = vec![0u8; (layout.len() / ALIGN).next_multiple_of(4)];
-    for info in layout.infos().iter().filter(|info| info.decays()) {
-        let range = info.offset / ALIGN..(info.offset + info.len()).div_ceil(ALIGN);
-        bytes[range].fill(1);
+    let mut bytes = vec![0u8; (layout.trained() / ALIGN).next_multiple_of(4)];
+    for (_, range) in layout.trained_infos().filter(|(info, _)| info.decays()) {
+        bytes[range.start / ALIGN..range.end.div_ceil(ALIGN)].fill(1);
     }
     let words: Vec<u32> =
         bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
@@ -40,15 +39,15 @@ pub fn update(
     record: u64,
     (beta1, beta2, eps): (f64, f64, f64),
 ) -> Result<()> {
-    let len = params.layout().len();
+    let (len, frozen) = (params.layout().trained(), params.layout().frozen());
     let dtype = params.compute_dtype();
     let (flat, compute) = params.buffers_mut();
     let arguments = [
-        Arg::Pointer(flat.address_mut()),
+        Arg::Pointer(flat.address_mut() + (frozen * DType::F32.size()) as u64),
         Arg::Pointer(grads.flat().address()),
         Arg::Pointer(m.address_mut()),
         Arg::Pointer(v.address_mut()),
-        Arg::Pointer(compute.map_or(0, Tensor::address_mut)),
+        Arg::Pointer(compute.map_or(0, |compute| compute.address_mut() + (frozen * dtype.size()) as u64)),
         Arg::Pointer(decays.address()),
         Arg::U64(len as u64),
         Arg::Pointer(record),

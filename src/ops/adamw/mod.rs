@@ -42,14 +42,14 @@ pub(crate) struct Factors {
     pub sqrt_correction2: f32,
 }
 
-/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the arena's layout. On a GPU it
-/// is [`cuda::update`].
+/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the layout of the
+/// gradients. On a GPU it is [`cuda::update`].
 pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
-    let all = 0..params.layout().len();
+    let all = 0..params.layout().trained();
     adamw_part(params, grads, m, v, with, all);
 }
 
-/// [`adamw`] of the elements `part` of the arena alone, whose moments `m` and `v` hold.
+/// [`adamw`] of the elements `part` of the gradients alone, whose moments `m` and `v` hold.
 pub fn adamw_part(
     params: &mut Params,
     grads: &Gradients,
@@ -71,15 +71,16 @@ pub fn adamw_part(
         sqrt_correction2: correction2.sqrt() as f32,
     };
     let layout = params.layout().clone();
-    for info in layout.infos() {
+    for (info, trained) in layout.trained_infos() {
         let keep = if info.decays() { (1.0 - with.lr * with.weight_decay) as f32 } else { 1.0 };
-        let range = info.range().start.max(part.start)..info.range().end.min(part.end);
-        if range.is_empty() {
+        let both = trained.start.max(part.start)..trained.end.min(part.end);
+        if both.is_empty() {
             continue;
         }
-        let here = range.start - part.start..range.end - part.start;
-        let p = &mut params.flat_mut().f32_mut()[range.clone()];
+        let here = both.start - part.start..both.end - part.start;
+        let first = info.range().start + (both.start - trained.start);
+        let p = &mut params.flat_mut().f32_mut()[first..first + both.len()];
         let (m, v) = (&mut m.f32_mut()[here.clone()], &mut v.f32_mut()[here]);
-        cpu::update(p, m, v, &grads.flat().f32()[range], keep, factors);
+        cpu::update(p, m, v, &grads.flat().f32()[both], keep, factors);
     }
 }

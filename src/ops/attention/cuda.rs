@@ -8,6 +8,7 @@ use super::{AttentionDropout, Heads};
 use crate::device::launch::{Arg, Geometry};
 use crate::device::{DType, Gpu};
 use crate::error::{Error, Result};
+use crate::ops::documents::Documents;
 use crate::ops::launch::{Past, mask_arguments};
 use crate::random::Mask;
 use crate::tensor::Tensor;
@@ -22,6 +23,15 @@ const MOST_HEAD_DIM: usize = 256;
 /// Whether attention of such heads runs on tensor cores.
 pub fn is_fast(head_dim: usize, dtype: DType) -> bool {
     matches!(head_dim, 64 | 128) && dtype != DType::F32
+}
+
+/// What keeps a query from seeing keys, besides their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden<'s> {
+    /// Dropout.
+    pub dropout: Option<AttentionDropout<'s>>,
+    /// Documents.
+    pub documents: Option<&'s Documents>,
 }
 
 /// Everything a launch is computed from.
@@ -159,8 +169,13 @@ pub fn forward(
     lse: &mut Tensor,
     qkv: &Tensor,
     heads: Heads,
-    dropout: Option<AttentionDropout<'_>>,
+    Hidden { dropout, documents }: Hidden<'_>,
 ) -> Result<()> {
+    if documents.is_some() {
+        return Err(Error::Device(
+            "attention within documents runs on the CPU in this version; take --device cpu".into(),
+        ));
+    }
     let plan = Plan::new(qkv, heads)?;
     let sequences = upload(gpu, dropout)?;
     let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());
@@ -214,7 +229,7 @@ pub fn forward_cached(
     if past == 0 && plan.is_fast() {
         // Nothing lies in the cache that the packed rows do not hold.
         let mut lse = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
-        return forward(gpu, out, &mut lse, qkv, heads, None);
+        return forward(gpu, out, &mut lse, qkv, heads, Hidden { dropout: None, documents: None });
     }
     let strides = [head_dim, cache.capacity * head_dim, n_kv_head * cache.capacity * head_dim];
     let from = Source { keys: cache.keys, values: cache.values, strides, past };
@@ -241,8 +256,13 @@ pub fn backward(
     dout: &Tensor,
     saved: &Saved<'_>,
     heads: Heads,
-    dropout: Option<AttentionDropout<'_>>,
+    Hidden { dropout, documents }: Hidden<'_>,
 ) -> Result<()> {
+    if documents.is_some() {
+        return Err(Error::Device(
+            "attention within documents runs on the CPU in this version; take --device cpu".into(),
+        ));
+    }
     let plan = Plan::new(saved.qkv, heads)?;
     let sequences = upload(gpu, dropout)?;
     let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());

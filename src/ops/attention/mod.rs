@@ -4,6 +4,9 @@
 //! way back keeps the packed rows (shared with whoever made them), the output, and one number for each query, the
 //! log-sum-exp of its scores, from which the probabilities are computed again.
 //!
+//! With [`Documents`], each document of a row is attended to alone: query `i` sees the keys from its document's first token
+//! on, and no others.
+//!
 //! Queries, keys and values come packed, as the one linear layer before makes them: see [`Heads`]. A NaN or an infinity
 //! in the input makes the rows that see it NaN; inside a block of queries it may reach earlier rows too, as in any
 //! implementation that multiplies masked zeros.
@@ -13,6 +16,7 @@ pub mod cuda;
 pub mod decode;
 
 use crate::error::{Error, Result};
+use crate::ops::documents::Documents;
 pub use crate::ops::heads::Heads;
 use crate::ops::launch::Past;
 use crate::random::Mask;
@@ -31,18 +35,25 @@ pub struct AttentionDropout<'s> {
     pub sequences: &'s [u32],
 }
 
-/// Attention over packed rows `qkv` [B, T, (H + 2K) * D]; gives [B, T, H * D].
+/// Attention over packed rows `qkv` [B, T, (H + 2K) * D]; gives [B, T, H * D]. With `documents`, within each of them.
 ///
 /// # Errors
 /// If memory or the device fails.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn attention(tape: &mut Tape<'_>, qkv: &Var, heads: Heads, dropout: Option<AttentionDropout<'_>>) -> Result<Var> {
-    let (out, lse) = forward(qkv.value(), heads, dropout)?;
+pub fn attention(
+    tape: &mut Tape<'_>,
+    qkv: &Var,
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+    documents: Option<&Documents>,
+) -> Result<Var> {
+    let (out, lse) = forward(qkv.value(), heads, dropout, documents)?;
     let saved = out.clone();
     let dropout = dropout.map(|dropout| (dropout.mask, dropout.sequences.to_vec()));
-    Ok(tape.record(&[], out, || Box::new(Attention { qkv: qkv.clone(), out: saved, lse, heads, dropout })))
+    let documents = documents.cloned();
+    Ok(tape.record(&[], out, || Box::new(Attention { qkv: qkv.clone(), out: saved, lse, heads, dropout, documents })))
 }
 
 /// Attention without a tape: the output [B, T, H * D] and the log-sum-exp of the scores [B, H, T]. See [`attention`].
@@ -52,7 +63,12 @@ pub fn attention(tape: &mut Tape<'_>, qkv: &Var, heads: Heads, dropout: Option<A
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn forward(qkv: &Tensor, heads: Heads, dropout: Option<AttentionDropout<'_>>) -> Result<(Tensor, Tensor)> {
+pub fn forward(
+    qkv: &Tensor,
+    heads: Heads,
+    dropout: Option<AttentionDropout<'_>>,
+    documents: Option<&Documents>,
+) -> Result<(Tensor, Tensor)> {
     let (b, t) = heads.batch_and_time(qkv.shape());
     if let Some(dropout) = dropout {
         assert_eq!(dropout.sequences.len(), b, "attention dropout: one sequence index for each sequence");
@@ -60,8 +76,11 @@ pub fn forward(qkv: &Tensor, heads: Heads, dropout: Option<AttentionDropout<'_>>
     let mut out = Tensor::empty(qkv.device(), qkv.dtype(), &[b, t, heads.width()])?;
     let mut lse = Tensor::empty(qkv.device(), DType::F32, &[b, heads.n_head, t])?;
     match qkv.gpu() {
-        None => cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), cpu::Extent { b, t, heads }, dropout),
-        Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, dropout)?,
+        None => {
+            let extent = cpu::Extent { b, t, heads, documents };
+            cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), extent, dropout);
+        }
+        Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, cuda::Hidden { dropout, documents })?,
     }
     Ok((out, lse))
 }
@@ -100,7 +119,7 @@ pub fn forward_cached(
     }
     match qkv.gpu() {
         None => {
-            let extent = cpu::Extent { b, t, heads };
+            let extent = cpu::Extent { b, t, heads, documents: None };
             let from = first * heads.n_kv_head * capacity * heads.head_dim;
             let (keys, values) = (&mut keys.f32_mut()[from..], &mut values.f32_mut()[from..]);
             cpu::forward_cached(out.f32_mut(), qkv.f32(), keys, values, extent, capacity, past);
@@ -141,6 +160,7 @@ struct Attention {
     lse: Tensor,
     heads: Heads,
     dropout: Option<(Mask, Vec<u32>)>,
+    documents: Option<Documents>,
 }
 
 impl Backward for Attention {
@@ -149,16 +169,17 @@ impl Backward for Attention {
         let (qkv, heads) = (self.qkv.value(), self.heads);
         let (b, t) = heads.batch_and_time(qkv.shape());
         let dropout = self.dropout.as_ref().map(|(mask, sequences)| AttentionDropout { mask: *mask, sequences });
+        let documents = self.documents.as_ref();
         let mut dqkv = Tensor::empty(qkv.device(), qkv.dtype(), qkv.shape())?;
         match qkv.gpu() {
             None => {
-                let extent = cpu::Extent { b, t, heads };
+                let extent = cpu::Extent { b, t, heads, documents };
                 let (out, lse) = (self.out.f32(), self.lse.f32());
                 cpu::backward(dqkv.f32_mut(), dout.f32(), qkv.f32(), out, lse, extent, dropout);
             }
             Some(gpu) => {
                 let saved = cuda::Saved { qkv, out: &self.out, lse: &self.lse };
-                cuda::backward(gpu, &mut dqkv, &dout, &saved, heads, dropout)?;
+                cuda::backward(gpu, &mut dqkv, &dout, &saved, heads, cuda::Hidden { dropout, documents })?;
             }
         }
         context.add(self.qkv.id(), dqkv)

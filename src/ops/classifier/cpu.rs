@@ -27,11 +27,11 @@ pub fn forward(losses: &mut [f32], x: &[f32], w: &[f32], targets: &[u32]) {
     each_chunk(losses, x, w, targets, |_, _, _, _| {}, None);
 }
 
-/// Losses, `dx` [N, C] = the gradient of `scale * sum(losses)`, and `dw` [V, C] += its gradient.
+/// Losses, `dx` [N, C] = the gradient of `scale * sum(losses)`, and, where wanted, `dw` [V, C] += its gradient.
 pub fn forward_backward(
     losses: &mut [f32],
     dx: &mut [f32],
-    dw: &mut [f32],
+    mut dw: Option<&mut [f32]>,
     x: &[f32],
     w: &[f32],
     targets: &[u32],
@@ -43,7 +43,9 @@ pub fn forward_backward(
         let dlogits = Mat::new(dlogits, rows, v);
         let dx = MatMut::new(&mut dx[first * c..][..rows * c], rows, c);
         gemm(dx, Into::Set, 1.0, dlogits, Mat::new(w, v, c), Threads::All);
-        gemm(MatMut::new(dw, v, c), Into::Add, 1.0, dlogits.t(), Mat::new(x, rows, c), Threads::All);
+        if let Some(dw) = &mut dw {
+            gemm(MatMut::new(dw, v, c), Into::Add, 1.0, dlogits.t(), Mat::new(x, rows, c), Threads::All);
+        }
     };
     each_chunk(losses, x, w, targets, back, Some(scale));
 }

@@ -32,8 +32,8 @@ pub fn buffer_elements(n: usize, v: usize) -> usize {
 pub struct Back<'t> {
     /// The gradient of `x`, written.
     pub dx: &'t mut Tensor,
-    /// The device address of the gradient of `w`, f32, added to.
-    pub dw: u64,
+    /// The device address of the gradient of `w`, f32, added to, where it is wanted.
+    pub dw: Option<u64>,
     /// The factor of both.
     pub scale: Scale<'t>,
 }
@@ -86,7 +86,9 @@ pub fn forward(
         if let Some(Back { dx, dw, .. }) = &mut back {
             let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);
             gpu.driver().multiply(&Product::set(dx, chunk, weight))?;
-            gpu.driver().multiply(&Product::add(GpuMatrix::new(*dw, DType::F32, v, c), chunk.t(), hidden))?;
+            if let Some(dw) = *dw {
+                gpu.driver().multiply(&Product::add(GpuMatrix::new(dw, DType::F32, v, c), chunk.t(), hidden))?;
+            }
         }
     }
     Ok(())

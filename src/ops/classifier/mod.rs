@@ -80,11 +80,11 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
         };
         match input.gpu() {
             None => {
-                let (losses, dw) = (losses.f32_mut(), grads.of_mut(weight));
+                let (losses, dw) = (losses.f32_mut(), grads.wanted(weight));
                 cpu::forward_backward(losses, tensor.f32_mut(), dw, input.f32(), w.f32(), targets, scale.by);
             }
             Some(gpu) => {
-                let back = cuda::Back { dx: &mut tensor, dw: grads.address_mut(weight), scale };
+                let back = cuda::Back { dx: &mut tensor, dw: grads.wanted_address(weight), scale };
                 cuda::forward(gpu, &mut losses, input, &w, targets, Some(back))?;
             }
         }

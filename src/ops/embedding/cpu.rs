@@ -7,20 +7,31 @@ use crate::ops::lanes;
 /// Rows of one task.
 const ROWS: usize = 16;
 
-/// `y` [N, C] = rows of `wte` for `tokens` [N], plus rows of `wpe` for the place in the sequence of length `time`.
-/// Token ids must have been checked.
-pub fn forward(y: &mut [f32], tokens: &[u32], wte: &[f32], wpe: Option<&[f32]>, time: usize, c: usize) {
+/// `y` [N, C] = rows of `wte` for `tokens` [N], plus rows of `wpe` for the place in the sequence of length `time`, or at
+/// `positions` [N]. Token ids and positions must have been checked.
+pub fn forward(
+    y: &mut [f32],
+    tokens: &[u32],
+    wte: &[f32],
+    wpe: Option<&[f32]>,
+    time: usize,
+    positions: Option<&[u32]>,
+    c: usize,
+) {
     y.par_chunks_mut(ROWS * c).zip(tokens.par_chunks(ROWS)).enumerate().for_each(|(block, (y, tokens))| {
         for (i, (y, &token)) in y.chunks_exact_mut(c).zip(tokens).enumerate() {
             y.copy_from_slice(row(wte, token as usize, c));
             if let Some(wpe) = wpe {
-                lanes::add(y, row(wpe, (block * ROWS + i) % time, c));
+                let place = block * ROWS + i;
+                let position = positions.map_or(place % time, |positions| positions[place] as usize);
+                lanes::add(y, row(wpe, position, c));
             }
         }
     });
 }
 
-/// `dwte[id]` += the rows of `dy` [N, C] where `tokens` [N] is `id`, in order; parallel over ids.
+/// `dwte[id]` += the rows of `dy` [N, C] where `tokens` [N] is `id`, in order; parallel over ids. Positions that are not
+/// those of the places go the same way.
 pub fn backward_tokens(dwte: &mut [f32], dy: &[f32], tokens: &[u32], c: usize) {
     // One number holds id and place, so that an unstable sort gives the only possible order.
     let mut places: Vec<u64> = tokens.iter().enumerate().map(|(i, &id)| u64::from(id) << 32 | i as u64).collect();

@@ -3,6 +3,7 @@
 use crate::device::launch::{Arg, Geometry};
 use crate::device::{DType, Gpu};
 use crate::error::Result;
+use crate::ops::documents::Documents;
 use crate::ops::launch::Past;
 use crate::tensor::Tensor;
 
@@ -27,6 +28,7 @@ pub fn forward(
     wte: &Tensor,
     wpe: Option<&Tensor>,
     from: Past<'_>,
+    documents: Option<&Documents>,
 ) -> Result<()> {
     let tokens = tokens.to_device(gpu.device())?;
     let (first_position, pasts) = from.arguments();
@@ -41,6 +43,7 @@ pub fn forward(
         first_position,
         Arg::U32(width as u32),
         pasts,
+        Arg::Pointer(documents.map_or(0, |documents| documents.tensor().address())),
     ];
     let geometry = Geometry::linear((rows * packs(width, y.dtype())).div_ceil(THREADS), THREADS);
     gpu.launch(&format!("embedding_forward_{}", y.dtype().suffix()), geometry, &arguments)
@@ -82,28 +85,49 @@ fn places(tokens: &[u32]) -> Places {
     places
 }
 
-/// Adds to the gradients at the device addresses `dwte` and `dwpe`; see [`super::cpu`].
+/// Adds to the gradients at the device addresses `dwte` and `dwpe` that are wanted; see [`super::cpu`].
 ///
 /// # Errors
 /// If memory or the device fails.
 pub fn backward(
     gpu: &'static Gpu,
-    (dwte, dwpe): (u64, Option<u64>),
+    (dwte, dwpe): (Option<u64>, Option<u64>),
     dy: &Tensor,
     tokens: &Tensor,
-    first_position: usize,
+    (first_position, documents): (usize, Option<&Documents>),
 ) -> Result<()> {
     let (width, time, suffix) = (dy.last(), tokens.last(), dy.dtype().suffix());
     if dy.is_empty() {
         return Ok(());
     }
-    let places = places(tokens.u32());
+    if let Some(dwte) = dwte {
+        add_rows(gpu, dwte, dy, tokens.u32())?;
+    }
+    let Some(dwpe) = dwpe else { return Ok(()) };
+    if let Some(documents) = documents {
+        return add_rows(gpu, dwpe, dy, &documents.positions());
+    }
+    let arguments = [
+        Arg::Pointer(dwpe + (first_position * width * DType::F32.size()) as u64),
+        Arg::Pointer(dy.address()),
+        Arg::U32((dy.rows() / time) as u32),
+        Arg::U32(time as u32),
+        Arg::U32(width as u32),
+    ];
+    let geometry = Geometry::linear((time * packs(width, dy.dtype())).div_ceil(THREADS), THREADS);
+    gpu.launch(&format!("embedding_backward_positions_{suffix}"), geometry, &arguments)
+}
+
+/// Adds each row of `dy` to the row of the table at `sum` that its id names.
+fn add_rows(gpu: &'static Gpu, sum: u64, dy: &Tensor, ids: &[u32]) -> Result<()> {
+    let (width, suffix) = (dy.last(), dy.dtype().suffix());
+    let places = places(ids);
     let upload = |list: &[u32]| Tensor::from_u32(list, &[list.len()])?.to_device(gpu.device());
     let (order, segments) = (upload(&places.order)?, upload(&places.segments)?);
     let mut scratch = Tensor::empty(gpu.device(), DType::F32, &[places.scratch_rows.max(1), width])?;
     let sums = scratch.address_mut();
     let arguments = [
-        Arg::Pointer(dwte),
+        Arg::Pointer(sum),
         Arg::Pointer(sums),
         Arg::Pointer(dy.address()),
         Arg::Pointer(order.address()),
@@ -115,20 +139,10 @@ pub fn backward(
     gpu.launch(&format!("embedding_backward_tokens_{suffix}"), geometry, &arguments)?;
     if !places.owners.is_empty() {
         let owners = upload(&places.owners)?;
-        let arguments =
-            [Arg::Pointer(dwte), Arg::Pointer(sums), Arg::Pointer(owners.address()), Arg::U32(width as u32)];
+        let arguments = [Arg::Pointer(sum), Arg::Pointer(sums), Arg::Pointer(owners.address()), Arg::U32(width as u32)];
         gpu.launch("embedding_backward_owners", Geometry::linear(places.owners.len() / 3, THREADS), &arguments)?;
     }
-    let Some(dwpe) = dwpe else { return Ok(()) };
-    let arguments = [
-        Arg::Pointer(dwpe + (first_position * width * DType::F32.size()) as u64),
-        Arg::Pointer(dy.address()),
-        Arg::U32((dy.rows() / time) as u32),
-        Arg::U32(time as u32),
-        Arg::U32(width as u32),
-    ];
-    let geometry = Geometry::linear((time * packs(width, dy.dtype())).div_ceil(THREADS), THREADS);
-    gpu.launch(&format!("embedding_backward_positions_{suffix}"), geometry, &arguments)
+    Ok(())
 }
 
 #[cfg(test)]

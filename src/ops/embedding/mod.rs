@@ -1,4 +1,5 @@
-//! Embedding of tokens and positions: `y[b, t] = wte[tokens[b, t]] + wpe[first_position + t]`.
+//! Embedding of tokens and positions: `y[b, t] = wte[tokens[b, t]] + wpe[first_position + t]`. Where a row holds several
+//! documents, positions start again in each.
 //!
 //! The gradient of a row of `wte` is a sum over all places where its token stands. Places are sorted by token first, so
 //! that one task owns one row and adds to it in the order of the places: no atomics, and the same bits always.
@@ -7,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::{Error, Result};
+use crate::ops::documents::Documents;
 use crate::ops::launch::Past;
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var};
 use crate::tensor::Tensor;
@@ -25,6 +27,7 @@ pub fn embedding(
     wte: ParamId,
     wpe: Option<ParamId>,
     first_position: usize,
+    documents: Option<&Documents>,
 ) -> Result<Var> {
     let params = tape.params();
     let (table, positions) = (params.weight(wte), wpe.map(|wpe| params.weight(wpe)));
@@ -45,13 +48,18 @@ pub fn embedding(
     let mut y = Tensor::empty(table.device(), table.dtype(), &[batch, time, width])?;
     match table.gpu() {
         None => {
-            let positions = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
-            cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), positions, time, width);
+            let wpe = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
+            let places = documents.filter(|_| wpe.is_some()).map(Documents::positions);
+            cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), wpe, time, places.as_deref(), width);
         }
-        Some(gpu) => cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), Past::Same(first_position))?,
+        Some(gpu) => {
+            let from = Past::Same(first_position);
+            cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), from, documents)?;
+        }
     }
     let used: Vec<ParamId> = std::iter::once(wte).chain(wpe).collect();
-    Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position })))
+    let documents = documents.cloned();
+    Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position, documents })))
 }
 
 /// Rows for one token of each sequence, on a GPU, without a tape: `tokens` u32 [B, 1] and `pasts` u32 [B] are on the device,
@@ -72,7 +80,7 @@ pub fn embed_each(
     let (table, positions) = (params.weight(wte), wpe.map(|wpe| params.weight(wpe)));
     let gpu = table.gpu().expect("a step of many sequences is for a GPU");
     let mut y = Tensor::empty(table.device(), table.dtype(), &[tokens.len(), 1, table.last()])?;
-    cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), Past::Own(pasts))?;
+    cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), Past::Own(pasts), None)?;
     Ok(y)
 }
 
@@ -91,24 +99,31 @@ struct Embedding {
     wte: ParamId,
     wpe: Option<ParamId>,
     first_position: usize,
+    documents: Option<Documents>,
 }
 
 impl Backward for Embedding {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let dy = douts.pop().expect("one output");
+        let wpe = self.wpe.filter(|&wpe| context.grads().wants(wpe));
         match dy.gpu() {
             None => {
                 let (time, width) = (self.tokens.last(), dy.last());
-                cpu::backward_tokens(context.grads().of_mut(self.wte), dy.f32(), self.tokens.u32(), width);
-                if let Some(wpe) = self.wpe {
+                if let Some(dwte) = context.grads().wanted(self.wte) {
+                    cpu::backward_tokens(dwte, dy.f32(), self.tokens.u32(), width);
+                }
+                let restarted = self.documents.as_ref().map(Documents::positions);
+                if let (Some(wpe), Some(positions)) = (wpe, &restarted) {
+                    cpu::backward_tokens(context.grads().of_mut(wpe), dy.f32(), positions, width);
+                } else if let Some(wpe) = wpe {
                     let rows = self.first_position * width..(self.first_position + time) * width;
                     cpu::backward_positions(&mut context.grads().of_mut(wpe)[rows], dy.f32(), width);
                 }
             }
             Some(gpu) => {
                 let grads = context.grads();
-                let (dwte, dwpe) = (grads.address_mut(self.wte), self.wpe.map(|wpe| grads.address_mut(wpe)));
-                cuda::backward(gpu, (dwte, dwpe), &dy, &self.tokens, self.first_position)?;
+                let (dwte, dwpe) = (grads.wanted_address(self.wte), wpe.map(|wpe| grads.address_mut(wpe)));
+                cuda::backward(gpu, (dwte, dwpe), &dy, &self.tokens, (self.first_position, self.documents.as_ref()))?;
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ pub fn gradnorm_of_parts(
 }
 
 fn nonfinite(layout: &Layout, first: Option<usize>) -> GradNorm {
-    match first.and_then(|index| layout.owner(index)) {
+    match first.and_then(|index| layout.owner(index + layout.frozen())) {
         Some(id) => GradNorm::NonFinite(id),
         None => GradNorm::Overflow,
     }

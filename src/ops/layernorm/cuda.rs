@@ -28,6 +28,6 @@ pub fn forward(
 ///
 /// # Errors
 /// If memory or the device fails.
-pub fn backward(gpu: &'static Gpu, saved: &NormSaved<'_>, (dw, db): (u64, Option<u64>)) -> Result<Tensor> {
-    norm_backward(gpu, "layernorm", saved, &[Some(dw), db])
+pub fn backward(gpu: &'static Gpu, saved: &NormSaved<'_>, (dw, db): (Option<u64>, Option<u64>)) -> Result<Tensor> {
+    norm_backward(gpu, "layernorm", saved, &[dw, db])
 }

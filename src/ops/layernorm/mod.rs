@@ -103,16 +103,19 @@ impl Backward for LayerNorm {
         let grads = context.grads();
         let dx = match d.gpu() {
             Some(gpu) => {
-                let (dw, db) = (grads.address_mut(norm.weight), norm.bias.map(|bias| grads.address_mut(bias)));
+                let dw = grads.wanted_address(norm.weight);
+                let db = norm.bias.and_then(|bias| grads.wanted_address(bias));
                 let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x: &x, w: &w, stats: &[&mean, &rstd] };
                 cuda::backward(gpu, &saved, (dw, db))?
             }
             None => {
                 let mut d = d.into_sole()?;
                 let partial = cpu::backward(d.f32_mut(), (mean.f32(), rstd.f32()), x.f32(), w.f32());
-                cpu::add_partial(grads.of_mut(norm.weight), &partial, 0);
-                if let Some(bias) = norm.bias {
-                    cpu::add_partial(grads.of_mut(bias), &partial, 1);
+                if let Some(dw) = grads.wanted(norm.weight) {
+                    cpu::add_partial(dw, &partial, 0);
+                }
+                if let Some(db) = norm.bias.and_then(|bias| grads.wanted(bias)) {
+                    cpu::add_partial(db, &partial, 1);
                 }
                 residual::add_so_far(d, so_far)?
             }

@@ -24,14 +24,14 @@ pub fn forward(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, b: Option<&Ten
     gpu.driver().multiply(&Product { bias: b.map(Tensor::address), ..product })
 }
 
-/// Writes `dx`, and adds to the gradients at the device addresses `dw` and `db`; see [`super::cpu`].
+/// Writes `dx`, and adds to the gradients at the device addresses `dw` and `db` that are wanted; see [`super::cpu`].
 ///
 /// # Errors
 /// If memory or the device fails.
 pub fn backward(
     gpu: &'static Gpu,
     dx: &mut Tensor,
-    (dw, db): (u64, Option<u64>),
+    (dw, db): (Option<u64>, Option<u64>),
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -45,13 +45,13 @@ pub fn backward(
     backward_params(gpu, (dw, db), dy, x, w)
 }
 
-/// Adds to the gradients at the device addresses `dw` and `db`.
+/// Adds to the gradients at the device addresses `dw` and `db` that are wanted.
 ///
 /// # Errors
 /// If memory or the device fails.
 pub fn backward_params(
     gpu: &'static Gpu,
-    (dw, db): (u64, Option<u64>),
+    (dw, db): (Option<u64>, Option<u64>),
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -59,8 +59,10 @@ pub fn backward_params(
     if dy.is_empty() {
         return Ok(());
     }
-    let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
-    gpu.driver().multiply(&Product::add(sum, matrix(dy.address(), dy).t(), matrix(x.address(), x)))?;
+    if let Some(dw) = dw {
+        let sum = GpuMatrix::new(dw, DType::F32, w.rows(), w.last());
+        gpu.driver().multiply(&Product::add(sum, matrix(dy.address(), dy).t(), matrix(x.address(), x)))?;
+    }
     match db {
         Some(db) => reduce::add_columns(gpu, db, dy),
         None => Ok(()),

@@ -66,7 +66,7 @@ impl Backward for GeluMlp {
         }
         let grads = context.grads();
         let addresses = |grads: &mut crate::tape::Gradients, (weight, bias): Layer| {
-            (grads.address_mut(weight), bias.map(|bias| grads.address_mut(bias)))
+            (grads.wanted_address(weight), bias.and_then(|bias| grads.wanted_address(bias)))
         };
         cuda::backward_params(gpu, addresses(grads, down), &dy, &inner, &w)?;
         drop((inner, before, dy));

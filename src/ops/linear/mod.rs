@@ -68,14 +68,17 @@ impl Backward for Linear {
         match x.gpu() {
             None => {
                 cpu::backward_input(dx.f32_mut(), dy.f32(), w.f32(), x.rows());
-                cpu::backward_weight(context.grads().of_mut(self.weight), dy.f32(), x.f32(), x.rows());
-                if let Some(bias) = self.bias {
-                    cpu::backward_bias(context.grads().of_mut(bias), dy.f32());
+                if let Some(dw) = context.grads().wanted(self.weight) {
+                    cpu::backward_weight(dw, dy.f32(), x.f32(), x.rows());
+                }
+                if let Some(db) = self.bias.and_then(|bias| context.grads().wanted(bias)) {
+                    cpu::backward_bias(db, dy.f32());
                 }
             }
             Some(gpu) => {
                 let grads = context.grads();
-                let (dw, db) = (grads.address_mut(self.weight), self.bias.map(|bias| grads.address_mut(bias)));
+                let dw = grads.wanted_address(self.weight);
+                let db = self.bias.and_then(|bias| grads.wanted_address(bias));
                 cuda::backward(gpu, &mut dx, (dw, db), &dy, x, &w)?;
             }
         }

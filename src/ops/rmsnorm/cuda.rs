@@ -26,6 +26,6 @@ pub fn forward(
 ///
 /// # Errors
 /// If memory or the device fails.
-pub fn backward(gpu: &'static Gpu, saved: &NormSaved<'_>, dw: u64) -> Result<Tensor> {
-    norm_backward(gpu, "rmsnorm", saved, &[Some(dw)])
+pub fn backward(gpu: &'static Gpu, saved: &NormSaved<'_>, dw: Option<u64>) -> Result<Tensor> {
+    norm_backward(gpu, "rmsnorm", saved, &[dw])
 }

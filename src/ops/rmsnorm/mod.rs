@@ -79,13 +79,18 @@ impl Backward for RmsNorm {
         let w = context.params().weight(weight);
         let dx = match d.gpu() {
             Some(gpu) => {
-                let dw = context.grads().address_mut(weight);
+                let dw = context.grads().wanted_address(weight);
                 let saved = NormSaved { dy: &d, so_far: so_far.as_ref(), x: &x, w: &w, stats: &[&rstd] };
                 cuda::backward(gpu, &saved, dw)?
             }
             None => {
                 let mut d = d.into_sole()?;
-                cpu::backward(d.f32_mut(), context.grads().of_mut(weight), rstd.f32(), x.f32(), w.f32());
+                let mut unwanted = Vec::new();
+                let dw = context.grads().wanted(weight).unwrap_or_else(|| {
+                    unwanted.resize(w.len(), 0.0);
+                    &mut unwanted
+                });
+                cpu::backward(d.f32_mut(), dw, rstd.f32(), x.f32(), w.f32());
                 residual::add_so_far(d, so_far)?
             }
         };

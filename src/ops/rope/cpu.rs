@@ -18,15 +18,16 @@ pub enum Turn {
 const CHUNK: usize = 1 << 14;
 
 /// Rotates the query and key heads of packed rows `qkv` [B, T, (H + 2K) * D] in place. `cos` and `sin` [T, D/2] hold the
-/// angles of the T positions.
-pub fn rotate(qkv: &mut [f32], heads: Heads, cos: &[f32], sin: &[f32], turn: Turn) {
+/// angles of the T positions; `positions` [B * T], where given, says at which of them each row stands.
+pub fn rotate(qkv: &mut [f32], heads: Heads, cos: &[f32], sin: &[f32], positions: Option<&[u32]>, turn: Turn) {
     let (packed, half) = (heads.packed(), heads.head_dim / 2);
     let t = cos.len() / half;
     let rotated = (heads.n_head + heads.n_kv_head) * heads.head_dim;
     let rows = (CHUNK / packed).max(1);
     qkv.par_chunks_mut(rows * packed).enumerate().for_each(|(chunk, data)| {
         for (row, data) in data.chunks_exact_mut(packed).enumerate() {
-            let position = (chunk * rows + row) % t;
+            let place = chunk * rows + row;
+            let position = positions.map_or(place % t, |positions| positions[place] as usize);
             let angles = position * half..(position + 1) * half;
             rotate_heads(&mut data[..rotated], &cos[angles.clone()], &sin[angles], turn);
         }

@@ -5,6 +5,7 @@ use super::{Heads, RopeTable};
 use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
+use crate::ops::documents::Documents;
 use crate::ops::launch::Past;
 use crate::tensor::Tensor;
 
@@ -14,7 +15,15 @@ const THREADS: usize = 256;
 ///
 /// # Errors
 /// If memory or the device fails.
-pub fn rotate(gpu: &Gpu, y: &mut Tensor, heads: Heads, table: &RopeTable, from: Past<'_>, turn: Turn) -> Result<()> {
+pub fn rotate(
+    gpu: &Gpu,
+    y: &mut Tensor,
+    heads: Heads,
+    table: &RopeTable,
+    from: Past<'_>,
+    documents: Option<&Documents>,
+    turn: Turn,
+) -> Result<()> {
     let (_, time) = heads.batch_and_time(y.shape());
     let (cos, sin) = table.on(gpu.device())?;
     let (first_position, pasts) = from.arguments();
@@ -35,6 +44,7 @@ pub fn rotate(gpu: &Gpu, y: &mut Tensor, heads: Heads, table: &RopeTable, from: 
         first_position,
         Arg::F32(direction),
         pasts,
+        Arg::Pointer(documents.map_or(0, |documents| documents.tensor().address())),
     ];
     let packs = rows * rotated * (heads.head_dim / 2).div_ceil(16 / y.dtype().size());
     let geometry = Geometry::linear(packs.div_ceil(THREADS), THREADS);

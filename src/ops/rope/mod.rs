@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
+use crate::ops::documents::Documents;
 use crate::ops::heads::Heads;
 use crate::ops::launch::Past;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
@@ -79,20 +80,35 @@ impl RopeTable {
 }
 
 /// Rotates the query and key heads of `qkv` [B, T, (H + 2K) * D]; row `t` of a sequence stands at position
-/// `first_position + t`. `qkv`'s memory becomes the result's if it is not shared.
+/// `first_position + t`, or at its place within its document. `qkv`'s memory becomes the result's if it is not shared.
 ///
 /// # Errors
 /// If a position is beyond the table, or memory or the device fails.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn rope(tape: &mut Tape<'_>, qkv: Var, heads: Heads, table: &RopeTable, first_position: usize) -> Result<Var> {
+pub fn rope(
+    tape: &mut Tape<'_>,
+    qkv: Var,
+    heads: Heads,
+    table: &RopeTable,
+    first_position: usize,
+    documents: Option<&Documents>,
+) -> Result<Var> {
     let id = qkv.id();
-    let y = rotate(qkv.into_value(), heads, table, first_position, cpu::Turn::Forward)?;
-    Ok(tape.record(&[], y, || Box::new(Rope { id, heads, table: table.clone(), first_position })))
+    let at = Places { first_position, documents: documents.cloned() };
+    let y = rotate(qkv.into_value(), heads, table, &at, cpu::Turn::Forward)?;
+    Ok(tape.record(&[], y, || Box::new(Rope { id, heads, table: table.clone(), at })))
 }
 
-fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, first_position: usize, turn: cpu::Turn) -> Result<Tensor> {
+/// Where the rows stand.
+struct Places {
+    first_position: usize,
+    documents: Option<Documents>,
+}
+
+fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, at: &Places, turn: cpu::Turn) -> Result<Tensor> {
+    let first_position = at.first_position;
     let (_, t) = heads.batch_and_time(qkv.shape());
     let half = heads.head_dim / 2;
     assert_eq!((2 * half, half), (heads.head_dim, table.cos.last()), "rope: head size of the table");
@@ -110,9 +126,14 @@ fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, first_position: usize, t
     match y.gpu() {
         None => {
             let angles = first_position * half..(first_position + t) * half;
-            cpu::rotate(y.f32_mut(), heads, &table.cos.f32()[angles.clone()], &table.sin.f32()[angles], turn);
+            let (cos, sin) = (&table.cos.f32()[angles.clone()], &table.sin.f32()[angles]);
+            let positions = at.documents.as_ref().map(Documents::positions);
+            cpu::rotate(y.f32_mut(), heads, cos, sin, positions.as_deref(), turn);
         }
-        Some(gpu) => cuda::rotate(gpu, &mut y, heads, table, Past::Same(first_position), turn)?,
+        Some(gpu) => {
+            let from = Past::Same(first_position);
+            cuda::rotate(gpu, &mut y, heads, table, from, at.documents.as_ref(), turn)?;
+        }
     }
     Ok(y)
 }
@@ -128,7 +149,7 @@ fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, first_position: usize, t
 pub fn rotate_each(qkv: Tensor, heads: Heads, table: &RopeTable, pasts: &Tensor) -> Result<Tensor> {
     let mut y = qkv.into_sole()?;
     let gpu = y.gpu().expect("a step of many sequences is for a GPU");
-    cuda::rotate(gpu, &mut y, heads, table, Past::Own(pasts), cpu::Turn::Forward)?;
+    cuda::rotate(gpu, &mut y, heads, table, Past::Own(pasts), None, cpu::Turn::Forward)?;
     Ok(y)
 }
 
@@ -136,13 +157,13 @@ struct Rope {
     id: Option<VarId>,
     heads: Heads,
     table: RopeTable,
-    first_position: usize,
+    at: Places,
 }
 
 impl Backward for Rope {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let dy = douts.pop().expect("one output");
-        let dx = rotate(dy, self.heads, &self.table, self.first_position, cpu::Turn::Back)?;
+        let dx = rotate(dy, self.heads, &self.table, &self.at, cpu::Turn::Back)?;
         context.add(self.id, dx)
     }
 }

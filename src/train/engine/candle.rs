@@ -2,6 +2,7 @@
 
 use super::{Engine, StepBatch, check_len};
 use crate::checkpoint::state::ArenaData;
+use crate::data::Rows;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::optim::{Class, Hyper, Moments, Outcome, ScaleState};
@@ -50,7 +51,7 @@ fn reference(config: &crate::model::ModelConfig, params: &Params) -> Result<Refe
 impl Engine for OnCandle {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let read = (0..batch.micro_batches).map(|micro| batch.read(micro)).collect::<Result<Vec<_>>>()?;
-        let batches: Vec<(&[u32], &[u32])> = read.iter().map(|(inputs, targets)| (&inputs[..], &targets[..])).collect();
+        let batches: Vec<(&[u32], &[u32])> = read.iter().map(|rows| (&rows.inputs[..], &rows.targets[..])).collect();
         let done = self.trainer.step(&batches, batch.micro_batch, batch.loader.context_length(), lr)?;
         self.renew()?;
         let norm = done.grad_norm as f32;
@@ -71,7 +72,7 @@ impl Engine for OnCandle {
     }
 
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
-        let (inputs, targets) = batch.read(0)?;
+        let Rows { inputs, targets, .. } = batch.read(0)?;
         let length = batch.loader.context_length();
         self.trainer.model().loss_and_grads(&inputs, &targets, batch.micro_batch, length).map(|_| ())
     }

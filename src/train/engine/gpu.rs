@@ -18,8 +18,8 @@ pub struct OnGpu<'a> {
     optimizer: DeviceOptimizer,
     lanes: LaneTree,
     setup: Setup,
-    /// Tokens of the steps in flight (the same for all of a run).
-    tokens: usize,
+    /// Targets that count, of each step in flight.
+    targets: Vec<usize>,
 }
 
 impl<'a> OnGpu<'a> {
@@ -41,13 +41,13 @@ impl<'a> OnGpu<'a> {
         let params = params.to_device(gpu.device(), precision.dtype())?;
         let scaling = (precision == Precision::Fp16).then(LossScaling::default);
         let optimizer = DeviceOptimizer::new(gpu, hyper, scaling, stop, &params, setup.lanes)?;
-        Ok(OnGpu { model, params, optimizer, lanes: LaneTree::new(setup.lanes)?, setup, tokens: 0 })
+        Ok(OnGpu { model, params, optimizer, lanes: LaneTree::new(setup.lanes)?, setup, targets: Vec::new() })
     }
 }
 
 impl Engine for OnGpu<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
-        self.tokens = batch.tokens();
+        self.targets.push(batch.targets());
         self.optimizer.begin_step()?;
         let per_lane = batch.micro_batches / self.setup.lanes;
         let (_, grads) = self.lanes.step(&self.params, batch.micro_batches, |micro, grads| {
@@ -60,7 +60,7 @@ impl Engine for OnGpu<'_> {
     }
 
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>> {
-        self.optimizer.finished(&self.params, self.tokens)
+        self.optimizer.finished(&self.params, &std::mem::take(&mut self.targets))
     }
 
     fn most_in_flight(&self) -> u64 {

@@ -16,14 +16,18 @@ pub use team::Team;
 use std::sync::Arc;
 
 use crate::checkpoint::state::ArenaData;
-use crate::data::Loader;
+use crate::data::{IGNORE, Loader, Rows};
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::model::gpt::{Loss, Pass};
 use crate::nn::Dropout;
+use crate::ops::classifier;
+use crate::ops::documents::Documents;
 use crate::optim::{Moments, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, Tape};
 use crate::tensor::Tensor;
+
+const _: () = assert!(IGNORE == classifier::IGNORE, "what data leaves out, the classifier leaves out");
 
 /// The sequences of one optimizer step.
 pub struct StepBatch {
@@ -40,25 +44,30 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    /// Tokens of the step.
+    /// Tokens of the step, places that nothing fills included.
     pub fn tokens(&self) -> usize {
         self.micro_batch * self.micro_batches * self.loader.context_length()
     }
 
-    /// Inputs and targets, [micro_batch, T] each, of one micro-batch.
+    /// Targets of the step that count: the step's loss is the mean over them.
+    pub fn targets(&self) -> usize {
+        let sequences = (self.micro_batch * self.micro_batches) as u64;
+        let range = self.first_sequence..self.first_sequence + sequences;
+        let targets: u64 = range.map(|sequence| self.loader.targets_of(sequence)).sum();
+        // Every row has one; a division by zero must not depend on that.
+        targets.max(1) as usize
+    }
+
+    /// One micro-batch, [micro_batch, T].
     ///
     /// # Errors
     /// If the data cannot be read or holds an id outside the vocabulary.
-    pub fn read(&self, micro: usize) -> Result<(Vec<u32>, Vec<u32>)> {
-        let t = self.loader.context_length();
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        let mut sequence = vec![0; t + 1];
+    pub fn read(&self, micro: usize) -> Result<Rows> {
+        let mut rows = Rows::default();
         for row in self.rows(micro) {
-            self.loader.fill(self.first_sequence + u64::from(row), &mut sequence)?;
-            inputs.extend_from_slice(&sequence[..t]);
-            targets.extend_from_slice(&sequence[1..]);
+            self.loader.append(self.first_sequence + u64::from(row), &mut rows)?;
         }
-        Ok((inputs, targets))
+        Ok(rows)
     }
 
     /// The places of a micro-batch's sequences within the step.
@@ -131,7 +140,14 @@ impl Setup {
             probability,
             sequences: batch.rows(micro).collect::<Arc<[u32]>>(),
         });
-        Pass { dropout, recompute: self.recompute, loss_scale }
+        let adapters = model.lora().map_or(0.0, |lora| lora.dropout);
+        let adapter_dropout = (adapters > 0.0).then(|| Dropout {
+            seed: self.seed_dropout,
+            step: batch.step,
+            probability: adapters,
+            sequences: batch.rows(micro).collect::<Arc<[u32]>>(),
+        });
+        Pass { dropout, recompute: self.recompute, loss_scale, adapter_dropout, documents: None }
     }
 }
 
@@ -144,16 +160,22 @@ fn micro_step(
     micro: usize,
     pass: &Pass,
 ) -> Result<Loss> {
-    let (inputs, targets) = batch.read(micro)?;
-    let inputs = Tensor::from_u32(&inputs, &[batch.micro_batch, batch.loader.context_length()])?;
+    let rows = batch.read(micro)?;
+    let (b, t) = (batch.micro_batch, batch.loader.context_length());
+    let inputs = Tensor::from_u32(&rows.inputs, &[b, t])?;
+    let documents = match rows.begins.is_empty() {
+        true => None,
+        false => Some(Documents::new(&rows.begins, b, t, params.flat().device())?),
+    };
+    let pass = &Pass { documents, ..pass.clone() };
     let mut tape = Tape::training(params, grads);
-    let loss = model.loss(&mut tape, &inputs, &targets, 1.0 / batch.tokens() as f32, pass)?;
+    let loss = model.loss(&mut tape, &inputs, &rows.targets, 1.0 / batch.targets() as f32, pass)?;
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1])?)?;
     Ok(loss)
 }
 
 fn check_len(params: &Params, arena: &ArenaData) -> Result<()> {
-    let len = params.layout().len();
+    let len = params.layout().trained();
     if [&arena.weights, &arena.m, &arena.v].iter().any(|buffer| buffer.len() != len) {
         return Err(Error::usage("the checkpoint is of a model of another shape than the config's"));
     }

@@ -39,7 +39,7 @@ impl<'a> Native<'a> {
     /// # Errors
     /// As [`Native::new`]; `Usage` if the ranks do not divide the lanes.
     pub fn in_team(model: &'a Gpt, params: Params, hyper: Hyper, setup: Setup, team: Team) -> Result<Native<'a>> {
-        let len = params.layout().len();
+        let len = params.layout().trained();
         let part = if team.is_sharded() { team.ranks.shards(len).range(team.ranks.rank()) } else { 0..len };
         let optimizer = Optimizer::of_part(hyper, &params, part)?;
         // Checked first: what divides by a power of two is one, or is refused for not being one.
@@ -60,13 +60,14 @@ impl Engine for Native<'_> {
         let (sum, mut grads) = summed?;
         let Team { ranks, summation, .. } = &self.team;
         ranks.set_busy(began.elapsed());
-        let loss = ranks.sum("loss", sum)? / batch.tokens() as f64;
+        let loss = ranks.sum("loss", sum)? / batch.targets() as f64;
         let outcome = if self.team.is_sharded() {
             ranks.reduce_scatter("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
             let gather = &mut |mine: &[f64]| ranks.gather_numbers("gradient norm", mine);
             let outcome = self.optimizer.step_part(&mut self.params, grads.get(), gather, loss, lr)?;
             if outcome.class.is_applied() {
-                ranks.all_gather("parameters", self.params.flat_mut().f32_mut())?;
+                let frozen = self.params.layout().frozen();
+                ranks.all_gather("parameters", &mut self.params.flat_mut().f32_mut()[frozen..])?;
             }
             outcome
         } else {
@@ -100,8 +101,8 @@ impl Engine for Native<'_> {
                 return Ok(part.to_vec());
             }
             let ranks = &self.team.ranks;
-            let mut all = vec![0.0; self.params.layout().len()];
-            all[ranks.shards(self.params.layout().len()).range(ranks.rank())].copy_from_slice(part);
+            let mut all = vec![0.0; self.params.layout().trained()];
+            all[ranks.shards(self.params.layout().trained()).range(ranks.rank())].copy_from_slice(part);
             ranks.all_gather("moments", &mut all)?;
             Ok(all)
         };
@@ -111,7 +112,7 @@ impl Engine for Native<'_> {
     fn restore(&mut self, arena: &ArenaData, updates: u64, _scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
         self.params.load(&arena.weights)?;
-        let len = self.params.layout().len();
+        let len = self.params.layout().trained();
         let ranks = &self.team.ranks;
         let part = if self.team.is_sharded() { ranks.shards(len).range(ranks.rank()) } else { 0..len };
         self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates);

@@ -2,8 +2,9 @@
 
 use super::Trainer;
 use crate::error::Result;
+use crate::data::Sequences;
 use crate::eval::tasks::{Metric, Task, TaskScore};
-use crate::eval::{Share, evaluate_shared};
+use crate::eval::{Share, evaluate_rows, evaluate_shared};
 use crate::events::{self, Event};
 
 impl Trainer<'_> {
@@ -36,7 +37,13 @@ impl Trainer<'_> {
         };
         let share = Share { rank: ranks.rank(), size: ranks.size(), gather };
         let (params, most) = (self.engine.params(), self.job.eval.max_tokens);
-        let found = evaluate_shared(self.model, params, val, most, batch, Some(share), &mut |_, _| {})?;
+        let found = match val {
+            Sequences::Stream(val) => {
+                evaluate_shared(self.model, params, val, most, batch, Some(share), &mut |_, _| {})?
+            }
+            // Every rank measures all of them: conversations are few.
+            Sequences::Packed(val) => evaluate_rows(self.model, params, val, most, batch)?,
+        };
         let loss = found.loss();
         self.last_val = Some((self.state.step, found));
         let (step, tokens) = (self.state.step, self.state.tokens);

@@ -10,45 +10,49 @@ use super::forward::{Block, Strided};
 use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
+use crate::ops::documents::Segment;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
 
 /// `dqkv` [B, T, (H + 2K) * D] from `dout` and `out` [B, T, H * D] and what the forward pass saved. One task owns a
-/// key-value head and its group of query heads, and goes through them in order: no sum depends on the threads.
+/// key-value head of a segment and its group of query heads, and goes through them in order: no sum depends on the threads.
 pub fn backward(
     dqkv: &mut [f32],
     dout: &[f32],
     qkv: &[f32],
     out: &[f32],
     lse: &[f32],
-    extent: Extent,
+    extent: Extent<'_>,
     dropout: Option<AttentionDropout<'_>>,
 ) {
     let Extent { t, heads, .. } = extent;
     let (d, packed, width) = (heads.head_dim, heads.packed(), heads.width());
     let dqkv = Pieces::new(dqkv);
-    (0..extent.b * heads.n_kv_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-        let (b, kv) = (task / heads.n_kv_head, task % heads.n_kv_head);
+    let segments = extent.segments();
+    (0..segments.len() * heads.n_kv_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (segment, kv) = (segments[task / heads.n_kv_head], task % heads.n_kv_head);
+        let Segment { b, first: start, len } = segment;
         // Writes a head's rows where they belong.
         let write = |rows: &[f32], first: usize| {
             for (row, values) in rows.chunks_exact(d).enumerate() {
-                // SAFETY: tasks have different (b, kv), so different rows or different columns; one row at a time.
-                unsafe { dqkv.piece(extent.packed_row(b, row) + first, d) }.copy_from_slice(values);
+                // SAFETY: tasks have different rows of a sequence or different columns; one row at a time.
+                unsafe { dqkv.piece(extent.packed_row(b, start + row) + first, d) }.copy_from_slice(values);
             }
         };
-        let sequence = &qkv[extent.packed_row(b, 0)..];
-        scratch.start(t * d, t);
+        let sequence = &qkv[extent.packed_row(b, start)..];
+        let first_row = (b * t + start) * width;
+        scratch.start(len * d, len);
         for h in kv * heads.group()..(kv + 1) * heads.group() {
             let head = Head {
                 queries: Strided { data: &sequence[heads.query(h)..], stride: packed },
                 keys: Strided { data: &sequence[heads.key(kv)..], stride: packed },
                 values: Strided { data: &sequence[heads.value(kv)..], stride: packed },
-                out: Strided { data: &out[b * t * width + h * d..], stride: width },
-                dout: Strided { data: &dout[b * t * width + h * d..], stride: width },
-                lse: &lse[(b * heads.n_head + h) * t..][..t],
+                out: Strided { data: &out[first_row + h * d..], stride: width },
+                dout: Strided { data: &dout[first_row + h * d..], stride: width },
+                lse: &lse[(b * heads.n_head + h) * t + start..][..len],
                 d,
                 scale: extent.scale(),
-                mask: HeadMask::new(dropout, b, t, h),
+                mask: HeadMask::new(dropout, segment, t, h),
             };
             scratch.head(&head);
             write(&scratch.dq, heads.query(h));

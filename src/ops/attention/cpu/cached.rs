@@ -21,11 +21,11 @@ pub fn forward_cached(
     qkv: &[f32],
     keys: &mut [f32],
     values: &mut [f32],
-    extent: Extent,
+    extent: Extent<'_>,
     capacity: usize,
     past: usize,
 ) {
-    let Extent { b, t, heads } = extent;
+    let Extent { b, t, heads, .. } = extent;
     let d = heads.head_dim;
     for (slot, (keys, values)) in
         keys.chunks_exact_mut(capacity * d).zip(values.chunks_exact_mut(capacity * d)).enumerate()

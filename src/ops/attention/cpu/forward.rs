@@ -7,34 +7,45 @@ use rayon::prelude::*;
 use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
+use crate::ops::documents::Segment;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
 
 /// `out` [B, T, H * D] and the log-sum-exp `lse` [B, H, T] of the scores of packed rows `qkv` [B, T, (H + 2K) * D].
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], extent: Extent, dropout: Option<AttentionDropout<'_>>) {
+pub fn forward(
+    out: &mut [f32],
+    lse: &mut [f32],
+    qkv: &[f32],
+    extent: Extent<'_>,
+    dropout: Option<AttentionDropout<'_>>,
+) {
     let Extent { t, heads, .. } = extent;
     let (d, packed) = (heads.head_dim, heads.packed());
-    let blocks = t.div_ceil(QUERIES);
+    let blocks_of = |segment: Segment| {
+        let blocks = (0..segment.len).step_by(QUERIES);
+        blocks.map(move |first| (segment, first..segment.len.min(first + QUERIES)))
+    };
+    let blocks: Vec<(Segment, Range<usize>)> = extent.segments().into_iter().flat_map(blocks_of).collect();
     let (out, lse) = (Pieces::new(out), Pieces::new(lse));
-    (0..extent.b * heads.n_head * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-        let (b, h, block) = (task / blocks / heads.n_head, task / blocks % heads.n_head, task % blocks);
-        let rows = block * QUERIES..t.min((block + 1) * QUERIES);
+    (0..blocks.len() * heads.n_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (h, (segment, rows)) = (task % heads.n_head, blocks[task / heads.n_head].clone());
+        let Segment { b, first, .. } = segment;
         let kv = heads.kv_of(h);
         let head = Head {
-            queries: Strided { data: &qkv[extent.packed_row(b, 0) + heads.query(h)..], stride: packed },
-            keys: Strided { data: &qkv[extent.packed_row(b, 0) + heads.key(kv)..], stride: packed },
-            values: Strided { data: &qkv[extent.packed_row(b, 0) + heads.value(kv)..], stride: packed },
+            queries: Strided { data: &qkv[extent.packed_row(b, first) + heads.query(h)..], stride: packed },
+            keys: Strided { data: &qkv[extent.packed_row(b, first) + heads.key(kv)..], stride: packed },
+            values: Strided { data: &qkv[extent.packed_row(b, first) + heads.value(kv)..], stride: packed },
             d,
             past: 0,
             scale: extent.scale(),
-            mask: HeadMask::new(dropout, b, t, h),
+            mask: HeadMask::new(dropout, segment, t, h),
         };
         scratch.attend(&head, rows.clone());
-        // SAFETY: tasks have different (b, h, block), so different elements of `lse` and of `out`.
-        let lse = unsafe { lse.piece((b * heads.n_head + h) * t + rows.start, rows.len()) };
+        // SAFETY: tasks have different heads or different rows of a sequence, so different elements of `lse` and of `out`.
+        let lse = unsafe { lse.piece((b * heads.n_head + h) * t + first + rows.start, rows.len()) };
         for (i, row) in rows.enumerate() {
             // SAFETY: as above; and one row at a time.
-            let out = unsafe { out.piece((b * t + row) * heads.width() + h * d, d) };
+            let out = unsafe { out.piece((b * t + first + row) * heads.width() + h * d, d) };
             lse[i] = scratch.finish(out, i);
         }
     });
