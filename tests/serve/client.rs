@@ -14,6 +14,8 @@ use taper::serve::{Model, Options, Server};
 use taper::tape::Params;
 
 pub const CONTEXT: usize = 128;
+/// The prompt that the device does not survive.
+pub const FATAL: [u32; 3] = [1, 1, 1];
 pub const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 /// The model of all servers here: its texts are noise, but always the same noise.
@@ -24,7 +26,7 @@ pub fn model() -> (Gpt, Params) {
     (model, params)
 }
 
-/// An engine that takes its time, and fails when it is fed the byte 1.
+/// An engine that takes its time, and fails when it is fed [`FATAL`].
 struct Slow {
     inner: Tensors,
     pause: Duration,
@@ -53,7 +55,7 @@ impl Decode for Slow {
 
     fn feed(&mut self, feeds: &[Feed<'_>], logits: &mut Vec<f32>) -> Result<()> {
         std::thread::sleep(self.pause);
-        if feeds.iter().any(|feed| feed.tokens.contains(&1)) {
+        if feeds.iter().any(|feed| feed.tokens == FATAL) {
             return Err(taper::Error::Device("the device has gone".into()));
         }
         self.inner.feed(feeds, logits)
