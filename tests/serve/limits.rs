@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::{FATAL, Metrics, ask, complete, end, get, post, receive, sampled, send, server, until};
+use super::client::{FATAL, Metrics, ask, complete, end, gated, get, post, receive, sampled, send, server, until};
 use taper::serve::Options;
 
 const PATH: &str = "/v1/completions";
@@ -126,7 +126,8 @@ fn pages_of_strangers_are_not_answered() {
 
 #[test]
 fn a_full_queue_sends_clients_away_and_serves_the_others() {
-    let server = server(1, 3, |options| options.queue = 2);
+    let (server, gate) = gated(1, 0, |options| options.queue = 2);
+    gate.close();
     let body = |seed: u64| json!({"prompt": "a", "max_tokens": 100, "seed": seed, "stream": true});
     let running: Vec<_> = (0..3).map(|seed| send(server.address(), &post(PATH, &body(seed)))).collect();
     until(&server, "one text runs and two wait", |metrics| {
@@ -135,6 +136,7 @@ fn a_full_queue_sends_clients_away_and_serves_the_others() {
     let refused = ask(&server, PATH, body(3));
     assert_eq!(refused.status, 429, "{refused:?}");
     assert!(refused.head.contains("retry-after: 2") && refused.json()["error"]["type"] == "rate_limit_error");
+    gate.open();
     // More texts than can ever be under way are no matter of waiting.
     assert_eq!(ask(&server, PATH, json!({"prompt": "a", "n": 4})).status, 400);
     for stream in running {
