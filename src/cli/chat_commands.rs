@@ -7,15 +7,16 @@ use crate::error::{Error, Result};
 use crate::sample::conversation::Settings;
 
 pub(super) const HELP: &str = "\
-/help                  this list
-/reset                 begin again (the system message stays)
-/system [TEXT]         set what the model is told before the conversation; without a text, remove it
-/regen                 another answer to the last question
-/save FILE             add the conversation to a file, as a line of JSON
-/set [KEY=VALUE]       show or change temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens
-                       (top_k=off, top_p=off, min_p=off)
-/quit                  leave, as Ctrl-D does
-A line that ends with \\ goes on with the next one. A text that starts with / is written //. Ctrl-C stops an answer.";
+/help              this list
+/reset             begin again (the system message stays)
+/system [TEXT]     set what the model is told first; without a text, remove it
+/regen             another answer to the last question
+/save FILE         add the conversation to a file, as a line of JSON
+/set [KEY=VALUE]   show or change temperature, top_k, top_p, min_p (top_k=off),
+                   repetition_penalty, seed, max_new_tokens
+/quit              leave, as Ctrl-D does
+A line that ends with \\ goes on with the next one. A text that starts with /
+is written //. Ctrl-C stops an answer.";
 
 /// What a line of input asks for.
 #[derive(Clone, Debug, PartialEq)]

@@ -199,6 +199,12 @@ impl Conversation {
             if tokens.is_empty() {
                 return Err(Error::usage("the chat template makes no text of this conversation"));
             }
+            let below = self.engine.config().vocab_size;
+            if let Some(id) = tokens.iter().find(|&&id| id as usize >= below) {
+                return Err(Error::usage(format!(
+                    "this needs the token {id}, and the model knows only those below {below}"
+                )));
+            }
             if tokens.len() + room <= context || (last && tokens.len() <= context) {
                 self.first = first;
                 return Ok((tokens, first - before));

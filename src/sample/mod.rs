@@ -3,15 +3,16 @@
 mod candidates;
 pub mod config;
 pub mod conversation;
+mod output;
 pub mod sampler;
 pub mod session;
 
 pub use conversation::{Answer, Conversation};
+use output::Output;
 pub use sampler::{Choice, SamplerConfig};
 pub use session::Session;
 
 use serde::Serialize;
-use std::borrow::Cow;
 
 use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokenizer::Tokenizer;
@@ -150,7 +151,7 @@ pub fn generate_by(
     // The last new token need not be fed back, so one more than the context's rest can be written.
     let limit = request.max_new_tokens.min(context + 1 - history.len());
     let mut decoder = StreamDecoder::new(tokenizer);
-    let mut out = Output { text: String::new(), shown: 0, stop: Cow::Borrowed(request.stop) };
+    let mut out = Output::new(request.stop);
     let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
     for position in 0..limit {
         let logits = logits_after(&history)?;
@@ -174,68 +175,4 @@ pub fn generate_by(
     }
     out.flush(on_text);
     Ok(Sample { prompt: request.prompt.to_string(), tokens, text: out.text, logprobs, finish_reason })
-}
-
-/// Text so far, shown up to where a stop string might still begin.
-struct Output<'a> {
-    text: String,
-    shown: usize,
-    stop: Cow<'a, [String]>,
-}
-
-impl Output<'_> {
-    /// Appends a piece; true if a stop string appeared (the text is cut before it).
-    fn push(&mut self, piece: &str, on_text: &mut dyn FnMut(&str)) -> bool {
-        self.text.push_str(piece);
-        let found = self
-            .stop
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .filter_map(|stop| self.text[self.shown..].find(stop))
-            .min();
-        if let Some(place) = found {
-            self.text.truncate(self.shown + place);
-            return true;
-        }
-        // Hold back a tail that could be the beginning of a stop string.
-        let tail = &self.text[self.shown..];
-        let held = tail
-            .char_indices()
-            .map(|(at, _)| at)
-            .find(|&at| self.stop.iter().any(|stop| stop.starts_with(&tail[at..])));
-        let end = self.shown + held.unwrap_or(tail.len());
-        self.show(end, on_text);
-        false
-    }
-
-    fn flush(&mut self, on_text: &mut dyn FnMut(&str)) {
-        self.show(self.text.len(), on_text);
-    }
-
-    fn show(&mut self, end: usize, on_text: &mut dyn FnMut(&str)) {
-        if end > self.shown {
-            on_text(&self.text[self.shown..end]);
-            self.shown = end;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_strings_are_never_shown_even_in_pieces() {
-        let stop = ["\n\n".to_string(), "END".to_string()];
-        let mut out = Output { text: String::new(), shown: 0, stop: Cow::Borrowed(&stop) };
-        let mut shown = String::new();
-        let mut stopped = false;
-        for piece in ["one\n", "two E", "N", "O\n", "\nthree"] {
-            stopped = out.push(piece, &mut |text| shown.push_str(text));
-            assert!(!shown.ends_with('E') && !shown.ends_with("EN"));
-        }
-        assert!(stopped);
-        out.flush(&mut |text| shown.push_str(text));
-        assert_eq!(shown, "one\ntwo ENO");
-    }
 }

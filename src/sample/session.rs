@@ -4,9 +4,8 @@
 //! by side need the state between two tokens: a [`Session`] takes the logits after its history and gives what is new. The
 //! rules are those of `generate`, and so are the texts.
 
-use std::borrow::Cow;
-
-use super::{FinishReason, Output, SamplerConfig};
+use super::output::Output;
+use super::{FinishReason, SamplerConfig};
 use crate::data::tokenizer::{StreamDecoder, Tokenizer};
 use crate::error::{Error, Result};
 
@@ -77,8 +76,7 @@ impl<'t> Session<'t> {
         }
         // The last new token need not be fed back, so one more than the context's rest can be written.
         let limit = plan.max_new_tokens.clamp(1, capacity + 1 - prompt.len());
-        let stop = Cow::Owned(std::mem::take(&mut plan.stop));
-        let out = Output { text: String::new(), shown: 0, stop };
+        let out = Output::new(std::mem::take(&mut plan.stop));
         let decoder = StreamDecoder::new(tokenizer);
         Ok(Session { tokenizer, decoder, out, plan, prompt: prompt.len(), history: prompt, limit })
     }

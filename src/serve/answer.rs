@@ -172,8 +172,13 @@ impl Answer {
         })
     }
 
+    /// A token as text; where it is a piece of a character, its bytes as OpenAI writes them: `bytes:\xe2\x80`.
     fn token_text(&self, id: u32) -> String {
-        String::from_utf8_lossy(&self.tokenizer.token_bytes(id).unwrap_or_default()).into_owned()
+        let bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
+        String::from_utf8(bytes).unwrap_or_else(|error| {
+            let hex: String = error.as_bytes().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            format!("bytes:{hex}")
+        })
     }
 
     /// One token's entry: of the chat format, or with the place in the text for [`Answer::gather`].
@@ -187,7 +192,8 @@ impl Answer {
         let mut own = entry(token.id, token.logprob);
         own["top_logprobs"] = token.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
         if self.kind == Kind::Completion {
-            let length = self.token_text(token.id).chars().count();
+            let bytes = self.tokenizer.token_bytes(token.id).unwrap_or_default();
+            let length = String::from_utf8_lossy(&bytes).chars().count();
             own["text_offset"] = json!(self.texts[index].offset);
             self.texts[index].offset += length;
         }

@@ -161,6 +161,12 @@ impl Front {
             let message = format!("{} tokens are more than the {most} that a prompt may have", prompt.len());
             return Err(Refused::field(prompt_field, message).code("context_length_exceeded"));
         }
+        // A tokenizer may have more ids than the model has rows.
+        let below = self.limits.vocabulary;
+        if let Some(id) = prompts.iter().flatten().find(|&&id| id as usize >= below) {
+            let message = format!("holds the token {id}, and the model knows only those below {below}");
+            return Err(Refused::field(prompt_field, message));
+        }
         if prompts.len() * n > self.limits.texts {
             let message = format!("{} texts are more than the {} of this server", prompts.len() * n, self.limits.texts);
             return Err(Refused::field(if n > 1 { "n" } else { "prompt" }, message));
@@ -535,6 +541,11 @@ mod tests {
             assert_eq!((refused.status, refused.param.as_deref()), (400, Some(param)), "{body}: {refused:?}");
         }
         assert_eq!(ask(Kind::Completion, json!({"model": "other"})).unwrap_err().status, 404);
+        let mut narrow = front(None);
+        narrow.limits.vocabulary = 100;
+        assert!(narrow.ask(Kind::Completion, br#"{"prompt": "a"}"#).is_ok());
+        let refused = narrow.ask(Kind::Completion, br#"{"prompt": "z"}"#).unwrap_err();
+        assert_eq!((refused.status, refused.param.as_deref()), (400, Some("prompt")));
         for body in [&b"{"[..], b"[]", b"\xff", b""] {
             assert_eq!(front(None).ask(Kind::Completion, body).unwrap_err().status, 400);
         }

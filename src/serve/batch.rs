@@ -276,14 +276,12 @@ fn step(
                 }
                 let finished = step.finish.is_some();
                 if finished {
-                    // Before the client hears of it: its next request shall find the slot free.
+                    // Before the client hears of it: its next request shall find the slot free, and the counts right.
                     batch.lock().active -= 1;
+                    metrics.sequence(if active.job.out.is_closed() { "cancelled" } else { "finished" });
                 }
-                // A client that has gone is noticed, and counted, before the next step.
-                let gone = active.job.out.send(Event::Step(active.job.index, step)).is_err();
-                if finished {
-                    metrics.sequence(if gone { "cancelled" } else { "finished" });
-                }
+                // A client that has gone is noticed before the next step.
+                let _ = active.job.out.send(Event::Step(active.job.index, step));
                 finished
             }
             Err(message) => {

@@ -1,8 +1,14 @@
 //! What is answered: the texts of `taper sample`, in OpenAI's forms.
 
 use serde_json::{Value, json};
+use taper::sample::{FinishReason, Sample};
 
 use super::client::{ask, complete, end, get, receive, sampled, send, server};
+
+/// Why a text ended, in OpenAI's words.
+fn reason(sample: &Sample) -> &'static str {
+    if sample.finish_reason == FinishReason::Length { "length" } else { "stop" }
+}
 
 #[test]
 fn completions_are_the_texts_of_sample() {
@@ -16,10 +22,13 @@ fn completions_are_the_texts_of_sample() {
     for (index, (prompt, number)) in [("abc", 0), ("abc", 1), ("de", 0), ("de", 1)].into_iter().enumerate() {
         let (choice, expected) = (&answer["choices"][index], sampled(prompt, 12, 5, number, &[]));
         assert_eq!((&choice["index"], &choice["text"]), (&json!(index), &json!(expected.text)));
-        assert_eq!(choice["finish_reason"], "length");
+        assert_eq!(choice["finish_reason"], reason(&expected));
         assert_eq!(choice["logprobs"]["token_logprobs"], json!(expected.logprobs));
         let top = choice["logprobs"]["top_logprobs"].as_array().unwrap();
-        assert!(top.len() == 12 && top.iter().all(|top| (3..=4).contains(&top.as_object().unwrap().len())));
+        assert!(
+            top.len() == expected.tokens.len()
+                && top.iter().all(|top| (3..=4).contains(&top.as_object().unwrap().len()))
+        );
         assert_eq!(choice["logprobs"]["text_offset"][1], 1);
         tokens += expected.tokens.len();
     }
@@ -62,7 +71,7 @@ fn streams_carry_the_same_answer_in_pieces() {
         let tokens: Vec<&Value> =
             own.iter().flat_map(|choice| choice["logprobs"]["tokens"].as_array().into_iter().flatten()).collect();
         assert_eq!(json!(tokens), whole["choices"][index]["logprobs"]["tokens"]);
-        assert_eq!(own.last().unwrap()["finish_reason"], "length");
+        assert_eq!(own.last().unwrap()["finish_reason"], whole["choices"][index]["finish_reason"]);
         assert!(own[..own.len() - 1].iter().all(|choice| choice["finish_reason"].is_null()));
     }
     let usage = chunks.last().unwrap();
@@ -97,12 +106,14 @@ fn chats_are_written_as_the_template_says() {
         assert_eq!((&entry["bytes"], &entry["logprob"]), (&json!([id]), &json!(logprob)));
         assert_eq!(entry["top_logprobs"].as_array().unwrap().len(), 2);
     }
-    assert_eq!((content.len(), &answer["object"]), (9, &json!("chat.completion")));
-    // Without a limit an answer goes on to the end of the context.
-    let body = json!({"messages": [{"role": "user", "content": "x"}], "seed": 1});
+    assert_eq!((content.len(), &answer["object"]), (expected.tokens.len(), &json!("chat.completion")));
+    // Without a limit an answer goes on to its end, or to the context's.
+    let expected = sampled("user: x\nassistant:", 1000, 2, 0, &[]);
+    let body = json!({"messages": [{"role": "user", "content": "x"}], "seed": 2});
     let answer = ask(&server, "/v1/chat/completions", body).json();
-    assert_eq!(answer["choices"][0]["finish_reason"], "length");
-    assert_eq!(answer["usage"]["total_tokens"], 129);
+    assert_eq!(answer["choices"][0]["finish_reason"], reason(&expected));
+    assert_eq!(answer["usage"]["completion_tokens"], expected.tokens.len());
+    assert!(expected.tokens.len() > 16);
     end(server);
 }
 

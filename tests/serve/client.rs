@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ use taper::serve::{Model, Options, Server};
 use taper::tape::Params;
 
 pub const CONTEXT: usize = 128;
+/// The prompt that the device does not survive.
+pub const FATAL: [u32; 3] = [1, 1, 1];
 pub const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 /// The model of all servers here: its texts are noise, but always the same noise.
@@ -24,10 +28,25 @@ pub fn model() -> (Gpt, Params) {
     (model, params)
 }
 
-/// An engine that takes its time, and fails when it is fed the byte 1.
+/// An engine that takes its time, waits while [`Gate::close`] says so, and fails when it is fed [`FATAL`].
 struct Slow {
     inner: Tensors,
     pause: Duration,
+    gate: Gate,
+}
+
+/// Holds the steps of a server, so that a test need not be quick.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub fn close(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn open(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Decode for Slow {
@@ -53,7 +72,10 @@ impl Decode for Slow {
 
     fn feed(&mut self, feeds: &[Feed<'_>], logits: &mut Vec<f32>) -> Result<()> {
         std::thread::sleep(self.pause);
-        if feeds.iter().any(|feed| feed.tokens.contains(&1)) {
+        while self.gate.0.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if feeds.iter().any(|feed| feed.tokens == FATAL) {
             return Err(taper::Error::Device("the device has gone".into()));
         }
         self.inner.feed(feeds, logits)
@@ -62,14 +84,20 @@ impl Decode for Slow {
 
 /// A server of `slots` whose steps take at least `pause` milliseconds.
 pub fn server(slots: usize, pause: u64, change: impl FnOnce(&mut Options)) -> Server {
+    gated(slots, pause, change).0
+}
+
+/// As [`server`], with its gate.
+pub fn gated(slots: usize, pause: u64, change: impl FnOnce(&mut Options)) -> (Server, Gate) {
     let mut options = Options { address: ([127, 0, 0, 1], 0).into(), ..Options::default() };
     change(&mut options);
+    let gate = Gate::default();
     let (model, params) = model();
     let inner = Tensors::new(model, params, slots, CONTEXT);
     let template = Some(ChatTemplate::from_source(TEMPLATE, "", "").unwrap());
-    let engine = Box::new(Slow { inner, pause: Duration::from_millis(pause) });
+    let engine = Box::new(Slow { inner, pause: Duration::from_millis(pause), gate: gate.clone() });
     let model = Model { name: "tiny".into(), engine, tokenizer: Tokenizer::bytes(), template, end: vec![256] };
-    Server::start(options, model).unwrap()
+    (Server::start(options, model).unwrap(), gate)
 }
 
 /// Stops a server and waits for its end, which must be a clean one.
@@ -84,6 +112,11 @@ pub fn sampled(prompt: &str, max_new_tokens: usize, seed: u64, sample: u64, stop
     let sampler = SamplerConfig { seed, ..SamplerConfig::default() };
     let request = Request { prompt, max_new_tokens, stop, sampler: &sampler, sample };
     generate(&model, &params, &Tokenizer::bytes(), &request, &mut |_| {}).unwrap()
+}
+
+/// A seed with which the model does not end its text after "a" within `tokens`.
+pub fn long_winded(tokens: usize) -> u64 {
+    (0..).find(|&seed| sampled("a", tokens, seed, 0, &[]).tokens.len() == tokens).unwrap()
 }
 
 /// An answer as it came.

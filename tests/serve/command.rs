@@ -72,6 +72,41 @@ fn it_serves_until_a_signal_and_exits_with_0() {
     }
 }
 
+/// How many threads a process has, where the system tells.
+fn threads(child: &Child) -> Option<usize> {
+    std::fs::read_dir(format!("/proc/{}/task", child.id())).ok().map(Iterator::count)
+}
+
+#[test]
+fn a_crowd_leaves_no_threads_behind() {
+    let shop = Shop::new();
+    let (mut child, address, _lines) = serving(&shop, &["--slots", "3"]);
+    let crowd = || {
+        std::thread::scope(|scope| {
+            for i in 0..60 {
+                let body = json!({"prompt": format!("text {i}"), "max_tokens": 5 + i, "seed": i, "stream": i % 2 == 0});
+                scope.spawn(move || {
+                    let stream = send(address, &post("/v1/completions", &body));
+                    if i % 3 != 0 {
+                        assert_eq!(receive(stream).status, 200);
+                    }
+                });
+            }
+        });
+    };
+    crowd();
+    let before = threads(&child);
+    crowd();
+    // Threads that check requests stay for a second; those of the engine stay.
+    let start = std::time::Instant::now();
+    while threads(&child) > before {
+        assert!(start.elapsed().as_secs() < 30, "{:?} threads, {before:?} before", threads(&child));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn an_open_address_needs_a_key_and_a_key_is_not_shown() {
     let shop = Shop::new();

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::{Metrics, ask, complete, end, get, post, receive, sampled, send, server, until};
+use super::client::{
+    Metrics, ask, complete, end, gated, get, long_winded, post, receive, sampled, send, server, until,
+};
 
 const PATH: &str = "/v1/completions";
 
@@ -32,7 +34,8 @@ fn a_text_is_the_same_alone_and_under_load() {
     });
     let metrics = Metrics::of(&server);
     assert_eq!(finished(&metrics), 24.0);
-    let tokens: usize = cases.iter().map(|(_, tokens, _)| tokens).sum();
+    let written = |(prompt, tokens, seed): &(String, usize, u64)| sampled(prompt, *tokens, *seed, 0, &[]).tokens.len();
+    let tokens: usize = cases.iter().map(written).sum();
     assert_eq!(metrics.sum("taper_generated_tokens_total"), tokens as f64);
     let prompts: usize = cases.iter().map(|(prompt, ..)| prompt.len()).sum();
     assert_eq!(metrics.sum("taper_prompt_tokens_total"), prompts as f64);
@@ -41,10 +44,12 @@ fn a_text_is_the_same_alone_and_under_load() {
 
 #[test]
 fn clients_that_leave_give_their_slots_back() {
-    // A text takes 100 steps of 20 ms: whoever waits for it in vain is noticed.
-    let server = server(1, 20, |_| {});
-    let long = |stream: bool| post(PATH, &json!({"prompt": "a", "max_tokens": 100, "stream": stream}));
+    // A text takes 120 steps of 20 ms: long enough to notice that its client has gone.
+    let (server, gate) = gated(1, 20, |_| {});
+    let seed = long_winded(120);
+    let long = |stream: bool| post(PATH, &json!({"prompt": "a", "max_tokens": 120, "seed": seed, "stream": stream}));
     for (round, stream) in [(1.0, true), (2.0, false)] {
+        gate.close();
         let running = send(server.address(), &long(stream));
         until(&server, "the text runs", |metrics| metrics.sum("taper_active_sequences") == 1.0);
         // One that leaves while it waits never gets a slot.
@@ -53,6 +58,7 @@ fn clients_that_leave_give_their_slots_back() {
         drop(waiting);
         until(&server, "nobody waits", |metrics| metrics.sum("taper_queue_length") == 0.0);
         drop(running);
+        gate.open();
         let metrics = until(&server, "the slot is free", |metrics| metrics.sum("taper_active_sequences") == 0.0);
         assert_eq!(metrics.sum("taper_sequences_total{end=\"cancelled\"}"), round);
         assert_eq!((finished(&metrics), metrics.sum("taper_queue_seconds_count")), (round - 1.0, round * 2.0 - 1.0));
@@ -66,7 +72,7 @@ fn clients_that_leave_give_their_slots_back() {
 
 /// What of a client's kinds it is, by its number: reads all, leaves at once, leaves after some bytes, sends nonsense.
 fn client(address: SocketAddr, number: usize) {
-    let stream = number % 2 == 0;
+    let stream = number.is_multiple_of(2);
     let body = json!({"prompt": "x".repeat(1 + number % 40), "max_tokens": 1 + number * 7 % 60, "seed": number, "stream": stream});
     match number % 5 {
         0 | 1 => {
@@ -79,7 +85,7 @@ fn client(address: SocketAddr, number: usize) {
             let mut some = vec![0; 10 + number];
             let _ = connection.read(&mut some);
         }
-        _ => assert_eq!(receive(send(address, &post(PATH, &json!({"prompt": number % 2 == 0})))).status, 400),
+        _ => assert_eq!(receive(send(address, &post(PATH, &json!({"prompt": stream})))).status, 400),
     }
 }
 
@@ -136,17 +142,20 @@ fn two_hundred_clients_at_once_leave_nothing_behind() {
 
 #[test]
 fn a_stop_lets_texts_end_within_the_grace_and_cuts_the_others() {
-    let patient = server(1, 5, |options| options.grace = Duration::from_secs(30));
+    let (patient, gate) = gated(1, 0, |options| options.grace = Duration::from_secs(30));
+    gate.close();
     let short = send(patient.address(), &post(PATH, &json!({"prompt": "a", "max_tokens": 30, "seed": 3})));
     let open = send(patient.address(), b"GET /health HTTP/1.1\r\nHost: localhost\r\n");
     until(&patient, "the text runs", |metrics| metrics.sum("taper_active_sequences") == 1.0);
     patient.stop();
+    gate.open();
     assert_eq!(receive(short).json()["choices"][0]["text"], sampled("a", 30, 3, 0, &[]).text);
     drop(open);
     patient.wait().unwrap();
 
-    let hasty = server(1, 20, |options| options.grace = Duration::from_millis(100));
-    let body = |stream: bool| json!({"prompt": "a", "max_tokens": 120, "stream": stream});
+    let hasty = server(1, 40, |options| options.grace = Duration::from_millis(100));
+    let seed = long_winded(120);
+    let body = |stream: bool| json!({"prompt": "a", "max_tokens": 120, "seed": seed, "stream": stream});
     let streamed = send(hasty.address(), &post(PATH, &body(true)));
     until(&hasty, "the text runs", |metrics| metrics.sum("taper_active_sequences") == 1.0);
     let whole = send(hasty.address(), &post(PATH, &body(false)));
