@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("card", &["error"]),
     ("eval", &["error", "math", "setting", "tensor", "tape", "model", "data"]),
     ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "nn", "model"]),
-    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "nn", "model", "data", "decode"]),
+    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "ops", "nn", "model", "data", "decode"]),
     ("checkpoint", &["error", "setting", "tape", "model"]),
     (
         "train",

@@ -1,15 +1,19 @@
 //! Generation: a prompt in, text out, through the key-value cache.
 
+mod batch;
 pub mod config;
+mod descending;
+mod generation;
 pub mod sampler;
 
+pub use batch::{Event, generate_all};
+pub use generation::Generation;
 pub use sampler::{Choice, SamplerConfig};
 
 use serde::Serialize;
 
-use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Gpt, ModelConfig};
 use crate::nn::Cache;
 use crate::tape::Params;
@@ -133,103 +137,10 @@ pub fn generate_by(
     logits_after: &mut dyn FnMut(&[u32]) -> Result<Vec<f32>>,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Sample> {
-    let context = config.context_length;
-    let mut history = prompt_tokens(tokenizer, request.prompt)?;
-    if history.len() > context {
-        return Err(Error::usage(format!(
-            "the prompt has {} tokens, and the model's context holds {context}; shorten it",
-            history.len()
-        )));
+    let mut generation = Generation::new(config, tokenizer, request.clone(), false)?;
+    while !generation.is_finished() {
+        let logits = logits_after(generation.history())?;
+        generation.accept(&logits, on_text)?;
     }
-    // The last new token need not be fed back, so one more than the context's rest can be written.
-    let limit = request.max_new_tokens.min(context + 1 - history.len());
-    let mut decoder = StreamDecoder::new(tokenizer);
-    let mut out = Output { text: String::new(), shown: 0, stop: request.stop };
-    let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
-    for position in 0..limit {
-        let logits = logits_after(&history)?;
-        // Ids beyond the tokenizer's are padding of the vocabulary: they have no text.
-        let logits = &logits[..tokenizer.vocab_size().min(config.vocab_size)];
-        let choice = request.sampler.choose(logits, &history, request.sample, position as u64)?;
-        if Some(choice.token) == tokenizer.eot() {
-            finish_reason = FinishReason::Eos;
-            break;
-        }
-        tokens.push(choice.token);
-        logprobs.push(choice.logprob);
-        history.push(choice.token);
-        if out.push(&decoder.push(choice.token), on_text) {
-            finish_reason = FinishReason::Stop;
-            break;
-        }
-    }
-    if finish_reason != FinishReason::Stop && out.push(&decoder.finish(), on_text) {
-        finish_reason = FinishReason::Stop;
-    }
-    out.flush(on_text);
-    Ok(Sample { prompt: request.prompt.to_string(), tokens, text: out.text, logprobs, finish_reason })
-}
-
-/// Text so far, shown up to where a stop string might still begin.
-struct Output<'a> {
-    text: String,
-    shown: usize,
-    stop: &'a [String],
-}
-
-impl Output<'_> {
-    /// Appends a piece; true if a stop string appeared (the text is cut before it).
-    fn push(&mut self, piece: &str, on_text: &mut dyn FnMut(&str)) -> bool {
-        self.text.push_str(piece);
-        let found = self
-            .stop
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .filter_map(|stop| self.text[self.shown..].find(stop))
-            .min();
-        if let Some(place) = found {
-            self.text.truncate(self.shown + place);
-            return true;
-        }
-        // Hold back a tail that could be the beginning of a stop string.
-        let tail = &self.text[self.shown..];
-        let held = tail
-            .char_indices()
-            .map(|(at, _)| at)
-            .find(|&at| self.stop.iter().any(|stop| stop.starts_with(&tail[at..])));
-        let end = self.shown + held.unwrap_or(tail.len());
-        self.show(end, on_text);
-        false
-    }
-
-    fn flush(&mut self, on_text: &mut dyn FnMut(&str)) {
-        self.show(self.text.len(), on_text);
-    }
-
-    fn show(&mut self, end: usize, on_text: &mut dyn FnMut(&str)) {
-        if end > self.shown {
-            on_text(&self.text[self.shown..end]);
-            self.shown = end;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_strings_are_never_shown_even_in_pieces() {
-        let stop = ["\n\n".to_string(), "END".to_string()];
-        let mut out = Output { text: String::new(), shown: 0, stop: &stop };
-        let mut shown = String::new();
-        let mut stopped = false;
-        for piece in ["one\n", "two E", "N", "O\n", "\nthree"] {
-            stopped = out.push(piece, &mut |text| shown.push_str(text));
-            assert!(!shown.ends_with('E') && !shown.ends_with("EN"));
-        }
-        assert!(stopped);
-        out.flush(&mut |text| shown.push_str(text));
-        assert_eq!(shown, "one\ntwo ENO");
-    }
+    Ok(generation.into_sample())
 }
