@@ -183,6 +183,57 @@ fn greedy_text_is_that_of_the_uncached_model_and_of_the_reference_engine() {
 }
 
 #[test]
+fn texts_are_the_same_whatever_is_written_beside_them() {
+    let bench = Bench::new();
+    let model = bench.model("gpt2", GPT2);
+    let common = ["sample", &model, "--max-new-tokens", "20", "--seed", "4"];
+    let texts = |more: &[&str]| -> Vec<String> {
+        let found = json(&[&common[..], &["--json"], more].concat());
+        found["samples"].as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap().into()).collect()
+    };
+    let prompts = ["--prompt", "ab", "--prompt", "c", "--prompt", "hello", "--num-samples", "3"];
+    let alone: Vec<String> = ["ab", "c", "hello"]
+        .iter()
+        .flat_map(|p| texts(&["--prompt", p, "--num-samples", "3", "--batch", "1"]))
+        .collect();
+    for batch in ["2", "4", "64"] {
+        assert_eq!(texts(&[&prompts[..], &["--batch", batch]].concat()), alone, "--batch {batch}");
+    }
+    let (out, err, code) = run(&[&common[..], &prompts].concat());
+    assert_eq!((out, code), (format!("{}\n", alone.join("\n\n")), 0));
+    assert!(err.contains("--- sample 9 of 9 ---"), "{err}");
+}
+
+#[test]
+fn number_formats_and_the_end_of_the_context() {
+    let bench = Bench::new();
+    let model = bench.model("llama", LLAMA);
+    let sample =
+        |more: &[&str]| json(&[&["sample", &model, "--prompt", "c", "--json", "--temperature", "0"], more].concat());
+    for dtype in ["fp32", "bf16", "fp16", "q8_0", "q4_0"] {
+        for cache in ["fp32", "bf16", "fp16", "int8"] {
+            let found = sample(&["--max-new-tokens", "5", "--dtype", dtype, "--cache-dtype", cache]);
+            let logprob = found["samples"][0]["logprobs"][0].as_f64().unwrap();
+            assert!(logprob.is_finite() && logprob < 0.0, "{dtype} {cache}: {found}");
+        }
+    }
+    fails(&["sample", &model, "--dtype", "tf32"], 2, &["GPU", "q8_0"]);
+    fails(&["sample", &model, "--engine", "reference", "--dtype", "q8_0"], 2, &["reference", "--dtype"]);
+    fails(&["sample", &model, "--engine", "reference", "--cache-dtype", "int8"], 2, &["--cache-dtype"]);
+    fails(&["sample", &model, "--engine", "reference", "--slide"], 2, &["--slide"]);
+    fails(&["eval", &model, "--data", "x", "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
+
+    // The context of 48 is full after 47 new tokens and one that is not fed back; the younger half of 24 goes on alone.
+    let slid = sample(&["--max-new-tokens", "73", "--slide"]);
+    let tokens: Vec<u32> = serde_json::from_value(slid["samples"][0]["tokens"].clone()).unwrap();
+    assert_eq!(tokens.len(), 73, "the model ends its text by itself: take another");
+    assert_eq!(tokens[..48], greedy_without_cache(&model, &[u32::from(b'c')], 48, 257));
+    assert_eq!(tokens[48..], greedy_without_cache(&model, &tokens[24..48], 25, 257));
+    let (_, err, code) = run(&["sample", &model, "--prompt", "c", "--max-new-tokens", "73", "--slide"]);
+    assert!(code == 0 && err.matches("the older half").count() == 1, "{err}");
+}
+
+#[test]
 fn samples_differ_by_number_and_seed_and_end_with_the_context() {
     let bench = Bench::new();
     let model = bench.model("gpt2", GPT2);

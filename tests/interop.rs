@@ -9,6 +9,8 @@ mod fixtures;
 use fixtures::{ALL, Fixture, folder};
 use serde_json::Value;
 use taper::checkpoint::{Packing, WeightType, read_model_folder, write_model_folder_as};
+use taper::decode::cpu::{Options, Packed};
+use taper::decode::{Cpu, Decode, Feed, Tensors, WeightFormat};
 use taper::model::Gpt;
 use taper::sample::Cached;
 use taper::tape::Params;
@@ -37,6 +39,21 @@ fn greedy(prompt: &[u32], count: usize, mut logits_after: impl FnMut(&[u32]) -> 
         history.push(argmax(&logits_after(&history)));
     }
     history.split_off(prompt.len())
+}
+
+/// Greedy continuations of all prompts at once, each in its slot.
+fn greedy_beside(engine: &mut dyn Decode, prompts: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
+    let mut next: Vec<Vec<u32>> = prompts.to_vec();
+    let mut found = vec![Vec::new(); prompts.len()];
+    let mut logits = Vec::new();
+    for _ in 0..count {
+        let feeds: Vec<Feed<'_>> = next.iter().enumerate().map(|(slot, tokens)| Feed { slot, tokens }).collect();
+        engine.feed(&feeds, &mut logits).unwrap();
+        let chosen = logits.chunks(engine.config().vocab_size).map(argmax);
+        next = chosen.map(|token| vec![token]).collect();
+        found.iter_mut().zip(&next).for_each(|(found, token): (&mut Vec<u32>, _)| found.extend(token));
+    }
+    found
 }
 
 #[test]
@@ -70,6 +87,14 @@ fn fifty_greedy_continuations_token_for_token() {
         assert_eq!((prompts.len(), continuations.len()), (50, 50), "{name}");
         // Wide enough that rounding chooses no token.
         assert!(expected["margin"].as_f64().unwrap() > 5e-4);
+        // Both engines with a cache, all prompts side by side.
+        let (again, params_again) = load(&folder(name));
+        let packed = Packed::new(model.config(), &params, WeightFormat::Fp32).unwrap();
+        let engines: [Box<dyn Decode>; 2] =
+            [Box::new(Tensors::new(again, params_again, 50, 24)), Box::new(Cpu::new(&packed, Options::new(50, 24)))];
+        for mut engine in engines {
+            assert_eq!(greedy_beside(&mut *engine, &prompts, 20), continuations, "{name}: side by side");
+        }
         for (prompt, expected) in prompts.iter().zip(&continuations) {
             assert_eq!(expected.len(), 20);
             let mut cached = Cached::new(&model, &params, expected.len());

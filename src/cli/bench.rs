@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::{bench_ops, bench_step, bench_tune};
+use super::{bench_ops, bench_sample, bench_step, bench_tune};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
@@ -38,6 +38,14 @@ Examples:
 
 The table holds for this kind of GPU and these library versions, and for one micro-batch size.")]
     Tune(Tune),
+    /// Time the generation of text on the CPU: prefill, tokens per second alone and in batches, share of the bandwidth.
+    #[command(after_help = "\
+Examples:
+  taper bench sample
+  taper bench sample --shape 124m --dtype q8_0 --cache-dtype int8 --json
+
+scripts/bench_decode.py runs llama.cpp and transformers beside this command.")]
+    Sample(bench_sample::Sample),
 }
 
 /// Arguments of `taper bench tune`.
@@ -92,7 +100,7 @@ pub struct Ops {
 
 /// The built-in shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Shape {
+pub(super) enum Shape {
     /// 6 layers, 384 channels, T=256, B=8, V=65.
     #[value(name = "10m")]
     Small,
@@ -105,7 +113,13 @@ enum Shape {
 }
 
 impl Shape {
-    fn model(self) -> (ModelConfig, usize) {
+    /// As the command line writes it.
+    pub(super) fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_string()).unwrap_or_default()
+    }
+
+    /// The model, and the sequences of a micro-batch.
+    pub(super) fn model(self) -> (ModelConfig, usize) {
         let gpt2 = ModelConfig::gpt2(12, 12, 768, 1024, 50_257);
         let small = |vocab_size| ModelConfig::gpt2(6, 6, 384, 256, vocab_size);
         match self {
@@ -135,6 +149,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Step(args) => bench_step::run(&args, job(&args)?),
         Command::Ops(args) => bench_ops::run(&args),
         Command::Tune(args) => bench_tune::run(&args, job(&args.step)?),
+        Command::Sample(args) => bench_sample::run(&args),
     }
 }
 
@@ -143,8 +158,7 @@ fn job(args: &Step) -> Result<Job> {
     let Some(path) = &args.config else {
         let (model, batch) = args.shape.model();
         let batch = args.batch.map_or(batch, |batch| batch as usize);
-        let name = clap::ValueEnum::to_possible_value(&args.shape).map(|value| value.get_name().to_string());
-        return Ok(Job { name: name.unwrap_or_default(), model, batch, recompute: false, hyper, lr: 1e-4 });
+        return Ok(Job { name: args.shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 });
     };
     let mut config = Config::load(path, &args.set)?;
     let vocab_size = match config.tokenizer.kind() {

@@ -14,7 +14,7 @@ use super::models::{Engine, ModelArgs, Opened};
 use super::print_bytes;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
-use crate::decode::{Decode, Tensors};
+use crate::decode::Decode;
 use crate::error::{Error, Result};
 use crate::sample::conversation::Settings;
 use crate::sample::{Answer, Conversation, FinishReason, SamplerConfig};
@@ -155,8 +155,8 @@ pub(super) fn open(model: &ModelArgs) -> Result<Opened> {
 }
 
 /// The engine that computes the logits of an opened model.
-pub(super) fn decoder(opened: Opened, slots: usize, capacity: usize) -> Result<Box<dyn Decode>> {
-    Ok(Box::new(Tensors::new(opened.model, opened.params, slots, capacity)))
+pub(super) fn decoder(mut opened: Opened, slots: usize, capacity: usize) -> Result<Box<dyn Decode>> {
+    opened.decoder(slots, capacity)
 }
 
 fn introduction(name: &str, talk: &Conversation) -> String {

@@ -75,7 +75,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.tasks.task.is_some() && args.model.engine == Engine::Reference {
         return Err(Error::usage("--task is scored by the native engine; leave --engine reference out"));
     }
-    let opened = args.model.open()?;
+    let opened = args.model.open_for_sequences()?;
     if let Some(kind) = args.tasks.task {
         return eval_task::run(&args.tasks, kind, &args.data, args.batch, &opened, args.json);
     }

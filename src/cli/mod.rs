@@ -7,6 +7,7 @@
 pub mod bench;
 mod bench_gpu;
 mod bench_ops;
+mod bench_sample;
 mod bench_step;
 mod bench_table;
 mod bench_tune;
@@ -94,7 +95,7 @@ enum Command {
     Plan(plan::Args),
     /// Say what this machine can do.
     Doctor(doctor::Args),
-    /// Time training steps and operators.
+    /// Time training steps, operators and generation.
     #[command(subcommand)]
     Bench(bench::Command),
     /// Print the shell completions for SHELL.

@@ -11,7 +11,8 @@ use crate::checkpoint::{ModelFolder, adapter, read_model_folder};
 use crate::data::config::DataConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerConfig;
-use crate::decode::{Decode, Tensors};
+use crate::decode::cpu::{Options, Packed};
+use crate::decode::{CacheFormat, Cpu, Decode, OnGpu, WeightFormat};
 use crate::device::Device;
 use crate::error::{Error, Result, ResultExt};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
@@ -31,12 +32,56 @@ pub struct ModelArgs {
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// The number format on a GPU: fp32, tf32, bf16 or fp16 [default: fp32, whose tokens are those of the CPU].
+    /// The number format of the weights [default: fp32, which is exact]. tf32 needs a GPU; q8_0 and q4_0 the CPU.
     #[arg(long, value_enum, value_name = "DTYPE")]
-    pub dtype: Option<Precision>,
+    pub dtype: Option<Dtype>,
     /// What computes: taper's own engine, or the same model by the book on candle (slow).
     #[arg(long, value_enum, default_value_t = Engine::Native)]
     pub engine: Engine,
+}
+
+/// The number format of a model's weights when it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats.
+    Fp32,
+    /// 32-bit floats whose products are rounded to 10 bits of mantissa (NVIDIA GPUs from Ampere on).
+    Tf32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    Fp16,
+    /// 8 bits in blocks of 32 with a scale.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits in blocks of 32 with a scale.
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Dtype {
+    /// What a GPU makes of it, if it can.
+    fn on_gpu(self) -> Option<Precision> {
+        match self {
+            Dtype::Fp32 => Some(Precision::Fp32),
+            Dtype::Tf32 => Some(Precision::Tf32),
+            Dtype::Bf16 => Some(Precision::Bf16),
+            Dtype::Fp16 => Some(Precision::Fp16),
+            Dtype::Q8_0 | Dtype::Q4_0 => None,
+        }
+    }
+
+    /// What the CPU makes of it, if it can.
+    fn on_cpu(self) -> Option<WeightFormat> {
+        match self {
+            Dtype::Fp32 => Some(WeightFormat::Fp32),
+            Dtype::Tf32 => None,
+            Dtype::Bf16 => Some(WeightFormat::Bf16),
+            Dtype::Fp16 => Some(WeightFormat::Fp16),
+            Dtype::Q8_0 => Some(WeightFormat::Q8_0),
+            Dtype::Q4_0 => Some(WeightFormat::Q4_0),
+        }
+    }
 }
 
 /// What computes a model's numbers.
@@ -61,33 +106,58 @@ pub struct Opened {
     pub folder: PathBuf,
     /// What the user should know about how it was read.
     pub notes: Vec<String>,
+    /// In which numbers [`Opened::decoder`] keeps weights on the CPU, and keys and values.
+    pub format: WeightFormat,
+    /// See `format`.
+    pub cache: CacheFormat,
 }
 
 impl ModelArgs {
     /// Opens the model, tokenizer included, and prints what the user should know to standard error.
     ///
     /// # Errors
-    /// `Usage` if there is no such model or the tokenizer does not fit it; whatever is wrong with its files.
+    /// `Usage` if there is no such model or the tokenizer does not fit it, or the device has not the number format; whatever is
+    /// wrong with its files.
     pub fn open(&self) -> Result<Opened> {
         let device = Device::parse(&self.device)?;
-        let dtype = self.dtype.unwrap_or(Precision::Fp32);
-        if device == Device::Cpu && dtype != Precision::Fp32 {
-            return Err(Error::usage(format!(
-                "--dtype {} needs a GPU in this version; the CPU computes in fp32",
-                dtype.name()
-            )));
+        let dtype = self.dtype.unwrap_or(Dtype::Fp32);
+        if self.engine == Engine::Reference && dtype != Dtype::Fp32 {
+            return Err(Error::usage("the reference engine computes in fp32; leave --dtype out"));
         }
+        let (format, precision) = (dtype.on_cpu(), dtype.on_gpu());
+        if device == Device::Cpu && format.is_none() {
+            return Err(Error::usage("--dtype tf32 needs a GPU; the CPU has fp32, bf16, fp16, q8_0 and q4_0"));
+        }
+        let Some(precision) = precision.or((device == Device::Cpu).then_some(Precision::Fp32)) else {
+            return Err(Error::usage(
+                "--dtype q8_0 and q4_0 are for --device cpu; a GPU has fp32, tf32, bf16 and fp16",
+            ));
+        };
         let mut opened = open(&self.model, self.tokenizer.as_deref())?;
-        if self.engine == Engine::Native {
-            if let Some(gpu) = device.gpu()? {
-                gpu.driver().allow_tf32(dtype == Precision::Tf32);
-            }
-            opened.params = opened.params.to_device(device, dtype.dtype())?;
+        opened.format = format.unwrap_or(WeightFormat::Fp32);
+        if let Some(gpu) = device.gpu()?.filter(|_| self.engine == Engine::Native) {
+            gpu.driver().allow_tf32(precision == Precision::Tf32);
+            opened.params = opened.params.to_device(device, precision.dtype())?;
         }
         for note in &opened.notes {
             eprintln!("note: {note}");
         }
         Ok(opened)
+    }
+}
+
+impl ModelArgs {
+    /// [`ModelArgs::open`] for whole sequences, whose operators compute in fp32 on the CPU.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::open`], and `Usage` for another number format on the CPU.
+    pub fn open_for_sequences(&self) -> Result<Opened> {
+        match self.dtype {
+            Some(dtype) if dtype != Dtype::Fp32 && Device::parse(&self.device)? == Device::Cpu => {
+                Err(Error::usage("on the CPU this command computes in fp32; leave --dtype out, or take a GPU"))
+            }
+            _ => self.open(),
+        }
     }
 }
 
@@ -103,7 +173,11 @@ impl Opened {
             return Err(Error::Training("the weights of this model are in another engine already".into()));
         }
         let params = std::mem::replace(&mut self.params, Params::zeros(Layout::default(), Device::Cpu)?);
-        Ok(Box::new(Tensors::new(model, params, slots, capacity)))
+        if params.flat().device() != Device::Cpu {
+            return Ok(Box::new(OnGpu::new(model, params, slots, capacity)?));
+        }
+        let packed = Packed::new(model.config(), &params, self.format)?;
+        Ok(Box::new(Cpu::new(&packed, Options { cache: self.cache, ..Options::new(slots, capacity) })))
     }
 }
 
@@ -129,7 +203,8 @@ pub fn open(model: &str, tokenizer: Option<&str>) -> Result<Opened> {
     }
     let model = Gpt::new(config)?;
     let params = model.with_values(params.iter().map(|(name, _, values)| (name.as_str(), values.as_slice())))?;
-    Ok(Opened { model, params, tokenizer: own, folder, notes })
+    let (format, cache) = (WeightFormat::Fp32, CacheFormat::Fp32);
+    Ok(Opened { model, params, tokenizer: own, folder, notes, format, cache })
 }
 
 /// Reads a model folder; adapters are merged into the model that they correct, which is fetched if it is on the Hub.

@@ -17,7 +17,7 @@ use crate::model::ModelConfig;
 use crate::ops::candidates::Candidates;
 
 /// In which numbers [`Cpu`] keeps the weights of matrices and embeddings. Norms, biases and learned positions stay fp32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WeightFormat {
     /// 32-bit floats.
     Fp32,
@@ -26,8 +26,10 @@ pub enum WeightFormat {
     /// IEEE half precision; activations, products and sums are fp32.
     Fp16,
     /// ggml's `q8_0`: 8-bit numbers with an fp16 scale for each block of 32. Activations are rounded to 8 bits as well.
+    #[value(name = "q8_0")]
     Q8_0,
     /// ggml's `q4_0`: 4-bit numbers with an fp16 scale for each block of 32; activations as for `q8_0`.
+    #[value(name = "q4_0")]
     Q4_0,
 }
 
@@ -39,7 +41,7 @@ impl WeightFormat {
 }
 
 /// In which numbers [`Cpu`] keeps keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum CacheFormat {
     /// 32-bit floats.
     #[default]

@@ -184,9 +184,9 @@ impl Gpt {
             stream = if pass.recompute && tape.is_recording() {
                 // What is stored between two blocks is one value.
                 let (x, pass) = (stream.summed(tape)?, pass.clone());
-                Stream::new(tape.recompute(x, move |tape, x| {
-                    block.forward(tape, Stream::new(x), rope, &pass)?.summed(tape)
-                })?)
+                Stream::new(
+                    tape.recompute(x, move |tape, x| block.forward(tape, Stream::new(x), rope, &pass)?.summed(tape))?,
+                )
             } else {
                 block.forward(tape, stream, rope, pass)?
             };
@@ -389,13 +389,7 @@ impl Block {
         }
     }
 
-    fn forward(
-        &self,
-        tape: &mut Tape<'_>,
-        stream: Stream,
-        rope: Option<&RopeTable>,
-        pass: &Pass,
-    ) -> Result<Stream> {
+    fn forward(&self, tape: &mut Tape<'_>, stream: Stream, rope: Option<&RopeTable>, pass: &Pass) -> Result<Stream> {
         self.combine(tape, stream, pass, |tape, x| self.attention.forward(tape, x, rope, self.index, pass))
     }
 

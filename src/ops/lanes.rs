@@ -94,6 +94,20 @@ pub fn max(x: &[f32]) -> f32 {
 }
 
 simd! {
+    /// The sum of a long slice, four vectors of lanes side by side: as fast as memory gives it.
+    pub fn total(x: &[f32]) -> f32 {
+        let mut sums = [[0.0f32; LANES]; 4];
+        let mut chunks = x.chunks_exact(4 * LANES);
+        for chunk in &mut chunks {
+            for vector in 0..4 {
+                for lane in 0..LANES {
+                    sums[vector][lane] += chunk[vector * LANES + lane];
+                }
+            }
+        }
+        sums.into_iter().map(join).sum::<f32>() + sum(chunks.remainder(), |x| x)
+    }
+
     /// Adds `term` to `sum`, element by element.
     pub fn add(sum: &mut [f32], term: &[f32]) {
         for (sum, &term) in sum.iter_mut().zip(term) {

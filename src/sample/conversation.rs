@@ -6,11 +6,11 @@
 //! The key-value cache of what was said already is kept from turn to turn; only what is new is fed. So an answer is a
 //! function of the whole conversation as it went, and the same inputs give the same conversation.
 
-use super::session::Plan;
+use super::session::{Plan, step};
 use super::{FinishReason, SamplerConfig, Session, prompt_tokens};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{ChatTemplate, Message};
-use crate::decode::{Decode, Feed};
+use crate::decode::Decode;
 use crate::error::{Error, Result};
 
 /// How answers are generated.
@@ -255,9 +255,8 @@ fn write(
 ) -> Result<Option<FinishReason>> {
     let mut logits = Vec::new();
     loop {
-        let tokens = &session.history()[engine.len(0)..];
-        engine.feed(&[Feed { slot: 0, tokens }], &mut logits)?;
-        let step = session.advance(&logits)?;
+        let mut steps = step(engine, &mut [(0, &mut *session)], &mut logits)?;
+        let step = steps.pop().expect("one text in, one step out")?;
         if !step.text.is_empty() {
             on_text(&step.text)?;
         }

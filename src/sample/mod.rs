@@ -1,22 +1,23 @@
 //! Generation: a prompt in, text out, through the key-value cache.
 
+mod batch;
 mod candidates;
 pub mod config;
 pub mod conversation;
+mod descending;
 mod output;
 pub mod sampler;
 pub mod session;
 
+pub use batch::{Event, generate_all};
 pub use conversation::{Answer, Conversation};
-use output::Output;
 pub use sampler::{Choice, SamplerConfig};
 pub use session::Session;
 
 use serde::Serialize;
 
-use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Gpt, ModelConfig};
 use crate::nn::Cache;
 use crate::tape::Params;
@@ -140,39 +141,12 @@ pub fn generate_by(
     logits_after: &mut dyn FnMut(&[u32]) -> Result<Vec<f32>>,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Sample> {
-    let context = config.context_length;
-    let mut history = prompt_tokens(tokenizer, request.prompt)?;
-    if history.len() > context {
-        return Err(Error::usage(format!(
-            "the prompt has {} tokens, and the model's context holds {context}; shorten it",
-            history.len()
-        )));
-    }
-    // The last new token need not be fed back, so one more than the context's rest can be written.
-    let limit = request.max_new_tokens.min(context + 1 - history.len());
-    let mut decoder = StreamDecoder::new(tokenizer);
-    let mut out = Output::new(request.stop);
-    let (mut tokens, mut logprobs, mut finish_reason) = (Vec::new(), Vec::new(), FinishReason::Length);
-    for position in 0..limit {
-        let logits = logits_after(&history)?;
-        // Ids beyond the tokenizer's are padding of the vocabulary: they have no text.
-        let logits = &logits[..tokenizer.vocab_size().min(config.vocab_size)];
-        let choice = request.sampler.choose(logits, &history, request.sample, position as u64)?;
-        if Some(choice.token) == tokenizer.eot() {
-            finish_reason = FinishReason::Eos;
-            break;
-        }
-        tokens.push(choice.token);
-        logprobs.push(choice.logprob);
-        history.push(choice.token);
-        if out.push(&decoder.push(choice.token), on_text) {
-            finish_reason = FinishReason::Stop;
-            break;
+    let mut session = Session::of_request(tokenizer, request, config.context_length, false)?;
+    while session.finish().is_none() {
+        let step = session.advance(&logits_after(session.window())?)?;
+        if !step.text.is_empty() {
+            on_text(&step.text);
         }
     }
-    if finish_reason != FinishReason::Stop && out.push(&decoder.finish(), on_text) {
-        finish_reason = FinishReason::Stop;
-    }
-    out.flush(on_text);
-    Ok(Sample { prompt: request.prompt.to_string(), tokens, text: out.text, logprobs, finish_reason })
+    Ok(session.into_sample(request.prompt))
 }

@@ -3,8 +3,10 @@
 //! The order is fixed and documented, because it changes the result: repetition penalty (Keskar et al. 2019), then
 //! temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020), then min-p (Nguyen et al. 2024), then a
 //! draw. Temperature 0 is greedy: the highest logit after the penalty, the lower id on a tie. A draw is a function of
-//! (seed, sample, position): the same text comes out whatever else is generated beside it.
+//! (seed, sample, position): the same text comes out whatever else is generated beside it. Fifty thousand tokens are never
+//! sorted for it (see `descending`).
 
+use super::descending::{Descending, Prefix, SCRATCH, Scratch, exponentials};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::random::{Purpose, uniform};
@@ -77,71 +79,77 @@ impl SamplerConfig {
                 "the model's logits at position {position} are not numbers: its weights have diverged"
             )));
         }
-        let mut scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
-        self.penalise(&mut scores, history);
-        let token = if self.temperature == 0.0 {
-            (0..scores.len()).reduce(|best, id| if scores[id] > scores[best] { id } else { best }).unwrap_or(0)
-        } else {
-            self.draw(&scores, sample, position)
-        };
+        let token = SCRATCH.with_borrow_mut(|scratch| {
+            scratch.scores.clear();
+            scratch.scores.extend(logits.iter().map(|&logit| f64::from(logit)));
+            self.penalise(scratch, history);
+            match self.temperature {
+                0.0 => Ok(first_largest(&scratch.scores)),
+                _ => self.draw(scratch, sample, position),
+            }
+        })?;
         Ok(Choice { token: token as u32, logprob: log_probability(logits, token) })
     }
 
-    fn penalise(&self, scores: &mut [f64], history: &[u32]) {
+    fn penalise(&self, scratch: &mut Scratch, history: &[u32]) {
         if self.repetition_penalty == 1.0 {
             return;
         }
-        let mut seen = history.to_vec();
+        let Scratch { scores, order: seen, .. } = scratch;
+        seen.clear();
+        seen.extend_from_slice(history);
         seen.sort_unstable();
         seen.dedup();
-        for id in seen {
+        for &id in seen.iter() {
             if let Some(score) = scores.get_mut(id as usize) {
                 *score = if *score > 0.0 { *score / self.repetition_penalty } else { *score * self.repetition_penalty };
             }
         }
     }
 
-    fn draw(&self, scores: &[f64], sample: u64, position: u64) -> usize {
-        // Most likely first; the lower id first among equals, so that the order is the same everywhere.
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
-        match self.top_k {
-            Some(k) if k < order.len() => {
-                order.select_nth_unstable_by(k - 1, descending);
-                order.truncate(k);
-            }
-            _ => {}
+    fn draw(&self, scratch: &mut Scratch, sample: u64, position: u64) -> Result<usize> {
+        let top = scratch.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if !top.is_finite() {
+            return Err(Error::Training(format!(
+                "the model gives no token at position {position} a probability: its weights have diverged"
+            )));
         }
-        order.sort_unstable_by(descending);
-        let top = scores[order[0]];
-        let mut weights: Vec<f64> =
-            order.iter().map(|&id| math::exp64((scores[id] - top) / self.temperature)).collect();
+        if let Some(k) = self.top_k.filter(|&k| k < scratch.scores.len()) {
+            scratch.keep_largest(k);
+        } else {
+            let Scratch { scores, order, .. } = scratch;
+            order.clear();
+            order.extend(0..scores.len() as u32);
+        }
+        let mut weights = Descending::new(scratch, top, self.temperature);
+        let mut kept = Prefix { sum: weights.total, last: weights.least() };
         if let Some(p) = self.top_p {
-            let target = p * weights.iter().sum::<f64>();
-            let mut sum = 0.0;
-            let keep = weights.iter().position(|weight| {
-                sum += weight;
-                sum >= target
-            });
-            weights.truncate(keep.map_or(weights.len(), |last| last + 1));
+            let target = p * weights.total;
+            kept = weights.reach(|sum| sum >= target).unwrap_or(kept);
         }
         if let Some(p) = self.min_p {
             // The most likely token has weight 1.
-            weights.truncate(weights.iter().position(|&weight| weight < p).unwrap_or(weights.len()).max(1));
+            let likely = weights.at_least(p);
+            if weights.before(likely.last, kept.last) {
+                kept = likely;
+            }
         }
-        let target = uniform(self.seed, Purpose::Sample, sample, position) * weights.iter().sum::<f64>();
-        let mut sum = 0.0;
-        let chosen = weights.iter().position(|weight| {
-            sum += weight;
-            sum > target
-        });
-        order[chosen.unwrap_or(weights.len() - 1)]
+        let target = uniform(self.seed, Purpose::Sample, sample, position) * kept.sum;
+        let chosen = weights.reach(|sum| sum > target).map_or(kept.last, |prefix| prefix.last);
+        // Sums of the same weights in two orders differ by a rounding.
+        Ok(if weights.before(kept.last, chosen) { kept.last } else { chosen } as usize)
     }
+}
+
+/// The first of the largest.
+fn first_largest(scores: &[f64]) -> usize {
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    scores.iter().position(|&score| score == top).unwrap_or(0)
 }
 
 fn log_probability(logits: &[f32], token: usize) -> f64 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| math::exp64(f64::from(logit) - f64::from(top))).sum();
+    let sum = exponentials(logits, f64::from(top));
     f64::from(logits[token]) - f64::from(top) - math::ln(sum)
 }
 
@@ -196,6 +204,59 @@ mod tests {
         let min = SamplerConfig { min_p: Some(0.2), ..Default::default() };
         assert_eq!(frequencies(&min, &logits, 2_000).iter().filter(|&&f| f > 0.0).count(), 2);
         assert!(greedy.choose(&[f32::NAN, 0.0], &[], 0, 0).is_err());
+    }
+
+    /// The rules in the plainest way: sort everything.
+    fn by_sorting(config: &SamplerConfig, scores: &[f64], sample: u64, position: u64) -> usize {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        order.truncate(config.top_k.unwrap_or(usize::MAX));
+        let top = scores[order[0]];
+        let mut weights: Vec<f64> = order.iter().map(|&id| ((scores[id] - top) / config.temperature).exp()).collect();
+        if let Some(p) = config.top_p {
+            let (target, mut sum) = (p * weights.iter().sum::<f64>(), 0.0);
+            let enough = weights.iter().position(|weight| {
+                sum += weight;
+                sum >= target
+            });
+            weights.truncate(enough.map_or(usize::MAX, |last| last + 1));
+        }
+        if let Some(p) = config.min_p {
+            weights.truncate(weights.iter().position(|&weight| weight < p).unwrap_or(usize::MAX).max(1));
+        }
+        let target = uniform(config.seed, Purpose::Sample, sample, position) * weights.iter().sum::<f64>();
+        let mut sum = 0.0;
+        let chosen = weights.iter().position(|weight| {
+            sum += weight;
+            sum > target
+        });
+        order[chosen.unwrap_or(weights.len() - 1)]
+    }
+
+    #[test]
+    fn buckets_choose_what_sorting_chooses() {
+        for (case, spread) in [0.0f32, 0.5, 3.0, 30.0, 900.0].into_iter().enumerate() {
+            // Many equals among them, so that ties are met.
+            let value = |i: usize| (uniform(case as u64, Purpose::Test, 0, i as u64) * 400.0).floor() as f32 / 400.0;
+            let logits: Vec<f32> = (0..3000).map(|i| (value(i) - 0.5) * spread).collect();
+            let scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+            for config in [
+                SamplerConfig::default(),
+                SamplerConfig { temperature: 0.3, ..Default::default() },
+                SamplerConfig { top_p: Some(0.7), ..Default::default() },
+                SamplerConfig { min_p: Some(0.3), ..Default::default() },
+                SamplerConfig { min_p: Some(1.0), ..Default::default() },
+                SamplerConfig { top_k: Some(5), ..Default::default() },
+                SamplerConfig { top_k: Some(700), top_p: Some(0.9), min_p: Some(0.01), ..Default::default() },
+                SamplerConfig { top_p: Some(1e-9), temperature: 2.0, ..Default::default() },
+                SamplerConfig { top_p: Some(0.5), min_p: Some(0.6), ..Default::default() },
+            ] {
+                for sample in 0..60 {
+                    let found = config.choose(&logits, &[], sample, 3).unwrap().token as usize;
+                    assert_eq!(found, by_sorting(&config, &scores, sample, 3), "{config:?}, spread {spread}");
+                }
+            }
+        }
     }
 
     #[test]

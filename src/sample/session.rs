@@ -1,13 +1,15 @@
-//! One generation, step by step: whoever computes the logits owns the loop.
+//! One text, step by step: whoever computes the logits owns the loop.
 //!
-//! [`generate`](super::generate) runs a text to its end. A chat that Ctrl-C may stop and a server that runs many texts side
-//! by side need the state between two tokens: a [`Session`] takes the logits after its history and gives what is new. The
-//! rules are those of `generate`, and so are the texts.
+//! A text that runs to its end, a chat that Ctrl-C may stop and a server that writes many texts side by side share the state
+//! between two tokens: a [`Session`] takes the logits after its window and gives what is new. [`step`] does that for texts in
+//! the slots of an engine.
 
 use super::output::Output;
-use super::{FinishReason, SamplerConfig};
+use super::{Choice, FinishReason, Request, Sample, SamplerConfig, prompt_tokens};
 use crate::data::tokenizer::{StreamDecoder, Tokenizer};
+use crate::decode::{Decode, Feed};
 use crate::error::{Error, Result};
+use crate::ops::candidates::Candidates;
 
 /// What to generate after a prompt.
 #[derive(Clone, Debug)]
@@ -57,6 +59,12 @@ pub struct Session<'t> {
     history: Vec<u32>,
     prompt: usize,
     limit: usize,
+    /// The context, where the text may go on beyond it.
+    slide: Option<usize>,
+    /// The first token that the window still holds.
+    start: usize,
+    logprobs: Vec<f64>,
+    finish: Option<FinishReason>,
 }
 
 impl<'t> Session<'t> {
@@ -78,15 +86,81 @@ impl<'t> Session<'t> {
         let limit = plan.max_new_tokens.clamp(1, capacity + 1 - prompt.len());
         let out = Output::new(std::mem::take(&mut plan.stop));
         let decoder = StreamDecoder::new(tokenizer);
-        Ok(Session { tokenizer, decoder, out, plan, prompt: prompt.len(), history: prompt, limit })
+        Ok(Session {
+            tokenizer,
+            decoder,
+            out,
+            plan,
+            prompt: prompt.len(),
+            history: prompt,
+            limit,
+            slide: None,
+            start: 0,
+            logprobs: Vec::new(),
+            finish: None,
+        })
     }
 
-    /// The prompt's tokens and the new ones: what the next step's logits must have seen.
+    /// The text of a request in a context of `context` tokens. With `slide`, the older half of a full context is dropped and
+    /// the text goes on; a context of one token cannot slide.
+    ///
+    /// # Errors
+    /// If the prompt does not fit the context, or holds a character that the tokenizer does not know.
+    pub fn of_request(
+        tokenizer: &'t Tokenizer,
+        request: &Request<'_>,
+        context: usize,
+        slide: bool,
+    ) -> Result<Session<'t>> {
+        let plan = Plan {
+            max_new_tokens: request.max_new_tokens,
+            stop: request.stop.to_vec(),
+            end: tokenizer.eot().into_iter().collect(),
+            sampler: request.sampler.clone(),
+            sample: request.sample,
+            top_logprobs: 0,
+        };
+        let mut session = Session::new(tokenizer, prompt_tokens(tokenizer, request.prompt)?, context, plan)?;
+        session.slide = (slide && context > 1).then_some(context);
+        if session.slide.is_some() {
+            session.limit = request.max_new_tokens;
+        }
+        session.finish = (request.max_new_tokens == 0).then_some(FinishReason::Length);
+        Ok(session)
+    }
+
+    /// The prompt's tokens and the new ones.
     pub fn history(&self) -> &[u32] {
         &self.history
     }
 
-    /// Takes the logits [V] after [`Session::history`], and chooses the next token.
+    /// What the next step's logits must have seen: the history, or what of it is left after sliding.
+    pub fn window(&self) -> &[u32] {
+        &self.history[self.start..]
+    }
+
+    /// The first token of the window; it grows when the text slides, and the engine must then begin anew.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Why the text is over, if it is.
+    pub fn finish(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// The finished text, as the answer to `prompt`.
+    pub fn into_sample(self, prompt: &str) -> Sample {
+        Sample {
+            prompt: prompt.to_string(),
+            tokens: self.history[self.prompt..].to_vec(),
+            text: self.out.text,
+            logprobs: self.logprobs,
+            finish_reason: self.finish.unwrap_or(FinishReason::Length),
+        }
+    }
+
+    /// Takes the logits [V] after [`Session::window`], and chooses the next token.
     ///
     /// # Errors
     /// If the logits are not numbers: the model has diverged.
@@ -95,9 +169,6 @@ impl<'t> Session<'t> {
         let logits = &logits[..self.tokenizer.vocab_size().min(logits.len())];
         let position = self.history.len() - self.prompt;
         let choice = self.plan.sampler.choose(logits, &self.history, self.plan.sample, position as u64)?;
-        if self.plan.end.contains(&choice.token) {
-            return Ok(self.end(None, FinishReason::Eos, String::new()));
-        }
         let top = likeliest(logits, self.plan.top_logprobs)
             .into_iter()
             .map(|id| {
@@ -105,17 +176,42 @@ impl<'t> Session<'t> {
                 (id, choice.logprob + ahead)
             })
             .collect();
+        Ok(self.take(choice, top))
+    }
+
+    /// [`Session::advance`] by the candidates of the row; none where they do not decide.
+    pub fn advance_among(&mut self, candidates: &Candidates) -> Option<Step> {
+        let position = self.history.len() - self.prompt;
+        let choice = self.plan.sampler.choose_among(candidates, self.plan.sample, position as u64)?;
+        Some(self.take(choice, Vec::new()))
+    }
+
+    /// Whether candidates can decide: not with a repetition penalty, nor where the likeliest tokens are told.
+    fn takes_candidates(&self) -> bool {
+        self.plan.top_logprobs == 0 && self.plan.sampler.repetition_penalty == 1.0
+    }
+
+    /// Goes on with a chosen token.
+    fn take(&mut self, choice: Choice, top: Vec<(u32, f64)>) -> Step {
+        if self.plan.end.contains(&choice.token) {
+            return self.end(None, FinishReason::Eos, String::new());
+        }
         let token = Some(Chosen { id: choice.token, logprob: choice.logprob, top });
         self.history.push(choice.token);
+        self.logprobs.push(choice.logprob);
         let mut text = String::new();
         if self.out.push(&self.decoder.push(choice.token), &mut |piece| text.push_str(piece)) {
             self.out.flush(&mut |piece| text.push_str(piece));
-            return Ok(Step { token, text, finish: Some(FinishReason::Stop) });
+            self.finish = Some(FinishReason::Stop);
+            return Step { token, text, finish: self.finish };
         }
-        if self.history.len() - self.prompt == self.limit {
-            return Ok(self.end(token, FinishReason::Length, text));
+        if self.new_tokens() == self.limit {
+            return self.end(token, FinishReason::Length, text);
         }
-        Ok(Step { token, text, finish: None })
+        if let Some(context) = self.slide.filter(|&context| self.window().len() > context) {
+            self.start = self.history.len() - context.div_ceil(2);
+        }
+        Step { token, text, finish: None }
     }
 
     /// Ends the text here, and gives what was held back of it.
@@ -138,8 +234,46 @@ impl<'t> Session<'t> {
             finish = FinishReason::Stop;
         }
         self.out.flush(&mut |piece| text.push_str(piece));
-        Step { token, text, finish: Some(finish) }
+        self.finish = Some(finish);
+        Step { token, text, finish: self.finish }
     }
+}
+
+/// One token for each of some texts, in the slots of an engine (a slot at most once): feeds what the engine has not seen, and
+/// chooses, where the engine selects candidates among those. `logits` is scratch. Gives a step, or a diverged model's error,
+/// for each.
+///
+/// # Errors
+/// Those of the engine, which concern all texts.
+pub fn step(
+    engine: &mut dyn Decode,
+    texts: &mut [(usize, &mut Session<'_>)],
+    logits: &mut Vec<f32>,
+) -> Result<Vec<Result<Step>>> {
+    let vocabulary = engine.config().vocab_size;
+    let feed = |(slot, text): &(usize, &mut Session<'_>)| (*slot, text.window()[engine.len(*slot)..].to_vec());
+    let fed: Vec<(usize, Vec<u32>)> = texts.iter().map(feed).collect();
+    let feeds: Vec<Feed<'_>> = fed.iter().map(|(slot, tokens)| Feed { slot: *slot, tokens }).collect();
+    let Some(select) = engine.selecting().filter(|_| texts.iter().any(|(_, text)| text.takes_candidates())) else {
+        engine.feed(&feeds, logits)?;
+        return Ok(texts
+            .iter_mut()
+            .zip(logits.chunks_exact(vocabulary))
+            .map(|((_, text), row)| text.advance(row))
+            .collect());
+    };
+    let temperatures: Vec<f64> = texts.iter().map(|(_, text)| text.plan.sampler.temperature).collect();
+    let known = texts.first().map_or(vocabulary, |(_, text)| text.tokenizer.vocab_size().min(vocabulary));
+    let found = select.feed_candidates(&feeds, known, &temperatures)?;
+    let mut steps = Vec::with_capacity(texts.len());
+    for (index, ((_, text), candidates)) in texts.iter_mut().zip(&found).enumerate() {
+        let decided = if text.takes_candidates() { text.advance_among(candidates) } else { None };
+        steps.push(match decided {
+            Some(step) => Ok(step),
+            None => text.advance(&select.logits_of(index)?),
+        });
+    }
+    Ok(steps)
 }
 
 impl std::fmt::Debug for Session<'_> {

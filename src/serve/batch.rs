@@ -12,8 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::metrics::Metrics;
 use crate::data::tokenizer::Tokenizer;
-use crate::decode::{Decode, Feed};
-use crate::sample::session::{Plan, Session, Step};
+use crate::decode::Decode;
+use crate::sample::session::{self, Plan, Session, Step};
 
 /// Prompt tokens that may join in one step; a longer prompt joins alone.
 const JOINING: usize = 1024;
@@ -247,24 +247,18 @@ fn step(
     logits: &mut Vec<f32>,
     metrics: &Metrics,
 ) {
-    let feeds: Vec<Feed<'_>> = slots
-        .iter()
-        .enumerate()
-        .filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
-        .map(|(slot, active)| Feed { slot, tokens: &active.session.history()[engine.len(slot)..] })
-        .collect();
-    if feeds.is_empty() {
+    let mut texts: Vec<_> =
+        slots.iter_mut().enumerate().filter_map(|(slot, place)| Some((slot, &mut place.as_mut()?.session))).collect();
+    if texts.is_empty() {
         return;
     }
-    let fed: Vec<usize> = feeds.iter().map(|feed| feed.slot).collect();
-    let result = engine.feed(&feeds, logits);
-    let vocabulary = engine.config().vocab_size;
-    for (row, slot) in fed.into_iter().enumerate() {
+    let fed: Vec<usize> = texts.iter().map(|(slot, _)| *slot).collect();
+    let steps: Vec<Result<Step, String>> = match session::step(engine, &mut texts, logits) {
+        Ok(steps) => steps.into_iter().map(|step| step.map_err(|error| error.to_string())).collect(),
+        Err(error) => fed.iter().map(|_| Err(error.to_string())).collect(),
+    };
+    for (slot, step) in fed.into_iter().zip(steps) {
         let Some(active) = &mut slots[slot] else { continue };
-        let step = match &result {
-            Ok(()) => active.session.advance(&logits[row * vocabulary..][..vocabulary]).map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
         let over = match step {
             Ok(step) => {
                 let now = Instant::now();

@@ -1,8 +1,8 @@
 //! What is measured while a run trains: the validation loss and the benchmarks of `eval.tasks`.
 
 use super::Trainer;
-use crate::error::Result;
 use crate::data::Sequences;
+use crate::error::Result;
 use crate::eval::tasks::{Metric, Task, TaskScore};
 use crate::eval::{Share, evaluate_rows, evaluate_shared};
 use crate::events::{self, Event};
