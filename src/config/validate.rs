@@ -8,6 +8,7 @@ use crate::data::config::DataFormat;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::optim::config::{ScheduleConfig, ScheduleKind};
 use crate::setting::{Interval, Problem};
+use crate::train::config::{Communication, Reduction};
 
 /// Checks the config and fills in the defaults that depend on other keys; a second time changes nothing.
 ///
@@ -83,7 +84,9 @@ fn fill_rest(config: &mut Config) {
 
 /// Lanes are made of whole micro-batches.
 fn check_lanes(config: &Config) -> Result<(), Problem> {
-    let (Some(lanes), Some(micro_batch)) = (config.dist.lanes, config.train.micro_batch.sequences()) else { return Ok(()) };
+    let (Some(lanes), Some(micro_batch)) = (config.dist.lanes, config.train.micro_batch.sequences()) else {
+        return Ok(());
+    };
     let count = config.train.global_batch() / micro_batch;
     if count.is_multiple_of(lanes) {
         return Ok(());
@@ -97,13 +100,11 @@ fn check_lanes(config: &Config) -> Result<(), Problem> {
 /// Refuses what this version cannot do. A feature that arrives removes its line.
 fn available(config: &Config) -> Result<(), Problem> {
     // The key, its value where that is asked for in vain, and what this version does.
-    let table = [
-        (
-            "data.format",
-            (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
-            "which trains on \"text\"",
-        ),
-    ];
+    let table = [(
+        "data.format",
+        (config.data.format != DataFormat::Text).then(|| shown(&config.data.format)),
+        "which trains on \"text\"",
+    )];
     for (key, value, instead) in table {
         if let Some(value) = value {
             let message = format!("{key} = {value} is not available in this version, {instead}; remove the key");
@@ -134,6 +135,13 @@ pub(super) fn notes(config: &Config) -> Vec<String> {
             "the whole run is warmup: schedule.warmup_steps = {} and train.max_steps = {steps}",
             schedule.warmup_steps
         ));
+    }
+    if config.dist.reduction == Reduction::Fast || config.dist.communication == Communication::Bf16 {
+        notes.push(
+            "with dist.reduction = \"fast\" or dist.communication = \"bf16\" the result depends on the number of processes: a \
+             run on another number of them is not the same to the last bit"
+                .into(),
+        );
     }
     if let (Some(keep), Interval::Steps(every)) = (config.checkpoint.keep_every, config.checkpoint.every)
         && !keep.is_multiple_of(every)

@@ -207,6 +207,15 @@ pub trait Driver: Send + Sync {
     /// Whether products of f32 matrices may round their factors to TF32, from now on; at first they may not.
     fn allow_tf32(&self, allow: bool);
 
+    /// The stream that work is put on, for a library that puts work there itself, with this thread set up for that. `None`
+    /// where there is none (an emulator).
+    ///
+    /// # Errors
+    /// A `Device` error.
+    fn stream(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Waits for all work.
     ///
     /// # Errors

@@ -42,6 +42,8 @@ pub struct Place {
     pub address: Option<(String, u16)>,
     /// What tells this run from another one that uses the same port.
     pub run_id: String,
+    /// Whether an MPI launcher has started it (mpiexec, or srun with an MPI plugin).
+    pub is_mpi: bool,
 }
 
 /// Environment variables that `--processes` sets for the ranks it starts.
@@ -79,7 +81,9 @@ fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
         }
         let [Some(rank), Some(size)] = [names[0], names[1]].map(get) else { continue };
         let number = |name: &str, value: &str| -> Result<usize> {
-            value.parse().map_err(|_| Error::usage(format!("the environment variable {name} = {value:?} is not a whole number")))
+            value
+                .parse()
+                .map_err(|_| Error::usage(format!("the environment variable {name} = {value:?} is not a whole number")))
         };
         let (rank, size) = (number(names[0], &rank)?, number(names[1], &size)?);
         if size == 1 {
@@ -94,10 +98,16 @@ fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
             Launcher::Taper => get(RUN_ID),
             Launcher::Torchrun => get("TORCHELASTIC_RUN_ID")
                 .map(|id| format!("{id} {}", get("TORCHELASTIC_RESTART_COUNT").unwrap_or_default())),
-            Launcher::Slurm => get("SLURM_JOB_ID").map(|id| format!("{id} {}", get("SLURM_STEP_ID").unwrap_or_default())),
+            Launcher::Slurm => {
+                get("SLURM_JOB_ID").map(|id| format!("{id} {}", get("SLURM_STEP_ID").unwrap_or_default()))
+            }
             Launcher::OpenMpi | Launcher::Mpich => None,
         };
-        return Ok(Some(Place { launcher, rank, size, local_rank, address, run_id: run_id.unwrap_or_default() }));
+        let is_mpi = launcher != Launcher::Taper
+            && launcher != Launcher::Torchrun
+            && ["PMI_RANK", "OMPI_COMM_WORLD_RANK"].iter().any(|name| get(name).is_some());
+        let run_id = run_id.unwrap_or_default();
+        return Ok(Some(Place { launcher, rank, size, local_rank, address, run_id, is_mpi }));
     }
     Ok(None)
 }
@@ -160,8 +170,14 @@ mod tests {
     #[test]
     fn every_launcher_of_the_table_is_understood() {
         let torchrun = [
-            ("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500"),
-            ("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RUN_ID", "job"), ("TORCHELASTIC_RESTART_COUNT", "2"),
+            ("RANK", "3"),
+            ("WORLD_SIZE", "8"),
+            ("LOCAL_RANK", "1"),
+            ("MASTER_ADDR", "node0"),
+            ("MASTER_PORT", "29500"),
+            ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+            ("TORCHELASTIC_RUN_ID", "job"),
+            ("TORCHELASTIC_RESTART_COUNT", "2"),
         ];
         let found = place_of(&torchrun).unwrap().unwrap();
         let expected = Place {
@@ -171,13 +187,18 @@ mod tests {
             local_rank: 1,
             address: Some(("node0".into(), 29501)),
             run_id: "job 2".into(),
+            is_mpi: false,
         };
         assert_eq!(found, expected);
         assert_eq!(place_of(&torchrun[..5]).unwrap().unwrap().address, Some(("node0".into(), 29500)));
 
         let slurm = [
-            ("SLURM_PROCID", "9"), ("SLURM_NTASKS", "16"), ("SLURM_LOCALID", "1"), ("SLURM_JOB_ID", "43210"),
-            ("SLURM_STEP_ID", "0"), ("SLURM_STEP_NODELIST", "gpu[003-004]"),
+            ("SLURM_PROCID", "9"),
+            ("SLURM_NTASKS", "16"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_JOB_ID", "43210"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NODELIST", "gpu[003-004]"),
         ];
         let found = place_of(&slurm).unwrap().unwrap();
         assert_eq!((found.rank, found.local_rank, found.address), (9, 1, Some(("gpu003".into(), 23210))));
@@ -190,6 +211,7 @@ mod tests {
         let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "4"), ("MPI_LOCALRANKID", "1")];
         let found = place_of(&mpich).unwrap().unwrap();
         assert_eq!((found.launcher, found.rank, found.size, found.address), (Launcher::Mpich, 1, 4, None));
+        assert!(found.is_mpi);
         let own = [(RANK, "0"), (WORLD_SIZE, "2"), (LOCAL_RANK, "0"), (RENDEZVOUS, "127.0.0.1:999"), (RUN_ID, "7")];
         assert_eq!(place_of(&own).unwrap().unwrap().address, Some(("127.0.0.1".into(), 999)));
         assert_eq!(place_of(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);
@@ -212,9 +234,14 @@ mod tests {
 
     #[test]
     fn the_first_host_of_a_node_list() {
-        for (list, first) in
-            [("n1", "n1"), ("n1,n2", "n1"), ("n[1-4]", "n1"), ("gpu[003-010,12],login", "gpu003"), ("a,b[1-2]", "a"), ("n[07,9]-x", "n07-x")]
-        {
+        for (list, first) in [
+            ("n1", "n1"),
+            ("n1,n2", "n1"),
+            ("n[1-4]", "n1"),
+            ("gpu[003-010,12],login", "gpu003"),
+            ("a,b[1-2]", "a"),
+            ("n[07,9]-x", "n07-x"),
+        ] {
             assert_eq!(first_host(list).as_deref(), Some(first), "{list}");
         }
     }

@@ -34,8 +34,7 @@ struct State {
 /// A group of `size` ranks.
 pub fn group(size: usize) -> Vec<Local> {
     let laid = (0..size).map(|_| None).collect();
-    let table =
-        Arc::new(Table { state: Mutex::new(State { laid, ..State::default() }), changed: Condvar::new() });
+    let table = Arc::new(Table { state: Mutex::new(State { laid, ..State::default() }), changed: Condvar::new() });
     (0..size).map(|rank| Local { rank, size, table: table.clone() }).collect()
 }
 
@@ -43,9 +42,11 @@ pub fn group(size: usize) -> Vec<Local> {
 pub fn run<T: Send>(size: usize, work: impl Fn(&Local) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> =
-            group(size).into_iter().map(|rank| scope.spawn(move || work(&rank))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let threads: Vec<_> = group(size).into_iter().map(|rank| scope.spawn(move || work(&rank))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -128,7 +129,7 @@ impl Collective for Local {
         ordered::all_reduce(self, call, data, Wire::F32)
     }
 
-    fn abort(&self, reason: &str) {
+    fn abort(&self, reason: &str, _code: u8) {
         self.state().broken.get_or_insert_with(|| format!("rank {} stopped the run: {reason}", self.rank));
         self.table.changed.notify_all();
     }
@@ -163,7 +164,7 @@ mod tests {
     fn nobody_waits_for_ever() {
         let errors = run(3, |rank| match rank.rank() {
             0 => {
-                rank.abort("out of memory");
+                rank.abort("out of memory", 1);
                 String::new()
             }
             _ => rank.barrier(CALL).unwrap_err().to_string(),

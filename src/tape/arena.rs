@@ -163,6 +163,14 @@ impl Params {
     /// If the length differs, or while views of the weights live.
     pub fn load(&mut self, values: &[f32]) -> Result<()> {
         self.flat.copy_from(&Tensor::from_f32(values, &[values.len()])?)?;
+        self.renew_compute()
+    }
+
+    /// Makes the compute copy anew from the master weights, after others than the optimizer have written them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn renew_compute(&mut self) -> Result<()> {
         if let Some(compute) = &mut self.compute {
             *compute = self.flat.to_dtype(compute.dtype())?;
         }

@@ -12,6 +12,7 @@ mod memory;
 mod models;
 mod nvrtc;
 mod operators;
+mod ranks;
 mod runs;
 mod sampling;
 mod step;

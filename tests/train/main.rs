@@ -2,6 +2,9 @@
 
 mod bad_input;
 mod common;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod ranks;
 mod resume;
 mod rollback;
 mod runs;

@@ -323,6 +323,11 @@ impl Driver for CudaDriver {
         self.blas.allow_tf32(allow);
     }
 
+    fn stream(&self) -> Result<Option<u64>> {
+        self.enter()?;
+        Ok(Some(self.stream as u64))
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as the driver.

@@ -1,6 +1,8 @@
 //! AdamW on CUDA: one pass over the arena that also writes the compute copy. What it multiplies with, and whether it runs
 //! at all, stands in the step's record on the device.
 
+use std::ops::Range;
+
 use crate::device::Gpu;
 use crate::device::launch::{Arg, Geometry};
 use crate::error::Result;
@@ -27,7 +29,7 @@ pub fn decays(layout: &Layout) -> Result<Tensor> {
     Tensor::from_u32(&words, &[words.len()])
 }
 
-/// Starts the update; `record` is the device address of the step's record, and `rates` are beta1, beta2 and eps.
+/// Starts the update of the elements `part` of the arena, whose moments `m` and `v` hold; `record` is the device address of the step's record, and `rates` are beta1, beta2 and eps.
 ///
 /// # Errors
 /// If the device fails.
@@ -37,19 +39,21 @@ pub fn update(
     grads: &Gradients,
     (m, v): (&mut Tensor, &mut Tensor),
     decays: &Tensor,
+    part: Range<usize>,
     record: u64,
     (beta1, beta2, eps): (f64, f64, f64),
 ) -> Result<()> {
-    let len = params.layout().len();
+    let (first, len) = (part.start, part.len());
+    assert!(first.is_multiple_of(ALIGN) && part.end <= params.layout().len(), "a part {part:?} of the arena");
     let dtype = params.compute_dtype();
     let (flat, compute) = params.buffers_mut();
     let arguments = [
-        Arg::Pointer(flat.address_mut()),
-        Arg::Pointer(grads.flat().address()),
+        Arg::Pointer(flat.address_mut() + 4 * first as u64),
+        Arg::Pointer(grads.flat().address() + 4 * first as u64),
         Arg::Pointer(m.address_mut()),
         Arg::Pointer(v.address_mut()),
-        Arg::Pointer(compute.map_or(0, Tensor::address_mut)),
-        Arg::Pointer(decays.address()),
+        Arg::Pointer(compute.map_or(0, |compute| compute.address_mut() + (dtype.size() * first) as u64)),
+        Arg::Pointer(decays.address() + (first / ALIGN) as u64),
         Arg::U64(len as u64),
         Arg::Pointer(record),
         Arg::F32(beta1 as f32),

@@ -2,8 +2,8 @@
 
 use super::Trainer;
 use crate::error::Result;
-use crate::eval::{Share, evaluate_shared};
 use crate::eval::tasks::Metric;
+use crate::eval::{Share, evaluate_shared};
 use crate::events::{self, Event};
 
 impl Trainer<'_> {
