@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Err(error) = &result
         && error.exit_code() != 3
     {
-        ranks.abort(&error.to_string());
+        ranks.abort(error);
     }
     result
 }
@@ -103,7 +103,15 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     ranks.set_timeout(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
     train_ranks::agree_on_config(ranks, &config)?;
     let asked = args.device.clone().unwrap_or_else(|| config.run.device.to_string());
-    let device = Device::parse(&asked)?;
+    let device = match asked.as_str() {
+        // Each rank has the GPU of its own number on its machine.
+        "cuda" if ranks.size() > 1 => Device::parse(&format!("cuda:{}", ranks.local_rank()))?,
+        "auto" if ranks.size() > 1 && gpu::open(ranks.local_rank()).is_ok() => {
+            Device::parse(&format!("cuda:{}", ranks.local_rank()))?
+        }
+        "auto" if ranks.size() > 1 => Device::Cpu,
+        _ => Device::parse(&asked)?,
+    };
     if ranks.size() > 1 && args.engine == Engine::Reference {
         return Err(Error::usage("--engine reference trains in one process"));
     }
@@ -282,12 +290,10 @@ impl Ready {
                 let team = train_ranks::team(&self.ranks, config);
                 match self.device.gpu()? {
                     None => Box::new(Native::in_team(&self.model, params, hyper, setup, team)?),
-                    Some(_) if self.ranks.size() > 1 => {
-                        return Err(Error::usage("several processes train on CPUs in this version: use --device cpu"));
-                    }
                     Some(gpu) => {
                         let stop = config.stability.nonfinite == Nonfinite::Error;
-                        Box::new(OnGpu::new(gpu, &self.model, &params, hyper, setup, self.precision(), stop)?)
+                        let model = &self.model;
+                        Box::new(OnGpu::in_team(gpu, model, &params, hyper, setup, self.precision(), stop, team)?)
                     }
                 }
             }
@@ -547,7 +553,14 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
     let result = trainer.run(&stop);
     drop(trainer);
     console.finish();
-    if ranks.is_root() {
+    if matches!(result, Ok(()) | Err(Error::Stopped { .. })) {
+        // Launchers end a job at the first process that exits with 3: rank 0 finishes first.
+        ranks.on_root_for_long("the end", || {
+            charts.finish(&ready.run);
+            pusher.finish(&stop);
+            Ok(())
+        })?;
+    } else if ranks.is_root() {
         charts.finish(&ready.run);
         pusher.finish(&stop);
     }

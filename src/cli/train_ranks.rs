@@ -11,7 +11,7 @@ use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::data::TokenStream;
 use crate::dist::ranks::Summation;
-use crate::dist::{Ranks, Wire, launch, rendezvous, supervisor};
+use crate::dist::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::error::{Error, Result};
 use crate::train::config::{Communication, Reduction};
 use crate::train::engine::Team;
@@ -19,7 +19,7 @@ use crate::train::run::binary_hash;
 
 /// How long ranks wait for each other to start.
 const RENDEZVOUS: Duration = Duration::from_secs(300);
-/// How long the other ranks may take to end by themselves after one has failed.
+/// How long the other ranks may take to end by themselves after one has failed, at most (`dist.timeout`, if that is less).
 const GRACE: Duration = Duration::from_secs(10);
 
 /// This process among its ranks, as its launcher tells; a run on its own where there is none.
@@ -28,13 +28,22 @@ const GRACE: Duration = Duration::from_secs(10);
 /// If the launcher's variables are wrong, or the others do not come.
 pub(super) fn join() -> Result<Ranks> {
     let Some(place) = launch::place()? else { return Ok(Ranks::alone()) };
+    fault::arm()?;
     if place.rank > 0 {
         silence();
     }
-    let group = rendezvous::connect(&place, RENDEZVOUS)?;
-    let ranks = Ranks::of(Arc::new(group), place.local_rank);
+    let ranks = Ranks::of(connect(&place)?, place.local_rank);
     ranks.end_on_panic();
     Ok(ranks)
+}
+
+/// The engine between ranks in host memory: MPI where mpiexec has started them and this build has it, else TCP.
+fn connect(place: &launch::Place) -> Result<Arc<dyn Collective>> {
+    #[cfg(feature = "mpi")]
+    if place.is_mpi {
+        return Ok(Arc::new(crate::dist::mpi::Mpi::start()?));
+    }
+    Ok(Arc::new(rendezvous::connect(place, RENDEZVOUS)?))
 }
 
 /// How the ranks of a run share its work.
@@ -147,6 +156,9 @@ pub(super) fn supervise(args: &Args, processes: usize) -> Result<()> {
         if args.resume || attempt > 0 {
             command.arg("--resume");
         }
+        if attempt > 0 {
+            command.env_remove(fault::VARIABLE);
+        }
         if let Some(device) = &device {
             command.args(["--device", device]);
         }
@@ -157,7 +169,8 @@ pub(super) fn supervise(args: &Args, processes: usize) -> Result<()> {
     };
     let stop = stop_flag()?;
     let newest = || newest_checkpoint(&run);
-    let policy = supervisor::Policy { processes, restarts: args.restarts, grace: GRACE };
+    let grace = GRACE.min(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
+    let policy = supervisor::Policy { processes, restarts: args.restarts, grace };
     supervisor::run(policy, &command, &newest, &stop, &say)
 }
 

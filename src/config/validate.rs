@@ -9,6 +9,7 @@ use crate::data::tokenizer::config::TokenizerKind;
 use crate::model::lora::LoraConfig;
 use crate::optim::config::{ScheduleConfig, ScheduleKind};
 use crate::setting::{Interval, Problem};
+use crate::train::config::{Communication, Reduction};
 
 /// Checks the config and fills in the defaults that depend on other keys; a second time changes nothing.
 ///
@@ -149,6 +150,13 @@ pub(super) fn notes(config: &Config) -> Vec<String> {
             "the whole run is warmup: schedule.warmup_steps = {} and train.max_steps = {steps}",
             schedule.warmup_steps
         ));
+    }
+    if config.dist.reduction == Reduction::Fast || config.dist.communication == Communication::Bf16 {
+        notes.push(
+            "with dist.reduction = \"fast\" or dist.communication = \"bf16\" the result depends on the number of processes: a \
+             run on another number of them is not the same to the last bit"
+                .into(),
+        );
     }
     if let (Some(keep), Interval::Steps(every)) = (config.checkpoint.keep_every, config.checkpoint.every)
         && !keep.is_multiple_of(every)

@@ -265,6 +265,15 @@ pub trait Driver: Send + Sync {
     /// That of `work`; a `Device` error if it does what it must not.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 
+    /// The stream that work is put on, for a library that puts work there itself, with this thread set up for that. `None`
+    /// where there is none (an emulator).
+    ///
+    /// # Errors
+    /// A `Device` error.
+    fn stream(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Waits for all work.
     ///
     /// # Errors

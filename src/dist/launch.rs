@@ -42,6 +42,8 @@ pub struct Place {
     pub address: Option<(String, u16)>,
     /// What tells this run from another one that uses the same port.
     pub run_id: String,
+    /// Whether an MPI launcher has started it (mpiexec, or srun with an MPI plugin).
+    pub is_mpi: bool,
 }
 
 /// Environment variables that `--processes` sets for the ranks it starts.
@@ -101,7 +103,11 @@ fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
             }
             Launcher::OpenMpi | Launcher::Mpich => None,
         };
-        return Ok(Some(Place { launcher, rank, size, local_rank, address, run_id: run_id.unwrap_or_default() }));
+        let is_mpi = launcher != Launcher::Taper
+            && launcher != Launcher::Torchrun
+            && ["PMI_RANK", "OMPI_COMM_WORLD_RANK"].iter().any(|name| get(name).is_some());
+        let run_id = run_id.unwrap_or_default();
+        return Ok(Some(Place { launcher, rank, size, local_rank, address, run_id, is_mpi }));
     }
     Ok(None)
 }
@@ -181,6 +187,7 @@ mod tests {
             local_rank: 1,
             address: Some(("node0".into(), 29501)),
             run_id: "job 2".into(),
+            is_mpi: false,
         };
         assert_eq!(found, expected);
         assert_eq!(place_of(&torchrun[..5]).unwrap().unwrap().address, Some(("node0".into(), 29500)));
@@ -204,6 +211,7 @@ mod tests {
         let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "4"), ("MPI_LOCALRANKID", "1")];
         let found = place_of(&mpich).unwrap().unwrap();
         assert_eq!((found.launcher, found.rank, found.size, found.address), (Launcher::Mpich, 1, 4, None));
+        assert!(found.is_mpi);
         let own = [(RANK, "0"), (WORLD_SIZE, "2"), (LOCAL_RANK, "0"), (RENDEZVOUS, "127.0.0.1:999"), (RUN_ID, "7")];
         assert_eq!(place_of(&own).unwrap().unwrap().address, Some(("127.0.0.1".into(), 999)));
         assert_eq!(place_of(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);

@@ -129,7 +129,7 @@ impl Collective for Local {
         ordered::all_reduce(self, call, data, Wire::F32)
     }
 
-    fn abort(&self, reason: &str) {
+    fn abort(&self, reason: &str, _code: u8) {
         self.state().broken.get_or_insert_with(|| format!("rank {} stopped the run: {reason}", self.rank));
         self.table.changed.notify_all();
     }
@@ -164,7 +164,7 @@ mod tests {
     fn nobody_waits_for_ever() {
         let errors = run(3, |rank| match rank.rank() {
             0 => {
-                rank.abort("out of memory");
+                rank.abort("out of memory", 1);
                 String::new()
             }
             _ => rank.barrier(CALL).unwrap_err().to_string(),

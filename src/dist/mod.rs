@@ -8,13 +8,18 @@
 //! [`launch`] reads who this process is from the environment that launchers set, [`rendezvous`] connects processes,
 //! [`ranks`] is what training works with, [`supervisor`] starts processes on one machine and starts them again when one fails.
 
+pub mod fault;
 pub mod launch;
 pub mod local;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod nccl;
 pub mod ordered;
 pub mod ranks;
 pub mod rendezvous;
 pub mod supervisor;
 pub mod tcp;
+pub mod watchdog;
 mod wire;
 
 pub use ordered::Wire;
@@ -106,6 +111,7 @@ pub trait Collective: Send + Sync {
         self.all_to_all(call, &vec![&[][..]; self.size()], &mut receive)
     }
 
-    /// Tells the other ranks why this one cannot go on; their calls fail with this reason. It never waits and never fails.
-    fn abort(&self, reason: &str);
+    /// Tells the other ranks why this one cannot go on; their calls fail with this reason. It does not wait for them. An
+    /// engine that cannot tell ends the whole job, with this exit code.
+    fn abort(&self, reason: &str, code: u8);
 }

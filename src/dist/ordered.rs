@@ -36,7 +36,7 @@ impl Shards {
     }
 
     /// Piece `index` of rank `rank`'s range, of at most `most` elements.
-    fn piece(&self, rank: usize, index: usize, most: usize) -> std::ops::Range<usize> {
+    pub fn piece(&self, rank: usize, index: usize, most: usize) -> std::ops::Range<usize> {
         let range = self.range(rank);
         let at = |index: usize| (range.start + index * most).min(range.end);
         at(index)..at(index + 1)

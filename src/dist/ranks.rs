@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::ordered::{self, Shards};
-use super::{Call, Collective, Wire};
+use super::{Call, Collective, Wire, fault};
 use crate::error::{Error, Result};
 
 /// How gradients are summed over ranks.
@@ -36,6 +36,15 @@ pub struct Spread {
     pub slowest_ms: f64,
     /// The fastest rank's time.
     pub fastest_ms: f64,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The others, at the start.
+    Start,
+    /// The others, within a step.
+    Step,
 }
 
 /// This process among its ranks.
@@ -108,30 +117,59 @@ impl Ranks {
         self.step.store(step, Ordering::Relaxed);
     }
 
+    /// The longest wait for what is not a call of this type's own.
+    pub fn limit(&self, wait: Wait) -> Duration {
+        self.timeout() * if wait == Wait::Start { FIRST } else { 1 }
+    }
+
+    /// A wait for a device that has several steps to do, as a call to watch.
+    pub fn waits_for_device(&self) -> Call {
+        let step = self.step.load(Ordering::Relaxed);
+        Call { name: "outcome", step, limit: Some(self.timeout() * FIRST) }
+    }
+
+    /// Sends `send[r]` to every rank `r` and receives `receive[r]` from it.
+    ///
+    /// # Errors
+    /// If a rank is gone or late.
+    pub fn exchange(&self, name: &'static str, send: &[&[u8]], receive: &mut [&mut [u8]]) -> Result<()> {
+        match &self.group {
+            Some(group) => group.all_to_all(self.call(name), send, receive),
+            None => Ok(()),
+        }
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
     }
 
     fn call(&self, name: &'static str) -> Call {
         let step = self.step.load(Ordering::Relaxed);
+        if self.group.is_some() {
+            fault::before_collective(self.rank());
+        }
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }
     }
 
     /// Tells the others that this rank cannot go on. It does not wait.
-    pub fn abort(&self, reason: &str) {
+    pub fn abort(&self, error: &Error) {
         if let Some(group) = &self.group {
-            group.abort(reason);
+            group.abort(&error.to_string(), error.exit_code());
         }
     }
 
     /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the rest.
     pub fn end_on_panic(&self) {
-        let Some(group) = self.group.clone() else { return };
+        let Some(group) = &self.group else { return };
+        // The hook lives as long as the process, and the group must end before.
+        let group = Arc::downgrade(group);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             before(info);
             let text = info.payload_as_str().unwrap_or("no message");
-            group.abort(&format!("it panicked: {text}"));
+            if let Some(group) = group.upgrade() {
+                group.abort(&format!("it panicked: {text}"), 101);
+            }
             std::process::exit(101);
         }));
     }

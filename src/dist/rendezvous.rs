@@ -225,7 +225,7 @@ mod tests {
 
     fn place(rank: usize, size: usize, port: u16, run: &str) -> Place {
         let address = Some(("127.0.0.1".to_string(), port));
-        Place { launcher: Launcher::Taper, rank, size, local_rank: rank, address, run_id: run.into() }
+        Place { launcher: Launcher::Taper, rank, size, local_rank: rank, address, run_id: run.into(), is_mpi: false }
     }
 
     fn free_port() -> u16 {
@@ -278,7 +278,7 @@ mod tests {
         assert!(gone[0].contains("rank 2 is gone") && gone[0].contains("\"test\" of step 7"), "{gone:?}");
         let told = run(2, |tcp| match tcp.rank() {
             1 => {
-                tcp.abort("the disk is full");
+                tcp.abort("the disk is full", 1);
                 // Whoever is told reads before the connection is closed.
                 std::thread::sleep(Duration::from_millis(200));
                 String::new()

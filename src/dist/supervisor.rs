@@ -27,12 +27,18 @@ pub struct Policy {
 enum Attempt {
     Done,
     Stopped,
-    Failed { message: String, again: bool },
+    Failed(String),
+    /// What is wrong with the command or the config is as wrong the next time.
+    Refused(String),
 }
 
 struct Rank {
     child: Child,
     ended: Option<ExitStatus>,
+    /// Whether it had to be killed because it did not end by itself.
+    killed: bool,
+    /// Its place in the order of ends.
+    order: usize,
     /// The last line that begins with "error:", or the last of all.
     last_words: Arc<Mutex<String>>,
     reader: Option<std::thread::JoinHandle<()>>,
@@ -57,8 +63,8 @@ pub fn run(
             Attempt::Stopped => {
                 return Err(Error::Interrupted("stopped by a signal; the state is saved, go on with --resume".into()));
             }
-            Attempt::Failed { message, again: false } => return Err(Error::Training(message)),
-            Attempt::Failed { message, again: true } => message,
+            Attempt::Refused(message) => return Err(Error::Usage(message)),
+            Attempt::Failed(message) => message,
         };
         let now = newest();
         if now > reached {
@@ -106,16 +112,16 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
             }
         }
     }
-    let (mut first, mut told, mut kill_at) = (None, false, None);
+    let (mut ends, mut told, mut kill_at) = (0, false, None);
     while ranks.iter().any(|rank| rank.ended.is_none()) {
         for (number, rank) in ranks.iter_mut().enumerate().filter(|(_, rank)| rank.ended.is_none()) {
             rank.ended =
                 rank.child.try_wait().map_err(|error| Error::Device(format!("watching rank {number}: {error}")))?;
-            if let Some(status) = rank.ended
-                && !matches!(status.code(), Some(0 | 3))
-                && first.is_none()
-            {
-                (first, kill_at) = (Some((number, status)), Some(Instant::now() + policy.grace));
+            if let Some(status) = rank.ended {
+                (rank.order, ends) = (ends, ends + 1);
+                if !matches!(status.code(), Some(0 | 3)) {
+                    kill_at.get_or_insert(Instant::now() + policy.grace);
+                }
             }
         }
         if stop.load(Ordering::Relaxed) && !told {
@@ -132,16 +138,28 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
             let _ = reader.join();
         }
     }
-    Ok(verdict(&ranks, first))
+    Ok(verdict(&ranks))
 }
 
-fn verdict(ranks: &[Rank], first: Option<(usize, ExitStatus)>) -> Attempt {
-    if let Some((number, status)) = first {
-        let words = ranks[number].last_words.lock().map(|words| words.clone()).unwrap_or_default();
+/// Ranks end within moments of each other, and not always in the order of their troubles: who was killed from outside or
+/// panicked is the cause, then who does not speak of another rank, then who ended first.
+fn verdict(ranks: &[Rank]) -> Attempt {
+    let words = |rank: &Rank| rank.last_words.lock().map(|words| words.clone()).unwrap_or_default();
+    let failed = ranks.iter().enumerate().filter_map(|(number, rank)| {
+        let status = rank.ended.filter(|status| !rank.killed && !matches!(status.code(), Some(0 | 3)))?;
+        let suspicion = match status.code() {
+            None => 0,
+            Some(101) => 1,
+            Some(_) if !words(rank).is_empty() && !words(rank).starts_with("error: rank ") => 2,
+            Some(_) => 3,
+        };
+        Some((suspicion, rank.order, number, status))
+    });
+    if let Some((_, _, number, status)) = failed.min_by_key(|(suspicion, order, ..)| (*suspicion, *order)) {
+        let words = words(&ranks[number]);
         let words = if words.is_empty() { "its messages are above".into() } else { words };
         let message = format!("rank {number} {}: {words}", how(status));
-        // A wrong config or command is as wrong the next time.
-        return Attempt::Failed { message, again: status.code() != Some(2) };
+        return if status.code() == Some(2) { Attempt::Refused(message) } else { Attempt::Failed(message) };
     }
     match ranks.iter().all(|rank| rank.ended.is_some_and(|status| status.success())) {
         true => Attempt::Done,
@@ -195,11 +213,12 @@ fn start(command: &mut Command, rank: usize) -> Result<Rank> {
             }
         })
     });
-    Ok(Rank { child, ended: None, last_words, reader })
+    Ok(Rank { child, ended: None, killed: false, order: 0, last_words, reader })
 }
 
 fn end_all(ranks: &mut [Rank]) {
     for rank in ranks.iter_mut().filter(|rank| rank.ended.is_none()) {
+        rank.killed = true;
         let _ = rank.child.kill();
         rank.ended = rank.child.wait().ok();
     }
@@ -260,7 +279,7 @@ mod tests {
     #[test]
     fn bad_usage_is_not_tried_again_and_a_clean_stop_is_no_failure() {
         let (result, said) = supervise(2, 5, "exit 2");
-        assert!(said.is_empty() && result.unwrap_err().to_string().contains("exit code 2"));
+        assert!(said.is_empty() && result.unwrap_err().exit_code() == 2);
         let (result, _) = supervise(2, 5, "exit 3");
         assert_eq!(result.unwrap_err().exit_code(), 3);
     }

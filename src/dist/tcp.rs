@@ -122,7 +122,7 @@ impl Collective for Tcp {
         ordered::all_reduce(self, call, data, Wire::F32)
     }
 
-    fn abort(&self, reason: &str) {
+    fn abort(&self, reason: &str, _code: u8) {
         let deadline = Some(Instant::now() + Duration::from_millis(200));
         for peer in self.peers.iter().flatten() {
             // Whoever cannot be told sees the connection close.

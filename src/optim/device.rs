@@ -4,9 +4,11 @@
 //! record that the AdamW kernel reads. Records stay in a ring on the device until the host asks for them. With fp16 the
 //! same kernel runs the dynamic loss scale (Micikevicius et al., "Mixed precision training", 2018).
 
+use std::ops::Range;
+
 use super::{Class, Hyper, Outcome};
 use crate::device::{DType, Gpu};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::adamw;
 use crate::ops::gradnorm::cuda::{self as gradnorm, Decision, Kind, Partials, StepRecord, StepState};
 use crate::ops::reduce;
@@ -64,6 +66,8 @@ pub struct DeviceOptimizer {
     scaling: Option<LossScaling>,
     /// Whether the first step that is not finite ends all updates (`stability.nonfinite = "error"`).
     stop: bool,
+    /// The elements of the arena that are updated here.
+    part: Range<usize>,
     m: Tensor,
     v: Tensor,
     /// One byte for each 16 elements of the arena: whether weight decay acts there.
@@ -91,14 +95,36 @@ impl DeviceOptimizer {
         params: &Params,
         lanes: usize,
     ) -> Result<DeviceOptimizer> {
+        let all = 0..params.layout().trained();
+        DeviceOptimizer::of_part(gpu, hyper, scaling, stop, params, lanes, all)
+    }
+
+    /// A fresh optimizer for the elements `part` of the gradients, from a multiple of the arena's alignment on; other processes
+    /// have the rest (ZeRO stage 1, Rajbhandari et al. 2020).
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn of_part(
+        gpu: &'static Gpu,
+        hyper: Hyper,
+        scaling: Option<LossScaling>,
+        stop: bool,
+        params: &Params,
+        lanes: usize,
+        part: Range<usize>,
+    ) -> Result<DeviceOptimizer> {
         let (device, len) = (gpu.device(), params.layout().trained());
+        if part.is_empty() {
+            return Err(Error::usage("the model is too small for dist.shard_optimizer with so many processes"));
+        }
         let mut optimizer = DeviceOptimizer {
             gpu,
             hyper,
             scaling,
             stop,
-            m: Tensor::zeros(device, DType::F32, &[len])?,
-            v: Tensor::zeros(device, DType::F32, &[len])?,
+            m: Tensor::zeros(device, DType::F32, &[part.len()])?,
+            v: Tensor::zeros(device, DType::F32, &[part.len()])?,
+            part,
             decays: adamw::cuda::decays(params.layout())?.to_device(device)?,
             state: Tensor::zeros(device, DType::F32, &[StepState::WORDS])?,
             records: Tensor::zeros(device, DType::U32, &[MOST_IN_FLIGHT * StepRecord::WORDS])?,
@@ -145,6 +171,16 @@ impl DeviceOptimizer {
         self.m.copy_from(&Tensor::from_f32(m, &[m.len()])?)?;
         self.v.copy_from(&Tensor::from_f32(v, &[v.len()])?)?;
         self.set_state(updates, scale)
+    }
+
+    /// The elements of the arena that are updated here.
+    pub fn part(&self) -> Range<usize> {
+        self.part.clone()
+    }
+
+    /// The sums of losses, two words for each lane: for those of other processes' lanes to be written there.
+    pub fn lane_losses_mut(&mut self) -> &mut Tensor {
+        &mut self.lane_losses
     }
 
     /// What the loss is to be multiplied with before it goes back: f32 [1] on the device. None but for fp16.
@@ -201,7 +237,8 @@ impl DeviceOptimizer {
             &decision,
         )?;
         let moments = (&mut self.m, &mut self.v);
-        adamw::cuda::update(self.gpu, params, grads, moments, &self.decays, record, (beta1, beta2, eps))?;
+        let part = self.part.clone();
+        adamw::cuda::update(self.gpu, params, grads, moments, &self.decays, part, record, (beta1, beta2, eps))?;
         self.in_flight += 1;
         Ok(())
     }

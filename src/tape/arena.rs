@@ -195,6 +195,14 @@ impl Params {
         assert_eq!(values.len(), self.layout.trained(), "values of all trained parameters");
         let values = Tensor::from_f32(values, &[values.len()])?.to_device(self.flat.device())?;
         self.flat.copy_part(self.layout.frozen, &values)?;
+        self.renew_compute()
+    }
+
+    /// Makes the compute copy anew from the master weights, after others than the optimizer have written them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn renew_compute(&mut self) -> Result<()> {
         if let Some(compute) = &mut self.compute {
             *compute = self.flat.to_dtype(compute.dtype())?;
         }

@@ -14,6 +14,7 @@ mod models;
 mod nvrtc;
 mod operators;
 mod products;
+mod ranks;
 mod runs;
 mod sampling;
 mod step;

@@ -4,6 +4,9 @@ mod bad_input;
 mod chat;
 mod common;
 mod lora;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod ranks;
 mod resume;
 mod rollback;
 mod runs;

@@ -342,6 +342,11 @@ impl Driver for CudaDriver {
         Ok(Box::new(Graph::record(self.context, self.stream, work)?))
     }
 
+    fn stream(&self) -> Result<Option<u64>> {
+        self.enter()?;
+        Ok(Some(self.stream as u64))
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
         graph::refuse_while_recording(self.stream, "waiting for its work")?;

@@ -45,7 +45,50 @@ pub fn driver() -> Option<PathBuf> {
 /// # Errors
 /// A `Device` error that says how to get it, or why it does not load.
 pub fn load(name: &'static str) -> Result<()> {
+    load_newest(name, i32::MAX).map(|_| ())
+}
+
+/// A library that was loaded, to look functions up in.
+pub struct Loaded {
+    path: PathBuf,
+    handle: *mut std::ffi::c_void,
+}
+
+/// Loads a library by its full path, for its functions to be looked up by [`Loaded::symbol`].
+///
+/// # Errors
+/// As [`load`].
+pub fn open(name: &'static str) -> Result<Loaded> {
     load_newest(name, i32::MAX)
+}
+
+impl Loaded {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The address of a function.
+    ///
+    /// # Errors
+    /// A `Device` error if the library, being of another version, does not have it.
+    pub fn symbol(&self, name: &str) -> Result<*mut std::ffi::c_void> {
+        let missing = || Error::Device(format!("{} has no function {name}: install a newer one", self.path.display()));
+        let terminated = std::ffi::CString::new(name).map_err(|_| missing())?;
+        let address = symbol(self.handle, &terminated);
+        if address.is_null() { Err(missing()) } else { Ok(address) }
+    }
+}
+
+#[cfg(unix)]
+fn symbol(handle: *mut std::ffi::c_void, name: &std::ffi::CStr) -> *mut std::ffi::c_void {
+    // SAFETY: the handle is of a library that stays loaded, and the name is terminated.
+    unsafe { libc::dlsym(handle, name.as_ptr()) }
+}
+
+#[cfg(not(unix))]
+fn symbol(_handle: *mut std::ffi::c_void, _name: &std::ffi::CStr) -> *mut std::ffi::c_void {
+    std::ptr::null_mut()
 }
 
 /// [`load`], but no newer major version than that of `cuda`, the CUDA version a driver supports (such as 12040): a newer
@@ -54,10 +97,10 @@ pub fn load(name: &'static str) -> Result<()> {
 /// # Errors
 /// As [`load`].
 pub fn load_for(name: &'static str, cuda: i32) -> Result<()> {
-    load_newest(name, cuda / 1000)
+    load_newest(name, cuda / 1000).map(|_| ())
 }
 
-fn load_newest(name: &'static str, most: i32) -> Result<()> {
+fn load_newest(name: &'static str, most: i32) -> Result<Loaded> {
     let all = all_in(&search_folders(), name);
     let fits = |path: &&PathBuf| major(path, name).is_none_or(|major| major <= most);
     let Some(path) = all.iter().find(fits) else {
@@ -83,14 +126,14 @@ fn load_newest(name: &'static str, most: i32) -> Result<()> {
 }
 
 #[cfg(unix)]
-fn open_library(path: &Path) -> Result<()> {
+fn open_library(path: &Path) -> Result<Loaded> {
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::Device(format!("{}: a path with a zero byte", path.display())))?;
     // SAFETY: the name is terminated. The library is one of NVIDIA's and stays loaded for the rest of the process.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if !handle.is_null() {
-        return Ok(());
+        return Ok(Loaded { path: path.to_path_buf(), handle });
     }
     // SAFETY: after a failed dlopen, dlerror gives a terminated message or null.
     let why = unsafe {
@@ -101,7 +144,7 @@ fn open_library(path: &Path) -> Result<()> {
 }
 
 #[cfg(not(unix))]
-fn open_library(path: &Path) -> Result<()> {
+fn open_library(path: &Path) -> Result<Loaded> {
     Err(Error::Device(format!("{}: CUDA is supported on Linux only; use --device cpu", path.display())))
 }
 

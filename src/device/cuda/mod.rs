@@ -12,7 +12,7 @@ mod libraries;
 
 pub use compile::{CompileFacts, compile_all};
 pub use driver::CudaDriver;
-pub use libraries::{Library, driver as find_driver, libraries};
+pub use libraries::{Library, Loaded, driver as find_driver, libraries, open as open_library};
 
 /// The oldest CUDA version a driver may support: 12.0, which is driver 525.
 pub const MINIMUM_CUDA: i32 = 12_000;

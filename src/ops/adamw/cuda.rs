@@ -1,6 +1,8 @@
 //! AdamW on CUDA: one pass over the arena that also writes the compute copy. What it multiplies with, and whether it runs
 //! at all, stands in the step's record on the device.
 
+use std::ops::Range;
+
 use crate::device::launch::{Arg, Geometry};
 use crate::device::{DType, Gpu};
 use crate::error::Result;
@@ -26,7 +28,7 @@ pub fn decays(layout: &Layout) -> Result<Tensor> {
     Tensor::from_u32(&words, &[words.len()])
 }
 
-/// Starts the update; `record` is the device address of the step's record, and `rates` are beta1, beta2 and eps.
+/// Starts the update of the elements `part` of the arena, whose moments `m` and `v` hold; `record` is the device address of the step's record, and `rates` are beta1, beta2 and eps.
 ///
 /// # Errors
 /// If the device fails.
@@ -36,19 +38,22 @@ pub fn update(
     grads: &Gradients,
     (m, v): (&mut Tensor, &mut Tensor),
     decays: &Tensor,
+    part: Range<usize>,
     record: u64,
     (beta1, beta2, eps): (f64, f64, f64),
 ) -> Result<()> {
-    let (len, frozen) = (params.layout().trained(), params.layout().frozen());
+    let (first, frozen, len) = (part.start, params.layout().frozen(), part.len());
+    assert!(first.is_multiple_of(ALIGN) && part.end <= params.layout().trained(), "a part {part:?} of the gradients");
     let dtype = params.compute_dtype();
     let (flat, compute) = params.buffers_mut();
+    let offset = |first: usize, dtype: DType| (first * dtype.size()) as u64;
     let arguments = [
-        Arg::Pointer(flat.address_mut() + (frozen * DType::F32.size()) as u64),
-        Arg::Pointer(grads.flat().address()),
+        Arg::Pointer(flat.address_mut() + offset(frozen + first, DType::F32)),
+        Arg::Pointer(grads.flat().address() + offset(first, DType::F32)),
         Arg::Pointer(m.address_mut()),
         Arg::Pointer(v.address_mut()),
-        Arg::Pointer(compute.map_or(0, |compute| compute.address_mut() + (frozen * dtype.size()) as u64)),
-        Arg::Pointer(decays.address()),
+        Arg::Pointer(compute.map_or(0, |compute| compute.address_mut() + offset(frozen + first, dtype))),
+        Arg::Pointer(decays.address() + (first / ALIGN) as u64),
         Arg::U64(len as u64),
         Arg::Pointer(record),
         Arg::F32(beta1 as f32),

@@ -1,6 +1,7 @@
 //! The engine of this project on a GPU: the same passes, started without waiting for them.
 
-use super::{Engine, Setup, StepBatch, check_len, micro_step};
+use super::device_sums::DeviceSums;
+use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
 use crate::device::Gpu;
 use crate::error::Result;
@@ -18,6 +19,8 @@ pub struct OnGpu<'a> {
     optimizer: DeviceOptimizer,
     lanes: LaneTree,
     setup: Setup,
+    team: Team,
+    sums: Option<DeviceSums>,
     /// Targets that count, of each step in flight.
     targets: Vec<usize>,
 }
@@ -37,11 +40,35 @@ impl<'a> OnGpu<'a> {
         precision: Precision,
         stop: bool,
     ) -> Result<OnGpu<'a>> {
+        OnGpu::in_team(gpu, model, params, hyper, setup, precision, stop, Team::alone())
+    }
+
+    /// [`OnGpu::new`] as one of several ranks, each of which has its GPU and its part of the lanes.
+    ///
+    /// # Errors
+    /// As [`OnGpu::new`]; `Usage` if the ranks do not divide the lanes; if the GPUs cannot be connected.
+    pub fn in_team(
+        gpu: &'static Gpu,
+        model: &'a Gpt,
+        params: &Params,
+        hyper: Hyper,
+        setup: Setup,
+        precision: Precision,
+        stop: bool,
+        team: Team,
+    ) -> Result<OnGpu<'a>> {
         gpu.driver().allow_tf32(precision == Precision::Tf32);
+        let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
+        let sums = DeviceSums::new(&team, gpu)?;
+        let len = params.layout().trained();
+        let part = match &sums {
+            Some(sums) if team.is_sharded() => sums.shards(len).range(team.ranks.rank()),
+            _ => 0..len,
+        };
         let params = params.to_device(gpu.device(), precision.dtype())?;
         let scaling = (precision == Precision::Fp16).then(LossScaling::default);
-        let optimizer = DeviceOptimizer::new(gpu, hyper, scaling, stop, &params, setup.lanes)?;
-        Ok(OnGpu { model, params, optimizer, lanes: LaneTree::new(setup.lanes)?, setup, targets: Vec::new() })
+        let optimizer = DeviceOptimizer::of_part(gpu, hyper, scaling, stop, &params, setup.lanes, part)?;
+        Ok(OnGpu { model, params, optimizer, lanes, setup, team, sums, targets: Vec::new() })
     }
 }
 
@@ -50,17 +77,33 @@ impl Engine for OnGpu<'_> {
         self.targets.push(batch.targets());
         self.optimizer.begin_step()?;
         let per_lane = batch.micro_batches / self.setup.lanes;
-        let (_, grads) = self.lanes.step(&self.params, batch.micro_batches, |micro, grads| {
+        let own = self.team.micro_batches(batch.micro_batches);
+        let (_, mut grads) = self.lanes.step(&self.params, own.len(), |micro, grads| {
+            let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, self.optimizer.loss_scale());
             let loss = micro_step(self.model, &self.params, grads, batch, micro, &pass)?;
             // The sum stays on the device, so its share here is nothing.
             self.optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
         })?;
-        self.optimizer.step(&mut self.params, grads.get(), lr)
+        let Some(sums) = &mut self.sums else {
+            return self.optimizer.step(&mut self.params, grads.get(), lr);
+        };
+        sums.share("losses", self.optimizer.lane_losses_mut())?;
+        sums.all_reduce("gradients", grads.get_mut().flat_mut())?;
+        self.optimizer.step(&mut self.params, grads.get(), lr)?;
+        if self.team.is_sharded() {
+            let shards = sums.shards(self.params.layout().trained());
+            sums.all_gather("parameters", self.params.flat_mut(), &shards)?;
+            self.params.renew_compute()?;
+        }
+        Ok(())
     }
 
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>> {
-        self.optimizer.finished(&self.params, &std::mem::take(&mut self.targets))
+        let _watched = self.sums.as_ref().map(DeviceSums::watch);
+        let finished = self.optimizer.finished(&self.params, &std::mem::take(&mut self.targets))?;
+        self.sums.as_ref().map_or(Ok(()), DeviceSums::check)?;
+        Ok(finished)
     }
 
     fn most_in_flight(&self) -> u64 {
@@ -79,12 +122,21 @@ impl Engine for OnGpu<'_> {
     }
 
     fn moments(&self) -> Result<Moments> {
-        self.optimizer.state()
+        let moments = self.optimizer.state()?;
+        if !self.team.is_sharded() {
+            return Ok(moments);
+        }
+        let whole = |part: &[f32]| -> Result<Vec<f32>> {
+            let all = self.team.ranks.gather_after_work("moments", bytemuck::cast_slice(part))?;
+            Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(bytes)).collect())
+        };
+        Ok(Moments { m: whole(&moments.m)?, v: whole(&moments.v)?, ..moments })
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
         self.params.load(&arena.weights)?;
-        self.optimizer.restore(&arena.m, &arena.v, updates, scale)
+        let part = self.optimizer.part();
+        self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates, scale)
     }
 }

@@ -4,6 +4,7 @@
 //! gradients, and shows its parameters; validation, samples and checkpoints work from those.
 
 mod candle;
+mod device_sums;
 mod gpu;
 mod native;
 mod team;

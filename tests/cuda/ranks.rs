@@ -1,0 +1,86 @@
+//! Several ranks, each with its GPU: the same bits for any number of them, with and without shards of the optimizer's state.
+//!
+//! Ranks are threads that share the emulated GPU, and exchange by way of the host. On a real GPU this needs one for each rank.
+
+use std::sync::{Arc, Mutex};
+
+use taper::data::{Loader, TokenStream};
+use taper::device::Device;
+use taper::dist::ranks::Summation;
+use taper::dist::{Ranks, Wire, local};
+use taper::model::Gpt;
+use taper::optim::Hyper;
+use taper::random::{Purpose, uniform};
+use taper::train::config::Precision;
+use taper::train::engine::{Engine, OnGpu, Setup, StepBatch, Team};
+
+use super::{devices, models};
+
+const T: usize = 24;
+const MICRO_BATCHES: usize = 4;
+const STEPS: u64 = 3;
+
+fn loader(vocabulary: usize) -> Loader {
+    let token = |i: u64| (uniform(3, Purpose::Test, i, 0) * vocabulary as f64) as u32;
+    let stream = TokenStream::from_tokens((0..2000).map(token).collect(), vocabulary);
+    Loader::new(Arc::new(stream), T, true, 7).unwrap()
+}
+
+/// Losses, weights, and both moments after some steps, as bits.
+fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec<u64> {
+    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let setup = Setup { seed_dropout: 5, recompute: false, lanes: 4 };
+    let (gpu, params) = (device.gpu().unwrap().unwrap(), model.initialise(1).unwrap());
+    let mut engine = OnGpu::in_team(gpu, model, &params, hyper, setup, precision, false, team).unwrap();
+    let loader = loader(model.config().vocab_size);
+    for step in 0..STEPS {
+        let first_sequence = step * MICRO_BATCHES as u64;
+        let loader = loader.clone();
+        let batch = StepBatch { loader, first_sequence, micro_batch: 1, micro_batches: MICRO_BATCHES, step };
+        engine.step(&batch, 3e-3).unwrap();
+    }
+    let mut bits: Vec<u64> = engine.finished().unwrap().iter().map(|(loss, _)| loss.to_bits()).collect();
+    let moments = engine.moments().unwrap();
+    let weights = engine.params().flat().to_vec_f32().unwrap();
+    bits.extend([weights, moments.m, moments.v].concat().iter().map(|value| u64::from(value.to_bits())));
+    bits
+}
+
+/// What every rank of a team has in the end.
+fn in_team(device: Device, model: &Gpt, precision: Precision, size: usize, how: (Wire, bool)) -> Vec<Vec<u64>> {
+    let groups = Mutex::new(local::group(size).into_iter().map(Some).collect::<Vec<_>>());
+    std::thread::scope(|scope| {
+        let groups = &groups;
+        let start = |rank: usize| {
+            scope.spawn(move || {
+                let group = groups.lock().unwrap()[rank].take().unwrap();
+                let ranks = Ranks::of(Arc::new(group), rank);
+                let summation = Summation { ordered: true, wire: how.0 };
+                trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1 })
+            })
+        };
+        let threads: Vec<_> = (0..size).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn the_number_of_gpus_changes_no_bit() {
+    for (place, device) in devices().iter().filter(|(place, _)| place == "emulated") {
+        let model = Gpt::new(models::dropout()).unwrap();
+        for precision in [Precision::Fp32, Precision::Bf16] {
+            let alone = trained(*device, &model, precision, Team::alone());
+            for (size, sharded) in [(2, false), (4, false), (2, true), (4, true)] {
+                for of_rank in in_team(*device, &model, precision, size, (Wire::F32, sharded)) {
+                    let differ = of_rank.iter().zip(&alone).filter(|(a, b)| a != b).count();
+                    assert_eq!((of_rank.len(), differ), (alone.len(), 0), "{place}: {size} ranks, sharded {sharded}");
+                }
+            }
+            // Rounded on the way: near, and the same on every rank.
+            let narrow = in_team(*device, &model, precision, 2, (Wire::Bf16, false));
+            assert!(narrow[0] == narrow[1] && narrow[0] != alone, "{place}");
+            let loss = |bits: &[u64]| f64::from_bits(bits[STEPS as usize - 1]);
+            assert!((loss(&narrow[0]) - loss(&alone)).abs() < 1e-2 * loss(&alone), "{place}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Real MPI processes (feature `mpi`): the same bytes for any number of them, and no failure that hangs the job.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use super::common::{Shop, read, stderr};
+
+const WIDER: &[&str] = &[
+    "--set",
+    "model.n_embd=64",
+    "--set",
+    "model.n_layer=2",
+    "--set",
+    "train.micro_batch=1",
+    "--set",
+    "train.max_steps=24",
+    "--set",
+    "eval.every=8",
+    "--set",
+    "checkpoint.every=8",
+    "--set",
+    "sample.every=12",
+    "--set",
+    "dist.timeout=20",
+    "--device",
+    "cpu",
+];
+
+/// `mpiexec -n N taper train`, with a fault on purpose or none.
+fn mpiexec(shop: &Shop, processes: &str, run: &str, more: &[&str], fault: &str) -> Output {
+    let taper = shop.taper(&[]);
+    let mut command = std::process::Command::new("mpiexec");
+    command.args(["-n", processes]).arg(taper.get_program()).args(["train", "tiny.toml", "--run", run]);
+    command.args(WIDER).args(more).current_dir(shop.path("."));
+    command.env("RAYON_NUM_THREADS", "1").env("TAPER_FAULT", fault).output().expect("mpiexec is installed with MPI")
+}
+
+fn the_same(shop: &Shop, run: &str, expected: &str) {
+    for name in ["model.safetensors", "training/arena.safetensors"] {
+        let of = |run: &str| read(&shop.path(run).join("checkpoints/step-00000024").join(name));
+        assert!(of(run) == of(expected), "{run}: {name}");
+    }
+}
+
+#[test]
+fn mpi_processes_give_the_same_bytes() {
+    let shop = Shop::new();
+    for (processes, run, more) in [
+        ("1", "one", &[][..]),
+        ("2", "two", &[]),
+        ("4", "four", &[]),
+        ("2", "two-sharded", &["--set", "dist.shard_optimizer=true"]),
+        ("4", "four-sharded", &["--set", "dist.shard_optimizer=true"]),
+    ] {
+        let output = mpiexec(&shop, processes, run, more, "");
+        assert!(output.status.success(), "{run}: {}", stderr(&output));
+        the_same(&shop, run, "one");
+    }
+    let environment = read(&shop.path("four").join("environment.json"));
+    assert!(String::from_utf8_lossy(&environment).contains(r#""collectives": "mpi""#));
+    // The engine's own sum.
+    let output = mpiexec(&shop, "4", "fast", &["--set", "dist.reduction=fast"], "");
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_failed_mpi_rank_ends_the_job_and_another_number_goes_on() {
+    let shop = Shop::new();
+    assert!(mpiexec(&shop, "1", "calm", &[], "").status.success());
+    for (fault, words) in [("1@60:kill", ""), ("2@50:panic", "panicked"), ("3@55:stall", "waited 2 s")] {
+        let run = fault.replace([':', '@'], "-");
+        let began = Instant::now();
+        let output = mpiexec(&shop, "4", &run, &["--set", "dist.timeout=2"], fault);
+        assert!(!output.status.success() && began.elapsed() < Duration::from_secs(60), "{fault}");
+        assert!(stderr(&output).contains(words), "{fault}: {}", stderr(&output));
+        let output = mpiexec(&shop, "2", &run, &["--resume"], "");
+        assert!(output.status.success(), "{fault}: {}", stderr(&output));
+        the_same(&shop, &run, "calm");
+    }
+}
