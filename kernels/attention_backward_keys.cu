@@ -8,22 +8,23 @@
 // no atomics, no scratch, the same bits every time. It works on transposes, S^T = K Q^T and dP^T = V dO^T, so that P^T
 // and dS^T are already in the registers that the second products take as A.
 //
-// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout, else 1; K and V in shared memory, read as A; tiles
+// Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout and documents, else 1; K and V in shared memory, read as A; tiles
 // of 32 rows of Q and of dO in two places each, the next pair loaded while this one is used, one barrier a pair; lse
 // and delta of their queries beside them. A loop step with masks over the diagonal, then one without. Queries beyond T
 // have lse = inf, so that their probabilities are 0.
 //
-// Launch: attention_backward_keys_d{64,128}{,_dropout}_{bf16,f16}
+// Launch: attention_backward_keys_d{64,128}{,_dropout,_documents}_{bf16,f16}
 //   grid   B * K * ceil(T / (64 MT))      block 128
-//   shared (2 * 64 * MT + 4 * 32) * D * 2 + 512 bytes   (D = 64: 49664, with dropout 33280; D = 128: 66048; two
-//          blocks fit an SM)
+//   shared (2 * 64 * MT + 4 * 32) * D * 2 + 512 bytes   (D = 64: 49664, with dropout or documents 33280; D = 128:
+//          66048; two blocks fit an SM)
 //   arguments
 //     T* dqkv [B, T, (H + 2K) * D], of which the key and value columns are written; const T* dout [B, T, H * D];
 //     const T* qkv [B, T, (H + 2K) * D]; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head;
 //     u32 n_kv_head; u32 heads = B * K; u32 at_once: heads worked on together (any value gives the same bits);
 //     float scale = 1 / sqrt(D);
 //     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale, the fields
-//     of random::Mask
+//     of random::Mask; only with _documents: const u32* begins [B, T]: query i sees no key before begins[i], where its
+//     document begins. It does not fall from one query to the next.
 // All pointers to T are multiples of 16 bytes. B * T * H * D > 0.
 //
 // FLOPs: 4 T^2 D for each of B * H heads (4 products, half of each masked). Bytes: 2 B T (2H + 4K) D + 8 B H T. The
@@ -36,8 +37,8 @@
 
 namespace attention {
 
-template <class T, int D, bool DROPOUT> struct BackwardKeys {
-    static constexpr int MT = D == 64 && !DROPOUT ? 2 : 1, N = 64 * MT, M = 32, NT = M / 8;
+template <class T, int D, bool DROPOUT, bool DOCUMENTS> struct BackwardKeys {
+    static constexpr int MT = D == 64 && !DROPOUT && !DOCUMENTS ? 2 : 1, N = 64 * MT, M = 32, NT = M / 8;
     static constexpr u32 KEY_BYTES = Tile<N, D>::BYTES, QUERY_BYTES = Tile<M, D>::BYTES;
     // A stage holds a tile of Q, one of dO, and lse and delta.
     static constexpr u32 STAGE = 2 * QUERY_BYTES + 2 * M * 4;
@@ -47,6 +48,8 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
     u32 k_rows, first_row, t;
     float scale_log2, mask_scale;
     LaneOffsets lanes;
+    // With DOCUMENTS: where the document of each query of the sequence begins.
+    const u32* begins;
 
     // One tile of queries, `first_query` on, in the stage at `stage`.
     template <bool MASKED> DEVICE void step(u32 stage, u32 first_query, const HeadMask& mask) {
@@ -60,6 +63,15 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
         for (int n = 0; n < NT; n++) {
             float shift[2];
             ld_shared_f32x2(rows_of + n * 32, shift[0], shift[1]);
+            // The first key that each of the two queries sees.
+            i32 begin[2] = {};
+            if constexpr (MASKED && DOCUMENTS) {
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    u32 query = first_query + n * 8 + column + c;
+                    begin[c] = i32(begins[query < t ? query : t - 1]);
+                }
+            }
 #pragma unroll
             for (int m = 0; m < MT; m++) {
 #pragma unroll
@@ -68,6 +80,7 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                     float x = fast_exp2(fmaf(p[m][n][i], scale_log2, -shift[c]));
                     // A query sees the keys up to itself.
                     if (MASKED && i32(first_query + n * 8 + column + c) < i32(first_row + m * 16 + r * 8 + g)) x = 0.0f;
+                    if (MASKED && DOCUMENTS && i32(first_row + m * 16 + r * 8 + g) < begin[c]) x = 0.0f;
                     p[m][n][i] = x;
                 }
             }
@@ -108,7 +121,8 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
     }
 
     DEVICE void run(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 tokens, u32 n_head,
-                    u32 n_kv_head, u32 heads, u32 at_once, float scale, const u32* sequences, const Mask& mask) {
+                    u32 n_kv_head, u32 heads, u32 at_once, float scale, const u32* sequences, const Mask& mask,
+                    const u32* document_begins) {
         DYNAMIC_SHARED(u8, shared);
         t = tokens;
         u32 k_tile = shared_address(shared), stages = k_tile + 2 * KEY_BYTES;
@@ -131,6 +145,20 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
 
         // Tiles before the diagonal see none of these keys.
         u32 first_tile = first_key / M, tiles = (t + M - 1) / M;
+        if constexpr (DOCUMENTS) {
+            begins = document_begins + u64(b) * t;
+            // Nor do tiles whose documents all begin after them: the first such, by halves.
+            u32 low = first_tile + 1, high = tiles;
+            while (low < high) {
+                u32 middle = (low + high) / 2;
+                if (begins[middle * M] >= first_key + N) {
+                    high = middle;
+                } else {
+                    low = middle + 1;
+                }
+            }
+            tiles = low;
+        }
         u32 steps = (tiles - first_tile) * group;
         u32 tile = first_tile;
         float next_row = row_value(lse, delta, head, tile * M);
@@ -168,7 +196,12 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
                 cp_async_commit();
                 next_row = row_value(lse, delta, head, tile * M);
             }
-            if (first_query < first_key + N) {
+            bool masked = first_query < first_key + N;
+            if constexpr (DOCUMENTS) {
+                u32 last = first_query + M < t ? first_query + M - 1 : t - 1;
+                masked |= begins[last] > first_key;
+            }
+            if (masked) {
                 step<true>(here, first_query, head_mask);
             } else {
                 step<false>(here, first_query, head_mask);
@@ -212,8 +245,8 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
     KERNEL(128)                                                                                                        \
     attention_backward_keys_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,     \
                                        u32 t, u32 n_head, u32 n_kv_head, u32 heads, u32 at_once, float scale) {        \
-        attention::BackwardKeys<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads, at_once,  \
-                                                   scale, nullptr, Mask());                                            \
+        attention::BackwardKeys<T, D, false, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,    \
+                                                          at_once, scale, nullptr, Mask(), nullptr);                   \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_keys_d##D##_##T, 128)
 #else
@@ -226,27 +259,45 @@ template <class T, int D, bool DROPOUT> struct BackwardKeys {
     attention_backward_keys_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,                 \
                                                const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
                                                u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) {      \
-        attention::BackwardKeys<T, D, true>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads, at_once,   \
-                                                  scale, sequences, MASK_ARGUMENTS);                                   \
+        attention::BackwardKeys<T, D, true, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,     \
+                                                         at_once, scale, sequences, MASK_ARGUMENTS, nullptr);          \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_keys_d##D##_dropout_##T, 128)
 #else
 #define BACKWARD_KEYS_DROPOUT(T, D)
 #endif
 
+#ifdef ATTENTION_DOCUMENTS
+#define BACKWARD_KEYS_DOCUMENTS(T, D)                                                                                  \
+    KERNEL(128)                                                                                                        \
+    attention_backward_keys_d##D##_documents_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,               \
+                                                 const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,      \
+                                                 u32 at_once, float scale, const u32* begins) {                        \
+        attention::BackwardKeys<T, D, false, true>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,     \
+                                                         at_once, scale, nullptr, Mask(), begins);                     \
+    }                                                                                                                  \
+    TAPER_KERNEL(attention_backward_keys_d##D##_documents_##T, 128)
+#else
+#define BACKWARD_KEYS_DOCUMENTS(T, D)
+#endif
+
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(bf16, 64)
 BACKWARD_KEYS_DROPOUT(bf16, 64)
+BACKWARD_KEYS_DOCUMENTS(bf16, 64)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_KEYS(f16, 64)
 BACKWARD_KEYS_DROPOUT(f16, 64)
+BACKWARD_KEYS_DOCUMENTS(f16, 64)
 #endif
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(bf16, 128)
 BACKWARD_KEYS_DROPOUT(bf16, 128)
+BACKWARD_KEYS_DOCUMENTS(bf16, 128)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_KEYS(f16, 128)
 BACKWARD_KEYS_DROPOUT(f16, 128)
+BACKWARD_KEYS_DOCUMENTS(f16, 128)
 #endif

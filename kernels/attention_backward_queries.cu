@@ -9,7 +9,7 @@
 // Plan: 4 warps of MT * 16 queries (MT = 2 at D = 64, 1 at D = 128) with Q and dO in registers at D = 64; tiles of 32
 // keys and values in two places each; one barrier a tile; loops without and with masks.
 //
-// Launch: attention_backward_queries_d{64,128}{,_dropout}_{bf16,f16}
+// Launch: attention_backward_queries_d{64,128}{,_dropout,_documents}_{bf16,f16}
 //   grid   B * H * ceil(T / (64 MT))      block 128
 //   shared (2 * 64 * MT + 4 * 32) * D * 2 bytes   (D = 64: 49152, D = 128: 65536; two blocks fit an SM)
 //   arguments as those of attention_backward_keys, except
@@ -30,7 +30,7 @@
 
 namespace attention {
 
-template <class T, int D, bool DROPOUT> struct BackwardQueries {
+template <class T, int D, bool DROPOUT, bool DOCUMENTS> struct BackwardQueries {
     static constexpr int MT = D == 64 ? 2 : 1, M = 64 * MT, N = 32, NT = N / 8;
     static constexpr bool A_IN_REGISTERS = D == 64 && !DROPOUT;
     static constexpr u32 Q_BYTES = Tile<M, D>::BYTES, KV_BYTES = Tile<N, D>::BYTES;
@@ -44,6 +44,9 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
     u32 q_rows, first_row, t;
     float scale_log2, mask_scale;
     LaneOffsets lanes;
+    // With DOCUMENTS: where the document of each query of the sequence begins, and the block's last query.
+    const u32* begins;
+    u32 last_query;
 
     template <bool MASKED>
     DEVICE void step(u32 tile, u32 tiles, u32 stages, const TileCopy<T, N, D>& keys, u32 to_values,
@@ -67,12 +70,22 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
         }
 #pragma unroll
         for (int m = 0; m < MT; m++) {
+            // The first column that the rows g and g + 8 see.
+            i32 begin[2] = {};
+            if constexpr (MASKED && DOCUMENTS) {
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    u32 row = first_row + m * 16 + r * 8 + g;
+                    begin[r] = i32(begins[row < last_query ? row : last_query]) - i32(first_key + column);
+                }
+            }
 #pragma unroll
             for (int n = 0; n < NT; n++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int r = i >> 1, c = i & 1;
                     float x = fast_exp2(fmaf(p[m][n][i], scale_log2, -shift[m][r]));
+                    if (MASKED && DOCUMENTS && n * 8 + c < begin[r]) x = 0.0f;
                     if (MASKED && i32(first_row + m * 16 + r * 8 + g) < i32(first_key + n * 8 + column + c)) x = 0.0f;
                     p[m][n][i] = x;
                 }
@@ -104,7 +117,7 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
 
     DEVICE void run(T* dqkv, const T* dout_rows, const T* qkv, const float* lse, const float* delta_rows, u32 tokens,
                     u32 n_head, u32 n_kv_head, u32 heads, u32 at_once, float scale, const u32* sequences,
-                    const Mask& mask) {
+                    const Mask& mask, const u32* document_begins) {
         DYNAMIC_SHARED(u8, shared);
         t = tokens;
         u32 q_tile = shared_address(shared), stages = q_tile + 2 * Q_BYTES;
@@ -120,8 +133,20 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
         TileCopy<T, M, D>(dout_rows + u64(b) * t * width + h * D, width).start(q_tile + Q_BYTES, first_query, t);
         TileCopy<T, N, D> keys(sequence + (n_head + kv) * D, packed);
         u32 to_values = n_kv_head * D;
-        keys.start(stages, 0, t);
-        keys.start(stages + KV_BYTES, 0, t, to_values);
+        u32 seen = first_query + M < t ? first_query + M : t;
+        u32 tiles = (seen + N - 1) / N, unmasked = first_query / N;
+        // Tiles before `start` are seen by no query of the block, those before `all` not by all.
+        u32 start = 0, all = 0;
+        if constexpr (DOCUMENTS) {
+            begins = document_begins + u64(b) * t;
+            last_query = seen - 1;
+            start = begins[first_query] / N;
+            all = (begins[last_query] + N - 1) / N;
+            if (all > unmasked) all = unmasked;
+        }
+        u32 stage = stages + (start & 1) * (2 * KV_BYTES);
+        keys.start(stage, start * N, t);
+        keys.start(stage + KV_BYTES, start * N, t, to_values);
         cp_async_commit();
 
         u32 warp_row = warp_id() * (MT * 16);
@@ -151,10 +176,12 @@ template <class T, int D, bool DROPOUT> struct BackwardQueries {
         }
         HeadMask head_mask(mask, DROPOUT ? sequences[b] : 0, t, h);
 
-        u32 seen = first_query + M < t ? first_query + M : t;
-        u32 tiles = (seen + N - 1) / N, unmasked = first_query / N;
-        for (u32 tile = 0; tile < unmasked; tile++) step<false>(tile, tiles, stages, keys, to_values, head_mask);
-        for (u32 tile = unmasked; tile < tiles; tile++) step<true>(tile, tiles, stages, keys, to_values, head_mask);
+        u32 tile = start;
+        if constexpr (DOCUMENTS) {
+            for (; tile < all; tile++) step<true>(tile, tiles, stages, keys, to_values, head_mask);
+        }
+        for (; tile < unmasked; tile++) step<false>(tile, tiles, stages, keys, to_values, head_mask);
+        for (; tile < tiles; tile++) step<true>(tile, tiles, stages, keys, to_values, head_mask);
 
         work = place(opaque(blockIdx.x), blocks, heads, at_once);
         b = work.head / n_head, h = work.head - b * n_head;
@@ -199,8 +226,8 @@ DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t
     KERNEL(128)                                                                                                        \
     attention_backward_queries_d##D##_##T(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,  \
                                           u32 t, u32 n_head, u32 n_kv_head, u32 heads, u32 at_once, float scale) {     \
-        attention::BackwardQueries<T, D, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,        \
-                                                      at_once, scale, nullptr, Mask());                                \
+        attention::BackwardQueries<T, D, false, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads, \
+                                                             at_once, scale, nullptr, Mask(), nullptr);                \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_queries_d##D##_##T, 128)
 #else
@@ -213,12 +240,26 @@ DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t
     attention_backward_queries_d##D##_dropout_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,              \
                                                   const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,     \
                                                   u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) {   \
-        attention::BackwardQueries<T, D, true>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,         \
-                                                     at_once, scale, sequences, MASK_ARGUMENTS);                       \
+        attention::BackwardQueries<T, D, true, false>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,  \
+                                                            at_once, scale, sequences, MASK_ARGUMENTS, nullptr);       \
     }                                                                                                                  \
     TAPER_KERNEL(attention_backward_queries_d##D##_dropout_##T, 128)
 #else
 #define BACKWARD_QUERIES_DROPOUT(T, D)
+#endif
+
+#ifdef ATTENTION_DOCUMENTS
+#define BACKWARD_QUERIES_DOCUMENTS(T, D)                                                                               \
+    KERNEL(128)                                                                                                        \
+    attention_backward_queries_d##D##_documents_##T(T* dqkv, const T* dout, const T* qkv, const float* lse,            \
+                                                    const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 heads,   \
+                                                    u32 at_once, float scale, const u32* begins) {                     \
+        attention::BackwardQueries<T, D, false, true>().run(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, heads,  \
+                                                            at_once, scale, nullptr, Mask(), begins);                  \
+    }                                                                                                                  \
+    TAPER_KERNEL(attention_backward_queries_d##D##_documents_##T, 128)
+#else
+#define BACKWARD_QUERIES_DOCUMENTS(T, D)
 #endif
 
 #define DELTA(T, name)                                                                                                 \
@@ -230,18 +271,22 @@ DEVICE void delta_of_row(float* delta, const T* dout, const T* out, u32 b, u32 t
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(bf16, 64)
 BACKWARD_QUERIES_DROPOUT(bf16, 64)
+BACKWARD_QUERIES_DOCUMENTS(bf16, 64)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 BACKWARD_QUERIES(f16, 64)
 BACKWARD_QUERIES_DROPOUT(f16, 64)
+BACKWARD_QUERIES_DOCUMENTS(f16, 64)
 #endif
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(bf16, 128)
 BACKWARD_QUERIES_DROPOUT(bf16, 128)
+BACKWARD_QUERIES_DOCUMENTS(bf16, 128)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 BACKWARD_QUERIES(f16, 128)
 BACKWARD_QUERIES_DROPOUT(f16, 128)
+BACKWARD_QUERIES_DOCUMENTS(f16, 128)
 #endif
 #ifdef ATTENTION_F32
 DELTA(float, f32)

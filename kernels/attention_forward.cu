@@ -13,7 +13,7 @@
 // over the diagonal; a warp skips tiles it sees nothing of. 32 rows a warp let one ldmatrix feed four mma: with 16,
 // shared memory would be as busy as the tensor cores.
 //
-// Launch: attention_forward_d{64,128}{,_dropout}_{bf16,f16}
+// Launch: attention_forward_d{64,128}{,_dropout,_documents}_{bf16,f16}
 //   grid   B * H * ceil(T / M)            block 128
 //   shared (M + 4 * N) * D * 2 bytes      (D = 64: 49152; D = 128: 65536, with dropout 49152; two blocks fit an SM)
 //   arguments
@@ -21,7 +21,8 @@
 //     u32 heads = B * H; u32 at_once: heads worked on together, 1 ..= heads (those whose K and V fill a part of the
 //     second-level cache; any value gives the same bits); float scale = 1 / sqrt(D);
 //     only with _dropout: const u32* sequences [B]; u32 key0, key1, step, site, threshold; float mask_scale, the fields
-//     of random::Mask
+//     of random::Mask; only with _documents: const u32* begins [B, T]: query i sees no key before begins[i], where its
+//     document begins. It does not fall from one query to the next; tiles before the block's first are skipped.
 // All pointers are multiples of 16 bytes. B * T * H * D > 0.
 //
 // FLOPs: 2 T^2 D for each of B * H heads (4 T^2 D, half of it masked). Bytes: 2 B T (2H + 2K) D + 4 B H T. At T = 1024
@@ -40,7 +41,7 @@ namespace attention {
 // to a new reference once or twice in a walk instead of at every tile.
 constexpr float HEADROOM = 8.0f;
 
-template <class T, int D, bool DROPOUT> struct Forward {
+template <class T, int D, bool DROPOUT, bool DOCUMENTS> struct Forward {
     static constexpr int MT = D == 128 && DROPOUT ? 1 : 2, M = 64 * MT, N = D == 64 ? 64 : 32, NT = N / 8;
     static constexpr bool Q_IN_REGISTERS = D == 64 && !DROPOUT;
     static constexpr u32 Q_BYTES = Tile<M, D>::BYTES, KV_BYTES = Tile<N, D>::BYTES;
@@ -53,6 +54,9 @@ template <class T, int D, bool DROPOUT> struct Forward {
     u32 q_rows;
     float scale_log2;
     LaneOffsets lanes;
+    // With DOCUMENTS: where the document of each query of the sequence begins, and the last query.
+    const u32* begins;
+    u32 last_query;
 
     // Scores of the tile of keys at `tile` to probabilities, and what was accumulated to the new references.
     // `first_row` is this warp's first query, `first_key` the tile's first key.
@@ -71,6 +75,12 @@ template <class T, int D, bool DROPOUT> struct Forward {
             for (int r = 0; r < 2; r++) {
                 // Columns of this row up to `last` (less this lane's own offset) are seen.
                 i32 last = i32(first_row + m * 16 + r * 8 + g) - i32(first_key + 2 * t);
+                // And with DOCUMENTS, columns from `begin` on.
+                i32 begin = 0;
+                if constexpr (MASKED && DOCUMENTS) {
+                    u32 row = first_row + m * 16 + r * 8 + g;
+                    begin = i32(begins[row < last_query ? row : last_query]) - i32(first_key + 2 * t);
+                }
                 float x = reference[m][r];
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
@@ -78,6 +88,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
                     for (int c = 0; c < 2; c++) {
                         float& score = s[m][n][2 * r + c];
                         if (MASKED && n * 8 + c > last) score = -INFINITY_F;
+                        if (MASKED && DOCUMENTS && n * 8 + c < begin) score = -INFINITY_F;
                         x = fmaxf(x, score);
                     }
                 }
@@ -97,6 +108,8 @@ template <class T, int D, bool DROPOUT> struct Forward {
                     float old = reference[m][r];
                     if ((best[m][r] - old) * scale_log2 > HEADROOM) reference[m][r] = best[m][r];
                     float correction = fast_exp2((old - reference[m][r]) * scale_log2);
+                    // A row whose document begins in a later tile has no reference yet.
+                    if (DOCUMENTS && old == reference[m][r]) correction = 1.0f;
                     sum[m][r] *= correction;
 #pragma unroll
                     for (int n = 0; n < D / 8; n++) {
@@ -112,6 +125,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
             for (int r = 0; r < 2; r++) {
                 // A reference of -inf or inf means that the scores were infinite or NaN: the row becomes NaN.
                 float shift = reference[m][r] * scale_log2;
+                if (DOCUMENTS && reference[m][r] == -INFINITY_F) shift = 0.0f;
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
 #pragma unroll
@@ -142,7 +156,7 @@ template <class T, int D, bool DROPOUT> struct Forward {
     }
 
     DEVICE void run(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads, u32 at_once,
-                    float scale, const u32* sequences, const Mask& mask) {
+                    float scale, const u32* sequences, const Mask& mask, const u32* document_begins) {
         DYNAMIC_SHARED(u8, shared);
         u32 q_tile = shared_address(shared);
         u32 blocks = (t + M - 1) / M;
@@ -159,10 +173,21 @@ template <class T, int D, bool DROPOUT> struct Forward {
 
         u32 seen = first_query + M < t ? first_query + M : t;
         u32 tiles = (seen + N - 1) / N;
+        u32 unmasked = first_query / N;
+        // Tiles before `start` are seen by no query of the block, those before `all` not by all.
+        u32 start = 0, all = 0;
+        if constexpr (DOCUMENTS) {
+            begins = document_begins + u64(b) * t;
+            last_query = seen - 1;
+            start = begins[first_query] / N;
+            all = (begins[last_query] + N - 1) / N;
+            if (all > unmasked) all = unmasked;
+        }
         queries.start(q_tile, first_query, t);
         u32 stages = q_tile + Q_BYTES;
-        keys.start(stages, 0, t);
-        keys.start(stages + KV_BYTES, 0, t, to_values);
+        u32 stage = stages + (start & 1) * (2 * KV_BYTES);
+        keys.start(stage, start * N, t);
+        keys.start(stage + KV_BYTES, start * N, t, to_values);
         cp_async_commit();
 
         u32 warp_row = warp_id() * (MT * 16);
@@ -185,11 +210,14 @@ template <class T, int D, bool DROPOUT> struct Forward {
             sync_threads();
             load_rows<M, D, MT>(q, q_rows);
         }
-        u32 unmasked = first_query / N;
-        for (u32 tile = 0; tile < unmasked; tile++) {
+        u32 tile = start;
+        if constexpr (DOCUMENTS) {
+            for (; tile < all; tile++) step<true>(tile, tiles, t, stages, keys, to_values, first_row, head_mask);
+        }
+        for (; tile < unmasked; tile++) {
             step<false>(tile, tiles, t, stages, keys, to_values, first_row, head_mask);
         }
-        for (u32 tile = unmasked; tile < tiles; tile++) {
+        for (; tile < tiles; tile++) {
             step<true>(tile, tiles, t, stages, keys, to_values, first_row, head_mask);
         }
 
@@ -247,8 +275,8 @@ template <class T, int D, bool DROPOUT> struct Forward {
     KERNEL(128)                                                                                                        \
     attention_forward_d##D##_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head, u32 heads,        \
                                  u32 at_once, float scale) {                                                           \
-        attention::Forward<T, D, false>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale, nullptr,     \
-                                              Mask());                                                                 \
+        attention::Forward<T, D, false, false>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale,       \
+                                                     nullptr, Mask(), nullptr);                                        \
     }                                                                                                                  \
     TAPER_KERNEL(attention_forward_d##D##_##T, 128)
 #else
@@ -260,27 +288,44 @@ template <class T, int D, bool DROPOUT> struct Forward {
     KERNEL(128)                                                                                                        \
     attention_forward_d##D##_dropout_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head,           \
                                          u32 heads, u32 at_once, float scale, const u32* sequences, MASK_PARAMETERS) { \
-        attention::Forward<T, D, true>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale, sequences,    \
-                                             MASK_ARGUMENTS);                                                          \
+        attention::Forward<T, D, true, false>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale,        \
+                                                    sequences, MASK_ARGUMENTS, nullptr);                               \
     }                                                                                                                  \
     TAPER_KERNEL(attention_forward_d##D##_dropout_##T, 128)
 #else
 #define FORWARD_DROPOUT(T, D)
 #endif
 
+#ifdef ATTENTION_DOCUMENTS
+#define FORWARD_DOCUMENTS(T, D)                                                                                        \
+    KERNEL(128)                                                                                                        \
+    attention_forward_d##D##_documents_##T(T* out, float* lse, const T* qkv, u32 t, u32 n_head, u32 n_kv_head,         \
+                                           u32 heads, u32 at_once, float scale, const u32* begins) {                   \
+        attention::Forward<T, D, false, true>().run(out, lse, qkv, t, n_head, n_kv_head, heads, at_once, scale,        \
+                                                    nullptr, Mask(), begins);                                          \
+    }                                                                                                                  \
+    TAPER_KERNEL(attention_forward_d##D##_documents_##T, 128)
+#else
+#define FORWARD_DOCUMENTS(T, D)
+#endif
+
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D64)
 FORWARD(bf16, 64)
 FORWARD_DROPOUT(bf16, 64)
+FORWARD_DOCUMENTS(bf16, 64)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D64)
 FORWARD(f16, 64)
 FORWARD_DROPOUT(f16, 64)
+FORWARD_DOCUMENTS(f16, 64)
 #endif
 #if defined(ATTENTION_BF16) && defined(ATTENTION_D128)
 FORWARD(bf16, 128)
 FORWARD_DROPOUT(bf16, 128)
+FORWARD_DOCUMENTS(bf16, 128)
 #endif
 #if defined(ATTENTION_F16) && defined(ATTENTION_D128)
 FORWARD(f16, 128)
 FORWARD_DROPOUT(f16, 128)
+FORWARD_DOCUMENTS(f16, 128)
 #endif

@@ -22,14 +22,15 @@
 //     u64 sequence: the distance in elements from key to key, head to head, sequence to sequence; u32 tq: queries of a
 //     sequence; u32 past: query i sees keys 0 ..= past + i; u32 n_head; u32 n_kv_head; u32 d; u32 heads = B * H;
 //     float scale = 1 / sqrt(D); const u32* sequences [B], or null without dropout; u32 key0, key1, step, site,
-//     threshold; float mask_scale
+//     threshold; float mask_scale; const u32* begins [B, TQ], or null: query i sees no key before begins[i], where its
+//     document begins; it does not fall from one query to the next (no cache there: past = 0)
 //     For packed rows: keys = qkv + H * D, values = qkv + (H + K) * D, row = (H + 2K) * D, head = D,
 //     sequence = TQ * row, past = 0. For a cache [B, K, C, D]: row = D, head = C * D, sequence = K * C * D (no dropout
 //     there).
 //   arguments, backward
 //     T* dqkv [B, T, (H + 2K) * D], of which the query or the key and value columns are written; const T* dout
 //     [B, T, H * D]; const T* qkv; const float* lse, const float* delta [B, H, T]; u32 t; u32 n_head; u32 n_kv_head;
-//     u32 d; u32 heads = B * H, or B * K for the keys; float scale; sequences and mask as above
+//     u32 d; u32 heads = B * H, or B * K for the keys; float scale; sequences, mask and begins as above
 //
 // FLOPs: 4, 8 and 6 T^2 D / 2 for each head, on the f32 units (19.5 TFLOP/s on an A100): the floor is theirs, and
 // shared memory's: 2 loads of R numbers for R^2 multiply-adds.
@@ -157,7 +158,7 @@ DEVICE float row_max(float x) {
 template <class T, int R>
 DEVICE void forward(T* out, float* lse, const T* qkv, const T* keys, const T* values, u64 row, u64 head, u64 sequence,
                     u32 tq, u32 past, u32 n_head, u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences,
-                    const Mask& mask) {
+                    const Mask& mask, const u32* begins) {
     constexpr u32 TILE = SIDE * R, STRIDE = TILE + 4;
     DYNAMIC_SHARED(float, shared);
     u32 d4 = (d + 3) / 4 * 4;
@@ -181,7 +182,10 @@ DEVICE void forward(T* out, float* lse, const T* qkv, const T* keys, const T* va
     }
     u32 last_query = first_query + TILE < tq ? first_query + TILE : tq;
     u32 seen = past + last_query;
-    for (u32 first_key = 0; first_key < seen; first_key += TILE) {
+    // Before the document of the first query nobody sees anything.
+    if (begins != nullptr) begins += u64(b) * tq;
+    u32 start = begins == nullptr ? 0 : begins[first_query] / TILE * TILE;
+    for (u32 first_key = start; first_key < seen; first_key += TILE) {
         sync_threads();
         load_transposed<T, TILE>(kv_tile, keys, row, first_key, seen, d);
         sync_threads();
@@ -190,18 +194,22 @@ DEVICE void forward(T* out, float* lse, const T* qkv, const T* keys, const T* va
 #pragma unroll
         for (int i = 0; i < R; i++) {
             u32 query = first_query + y * R + i;
+            u32 begin = begins == nullptr ? 0 : begins[query < tq ? query : tq - 1];
             float best = -INFINITY_F;
 #pragma unroll
             for (int j = 0; j < R; j++) {
-                s[i][j] = first_key + x * R + j <= past + query ? s[i][j] * scale : -INFINITY_F;
+                u32 key = first_key + x * R + j;
+                s[i][j] = key <= past + query && key >= begin ? s[i][j] * scale : -INFINITY_F;
                 best = fmaxf(best, s[i][j]);
             }
             best = fmaxf(largest[i], row_max(best));
-            float correction = expf(largest[i] - best), total = 0.0f;
+            // A row whose document begins in a later tile has no largest score yet: its exponentials are 0.
+            bool waits = begins != nullptr && best == -INFINITY_F;
+            float correction = waits ? 1.0f : expf(largest[i] - best), total = 0.0f;
             largest[i] = best;
 #pragma unroll
             for (int j = 0; j < R; j++) {
-                s[i][j] = expf(s[i][j] - best);
+                s[i][j] = waits ? 0.0f : expf(s[i][j] - best);
                 total += s[i][j];
             }
             sum[i] = sum[i] * correction + row_sum(total);
@@ -234,7 +242,8 @@ DEVICE void forward(T* out, float* lse, const T* qkv, const T* keys, const T* va
 // from `first_query` on and keys from `first_key` on. With TRANSPOSED the tile has keys as rows.
 template <int R, bool TRANSPOSED>
 DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, const float* delta, u32 t,
-                        u32 first_query, u32 first_key, float scale, u32 h, const u32* sequence, const Mask& mask) {
+                        u32 first_query, u32 first_key, float scale, u32 h, const u32* sequence, const Mask& mask,
+                        const u32* begins) {
     u32 x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
 #pragma unroll
     for (int i = 0; i < R; i++) {
@@ -242,7 +251,7 @@ DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, c
         for (int j = 0; j < R; j++) {
             u32 query = first_query + (TRANSPOSED ? x * R + j : y * R + i);
             u32 key = first_key + (TRANSPOSED ? y * R + i : x * R + j);
-            if (query >= t || key > query) {
+            if (query >= t || key > query || (begins != nullptr && key < begins[query])) {
                 s[i][j] = ds[i][j] = 0.0f;
                 continue;
             }
@@ -257,7 +266,7 @@ DEVICE void scores_back(float (&s)[R][R], float (&ds)[R][R], const float* lse, c
 template <class T, int R>
 DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 t,
                              u32 n_head, u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences,
-                             const Mask& mask) {
+                             const Mask& mask, const u32* begins) {
     constexpr u32 TILE = SIDE * R, STRIDE = TILE + 4;
     DYNAMIC_SHARED(float, shared);
     u32 d4 = (d + 3) / 4 * 4;
@@ -275,7 +284,9 @@ DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* 
     float acc[R][16];
     clear(acc);
     u32 seen = first_query + TILE < t ? first_query + TILE : t;
-    for (u32 first_key = 0; first_key < seen; first_key += TILE) {
+    if (begins != nullptr) begins += u64(b) * t;
+    u32 start = begins == nullptr ? 0 : begins[first_query] / TILE * TILE;
+    for (u32 first_key = start; first_key < seen; first_key += TILE) {
         sync_threads();
         load_transposed<T, TILE>(k, sequence + u64(n_head + kv) * d, packed, first_key, t, d);
         load_transposed<T, TILE>(v, sequence + u64(n_head + n_kv_head + kv) * d, packed, first_key, t, d);
@@ -284,7 +295,7 @@ DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* 
         product<R>(s, q, k, d);
         product<R>(ds, g, v, d);
         scores_back<R, false>(s, ds, lse, delta, t, first_query, first_key, scale, h,
-                              sequences != nullptr ? sequences + b : nullptr, mask);
+                              sequences != nullptr ? sequences + b : nullptr, mask, begins);
         spread<R>(p, ds);
         sync_threads();
         accumulate<R>(acc, p, k, d);
@@ -297,7 +308,8 @@ DEVICE void backward_queries(T* dqkv, const T* dout, const T* qkv, const float* 
 
 template <class T, int R>
 DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, u32 t, u32 n_head,
-                          u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences, const Mask& mask) {
+                          u32 n_kv_head, u32 d, u32 heads, float scale, const u32* sequences, const Mask& mask,
+                          const u32* begins) {
     constexpr u32 TILE = SIDE * R, STRIDE = TILE + 4;
     DYNAMIC_SHARED(float, shared);
     u32 d4 = (d + 3) / 4 * 4;
@@ -314,9 +326,12 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
     float dk[R][16], dv[R][16];
     clear(dk);
     clear(dv);
+    if (begins != nullptr) begins += u64(b) * t;
     for (u32 h = kv * group; h < (kv + 1) * group; h++) {
         u64 rows = (u64(b) * n_head + h) * t;
         for (u32 first_query = first_key; first_query < t; first_query += TILE) {
+            // From here on documents begin after these keys.
+            if (begins != nullptr && begins[first_query] >= first_key + TILE) break;
             sync_threads();
             load_transposed<T, TILE>(q, sequence + h * d, packed, first_query, t, d);
             load_transposed<T, TILE>(g, dout + u64(b) * t * width + h * d, width, first_query, t, d);
@@ -325,7 +340,7 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
             product<R>(s, k, q, d);
             product<R>(ds, v, g, d);
             scores_back<R, true>(s, ds, lse + rows, delta + rows, t, first_query, first_key, scale, h,
-                                 sequences != nullptr ? sequences + b : nullptr, mask);
+                                 sequences != nullptr ? sequences + b : nullptr, mask, begins);
             spread<R>(p, s);
             spread<R>(dp, ds);
             sync_threads();
@@ -350,9 +365,10 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
     KERNEL(256)                                                                                                        \
     attention_generic_forward_##suffix(T* out, float* lse, const T* qkv, const T* keys, const T* values, u64 row,      \
                                        u64 head, u64 sequence, u32 tq, u32 past, u32 n_head, u32 n_kv_head, u32 d,     \
-                                       u32 heads, float scale, const u32* sequences, MASK_PARAMETERS) {                \
+                                       u32 heads, float scale, const u32* sequences, MASK_PARAMETERS,                  \
+                                       const u32* begins) {                                                            \
         attention_generic::forward<T, R>(out, lse, qkv, keys, values, row, head, sequence, tq, past, n_head,           \
-                                         n_kv_head, d, heads, scale, sequences, MASK_ARGUMENTS);                       \
+                                         n_kv_head, d, heads, scale, sequences, MASK_ARGUMENTS, begins);               \
     }                                                                                                                  \
     TAPER_KERNEL(attention_generic_forward_##suffix, 256)
 
@@ -360,9 +376,10 @@ DEVICE void backward_keys(T* dqkv, const T* dout, const T* qkv, const float* lse
     KERNEL(256)                                                                                                        \
     attention_generic_backward_##what##_##suffix(T* dqkv, const T* dout, const T* qkv, const float* lse,               \
                                                  const float* delta, u32 t, u32 n_head, u32 n_kv_head, u32 d,          \
-                                                 u32 heads, float scale, const u32* sequences, MASK_PARAMETERS) {      \
+                                                 u32 heads, float scale, const u32* sequences, MASK_PARAMETERS,        \
+                                                 const u32* begins) {                                                  \
         attention_generic::backward_##what<T, R>(dqkv, dout, qkv, lse, delta, t, n_head, n_kv_head, d, heads, scale,   \
-                                                 sequences, MASK_ARGUMENTS);                                           \
+                                                 sequences, MASK_ARGUMENTS, begins);                                   \
     }                                                                                                                  \
     TAPER_KERNEL(attention_generic_backward_##what##_##suffix, 256)
 

@@ -1,5 +1,5 @@
 // Which attention kernels are compiled. All of them takes a compiler 10 to 20 seconds a file, and a model uses one
-// type, one size of heads, and dropout or none: a program that compiles at its start defines ATTENTION_ONLY and, of the
+// type, one size of heads, and dropout, documents or none: a program that compiles at its start defines ATTENTION_ONLY and, of the
 // names below, those that it wants (-DATTENTION_ONLY -DATTENTION_BF16 -DATTENTION_D64 -DATTENTION_PLAIN). Without
 // ATTENTION_ONLY: all.
 #pragma once
@@ -11,9 +11,10 @@
 // Heads of the tensor-core kernels.
 #define ATTENTION_D64
 #define ATTENTION_D128
-// Without and with dropout (the generic kernels are told by an argument).
+// Without, with dropout, and within documents (the generic kernels are told by arguments).
 #define ATTENTION_PLAIN
 #define ATTENTION_DROPOUT
+#define ATTENTION_DOCUMENTS
 // Rows of a tile of the generic kernels.
 #define ATTENTION_TILE64
 #define ATTENTION_TILE32

@@ -120,6 +120,11 @@ fn check_lora(config: &Config) -> Result<(), Problem> {
                        remove the key";
         return Err(Problem::new("lora.rank", message));
     }
+    if config.lora.rank.is_some() && config.dist.shard_optimizer {
+        let message = "dist.shard_optimizer = true divides the optimizer's state among processes, and that of adapters is small; \
+                       remove the key";
+        return Err(Problem::new("dist.shard_optimizer", message));
+    }
     Ok(())
 }
 

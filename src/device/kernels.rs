@@ -92,7 +92,8 @@ pub fn definitions(kernel: &str) -> Vec<String> {
     names.extend(["f32", "bf16", "f16"].iter().filter(|name| words.contains(name)).map(|name| define(name)));
     names.extend(["d64", "d128"].iter().filter(|name| words.contains(name)).map(|name| define(name)));
     if words.iter().any(|word| matches!(*word, "d64" | "d128")) {
-        names.push(define(if words.contains(&"dropout") { "dropout" } else { "plain" }));
+        let kind = ["dropout", "documents"].into_iter().find(|kind| words.contains(kind));
+        names.push(define(kind.unwrap_or("plain")));
     }
     names.extend(["64", "32"].iter().filter(|tile| words.contains(tile)).map(|tile| define(&format!("tile{tile}"))));
     names
@@ -111,6 +112,7 @@ mod tests {
         let names = |kernel| definitions(kernel).join(" ").replace("ATTENTION_", "");
         assert_eq!(names("attention_forward_d64_bf16"), "ONLY BF16 D64 PLAIN");
         assert_eq!(names("attention_backward_keys_d128_dropout_f16"), "ONLY F16 D128 DROPOUT");
+        assert_eq!(names("attention_forward_d64_documents_bf16"), "ONLY BF16 D64 DOCUMENTS");
         assert_eq!(names("attention_generic_backward_queries_32_f32"), "ONLY F32 TILE32");
         assert_eq!(names("attention_decode_combine_bf16"), "ONLY BF16");
         assert_eq!(names("layernorm_forward_bf16"), "");

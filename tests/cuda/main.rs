@@ -3,6 +3,7 @@
 //! The same tests run on every device at hand: an emulated GPU where there is a C++ compiler, and a real one where there
 //! is one. What is missing is skipped with a printed line.
 
+mod chat;
 mod compare;
 mod decode;
 mod emulated;

@@ -5,6 +5,7 @@ use taper::device::DType;
 use taper::ops;
 use taper::ops::attention::{AttentionDropout, Heads};
 use taper::ops::classifier::{IGNORE, Scale};
+use taper::ops::documents::Documents;
 use taper::ops::gelu::Kind;
 use taper::ops::rope::RopeTable;
 use taper::random::Mask;
@@ -162,6 +163,69 @@ fn classifier() {
             Ok(ops::classifier::classifier(tape, &v[0], p[0], &targets, scale)?.root)
         });
     }
+}
+
+/// Documents of a row of `t` tokens: their lengths in turn, the last one cut.
+fn documents(lengths: &[usize], b: usize, t: usize) -> Vec<u32> {
+    let starts = lengths.iter().cycle().scan(0, |next, len| Some(std::mem::replace(next, *next + len)));
+    let row: Vec<u32> =
+        starts.zip(lengths.iter().cycle()).flat_map(|(start, &len)| vec![start as u32; len]).take(t).collect();
+    row.repeat(b)
+}
+
+/// Attention within documents of these lengths.
+fn attend_within(lengths: &[usize], heads: Heads, (b, t): (usize, usize), dropout: bool, dtypes: &[DType]) {
+    let begins = documents(lengths, b, t);
+    let sequences: Vec<u32> = (0..b as u32).map(|i| 3 * i + 1).collect();
+    let dropout = dropout.then(|| AttentionDropout { mask: Mask::new(1, 2, 1, 1, 0.25), sequences: &sequences });
+    for &dtype in dtypes {
+        let factor = if dtype == DType::F32 { 64.0 } else { 16.0 };
+        let what = format!("attention within documents of {lengths:?}, {heads:?}, B = {b}, T = {t}");
+        let inputs = [activation("qkv", &[b, t, heads.packed()])];
+        check(&what, &inputs, &[dtype], factor, &|tape, v, _| {
+            let documents = Documents::new(&begins, b, t, v[0].value().device())?;
+            ops::attention::attention(tape, &v[0], heads, dropout, Some(&documents))
+        });
+    }
+}
+
+#[test]
+fn positions_start_again_in_each_document() {
+    let (b, t) = (2, 150);
+    let begins = documents(&[1, 70, 5], b, t);
+    let heads = Heads { n_head: 2, n_kv_head: 1, head_dim: 16 };
+    let table = RopeTable::new(t, 16, 100.0).unwrap();
+    let inputs = [activation("qkv", &[b, t, heads.packed()])];
+    check("rope within documents", &inputs, ALL, 4.0, &|tape, v, _| {
+        let documents = Documents::new(&begins, b, t, v[0].value().device())?;
+        ops::rope::rope(tape, v[0].clone(), heads, &table, 0, Some(&documents))
+    });
+    let ids: Vec<u32> = (0..(b * t) as u32).map(|i| i * i % 9).collect();
+    let inputs = [param("wte", &[9, 24]), param("wpe", &[t, 24])];
+    check("embedding within documents", &inputs, ALL, 4.0, &|tape, _, p| {
+        let device = tape.params().flat().device();
+        let documents = Documents::new(&begins, b, t, device)?;
+        let tokens = Tensor::from_u32(&ids, &[b, t])?;
+        ops::embedding::embedding(tape, &tokens, p[0], Some(p[1]), 0, Some(&documents))
+    });
+    let inputs = [activation("x", &[40, 24]), activation("y", &[40, 48]), param("a", &[8, 24]), param("b", &[16, 8])];
+    check("low rank", &inputs, ALL, 16.0, &|tape, v, p| {
+        ops::low_rank::low_rank(tape, v[1].clone(), &v[0], (p[0], p[1]), 16, 1.5)
+    });
+}
+
+#[test]
+fn attention_within_documents() {
+    let heads = |n_head, n_kv_head, head_dim| Heads { n_head, n_kv_head, head_dim };
+    // One token, less than a tile, whole tiles, several blocks.
+    for lengths in [&[1][..], &[64, 128, 1, 7], &[129, 71]] {
+        attend_within(lengths, heads(2, 1, 64), (1, 200), false, &[DType::BF16]);
+    }
+    attend_within(&[5, 60], heads(1, 1, 64), (2, 150), false, &[DType::F16]);
+    attend_within(&[33, 50], heads(2, 1, 128), (1, 140), false, &[DType::BF16]);
+    attend_within(&[10, 25], heads(2, 1, 64), (2, 70), true, &[DType::BF16]);
+    attend_within(&[33, 40, 1], heads(2, 1, 20), (2, 100), true, &[DType::F32]);
+    attend_within(&[70, 9], heads(1, 1, 64), (1, 140), false, &[DType::F32]);
 }
 
 fn attend(what: &str, heads: Heads, (b, t): (usize, usize), dropout: bool, dtypes: &[DType]) {

@@ -34,6 +34,28 @@ pub struct Hidden<'s> {
     pub documents: Option<&'s Documents>,
 }
 
+/// [`Hidden`] as kernels take it.
+#[derive(Default)]
+struct OnDevice<'h> {
+    /// The mask, and the sequences' indices on the device.
+    dropout: Option<(Mask, Tensor)>,
+    /// Where documents begin, on the device.
+    begins: Option<&'h Tensor>,
+}
+
+impl<'h> Hidden<'h> {
+    fn upload(&self, gpu: &'static Gpu) -> Result<OnDevice<'h>> {
+        let dropout = match &self.dropout {
+            None => None,
+            Some(AttentionDropout { mask, sequences }) => {
+                let host = Tensor::from_u32(sequences, &[sequences.len()])?;
+                Some((*mask, host.to_device(gpu.device())?))
+            }
+        };
+        Ok(OnDevice { dropout, begins: self.documents.map(Documents::tensor) })
+    }
+}
+
 /// Everything a launch is computed from.
 struct Plan {
     b: usize,
@@ -61,8 +83,13 @@ impl Plan {
         is_fast(self.heads.head_dim, self.dtype)
     }
 
-    /// The end of the argument lists of the fast kernels: extents, scale, dropout.
-    fn fast_tail(&self, heads: usize, dropout: Option<(&Mask, &Tensor)>) -> Vec<Arg> {
+    /// Whether a pass runs on tensor cores: there is no instance with both dropout and documents.
+    fn takes_fast(&self, hidden: &OnDevice<'_>) -> bool {
+        self.is_fast() && (hidden.dropout.is_none() || hidden.begins.is_none())
+    }
+
+    /// The end of the argument lists of the fast kernels: extents, scale, dropout or documents.
+    fn fast_tail(&self, heads: usize, hidden: &OnDevice<'_>) -> Vec<Arg> {
         let Heads { n_head, n_kv_head, head_dim } = self.heads;
         let bytes = 2 * self.t * head_dim * self.dtype.size();
         let at_once = (TOGETHER / bytes).clamp(1, heads);
@@ -74,22 +101,27 @@ impl Plan {
             Arg::U32(at_once as u32),
             Arg::F32(self.scale),
         ];
-        if let Some((mask, sequences)) = dropout {
+        if let Some((mask, sequences)) = &hidden.dropout {
             arguments.push(Arg::Pointer(sequences.address()));
             arguments.extend(mask_arguments(mask));
         }
+        arguments.extend(hidden.begins.map(|begins| Arg::Pointer(begins.address())));
         arguments
     }
 
-    fn fast_kernel(&self, what: &str, dropout: bool) -> String {
-        let dropout = if dropout { "_dropout" } else { "" };
-        format!("attention_{what}_d{}{dropout}_{}", self.heads.head_dim, self.dtype.suffix())
+    fn fast_kernel(&self, what: &str, hidden: &OnDevice<'_>) -> String {
+        let kind = match (&hidden.dropout, hidden.begins) {
+            (Some(_), _) => "_dropout",
+            (None, Some(_)) => "_documents",
+            (None, None) => "",
+        };
+        format!("attention_{what}_d{}{kind}_{}", self.heads.head_dim, self.dtype.suffix())
     }
 
-    /// The end of the argument lists of the generic kernels: scale, dropout.
-    fn generic_tail(&self, dropout: Option<(&Mask, &Tensor)>) -> Vec<Arg> {
+    /// The end of the argument lists of the generic kernels: scale, dropout, documents.
+    fn generic_tail(&self, hidden: &OnDevice<'_>) -> Vec<Arg> {
         let mut arguments = vec![Arg::F32(self.scale)];
-        match dropout {
+        match &hidden.dropout {
             Some((mask, sequences)) => {
                 arguments.push(Arg::Pointer(sequences.address()));
                 arguments.extend(mask_arguments(mask));
@@ -100,6 +132,7 @@ impl Plan {
                 arguments.push(Arg::F32(1.0));
             }
         }
+        arguments.push(Arg::Pointer(hidden.begins.map_or(0, Tensor::address)));
         arguments
     }
 
@@ -140,7 +173,7 @@ fn generic_forward(
     lse: u64,
     qkv: &Tensor,
     from: &Source,
-    dropout: Option<(&Mask, &Tensor)>,
+    hidden: &OnDevice<'_>,
 ) -> Result<()> {
     let Heads { n_head, n_kv_head, head_dim } = plan.heads;
     let (heads, padded) = (plan.b * n_head, plan.padded());
@@ -155,7 +188,7 @@ fn generic_forward(
     ];
     arguments.extend(from.strides.map(|stride| Arg::U64(stride as u64)));
     arguments.extend([plan.t, from.past, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)));
-    arguments.extend(plan.generic_tail(dropout));
+    arguments.extend(plan.generic_tail(hidden));
     gpu.launch(&kernel, geometry, &arguments)
 }
 
@@ -169,25 +202,19 @@ pub fn forward(
     lse: &mut Tensor,
     qkv: &Tensor,
     heads: Heads,
-    Hidden { dropout, documents }: Hidden<'_>,
+    hidden: Hidden<'_>,
 ) -> Result<()> {
-    if documents.is_some() {
-        return Err(Error::Device(
-            "attention within documents runs on the CPU in this version; take --device cpu".into(),
-        ));
-    }
     let plan = Plan::new(qkv, heads)?;
-    let sequences = upload(gpu, dropout)?;
-    let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());
+    let hidden = &hidden.upload(gpu)?;
     let Heads { n_head, n_kv_head, head_dim } = heads;
-    if plan.is_fast() {
+    if plan.takes_fast(hidden) {
         let (count, keys) = (plan.b * n_head, if head_dim == 64 { 64 } else { 32 });
-        let rows = if head_dim == 128 && dropout.is_some() { 64 } else { 128 };
+        let rows = if head_dim == 128 && hidden.dropout.is_some() { 64 } else { 128 };
         let geometry = fast_geometry(count * plan.t.div_ceil(rows), (rows + 4 * keys) * head_dim * 2);
         let mut arguments =
             vec![Arg::Pointer(out.address_mut()), Arg::Pointer(lse.address_mut()), Arg::Pointer(qkv.address())];
-        arguments.extend(plan.fast_tail(count, dropout));
-        return gpu.launch(&plan.fast_kernel("forward", dropout.is_some()), geometry, &arguments);
+        arguments.extend(plan.fast_tail(count, hidden));
+        return gpu.launch(&plan.fast_kernel("forward", hidden), geometry, &arguments);
     }
     let at = |element: usize| qkv.address() + (element * plan.dtype.size()) as u64;
     let row = heads.packed();
@@ -197,13 +224,7 @@ pub fn forward(
         strides: [row, head_dim, plan.t * row],
         past: 0,
     };
-    generic_forward(gpu, &plan, out, lse.address_mut(), qkv, &from, dropout)
-}
-
-fn upload(gpu: &'static Gpu, dropout: Option<AttentionDropout<'_>>) -> Result<Option<Tensor>> {
-    let Some(dropout) = dropout else { return Ok(None) };
-    let host = Tensor::from_u32(dropout.sequences, &[dropout.sequences.len()])?;
-    host.to_device(gpu.device()).map(Some)
+    generic_forward(gpu, &plan, out, lse.address_mut(), qkv, &from, hidden)
 }
 
 /// See [`super::forward_cached`].
@@ -233,7 +254,7 @@ pub fn forward_cached(
     }
     let strides = [head_dim, cache.capacity * head_dim, n_kv_head * cache.capacity * head_dim];
     let from = Source { keys: cache.keys, values: cache.values, strides, past };
-    generic_forward(gpu, &plan, out, 0, qkv, &from, None)
+    generic_forward(gpu, &plan, out, 0, qkv, &from, &OnDevice::default())
 }
 
 /// What the way back reads besides the gradient of its output.
@@ -256,16 +277,10 @@ pub fn backward(
     dout: &Tensor,
     saved: &Saved<'_>,
     heads: Heads,
-    Hidden { dropout, documents }: Hidden<'_>,
+    hidden: Hidden<'_>,
 ) -> Result<()> {
-    if documents.is_some() {
-        return Err(Error::Device(
-            "attention within documents runs on the CPU in this version; take --device cpu".into(),
-        ));
-    }
     let plan = Plan::new(saved.qkv, heads)?;
-    let sequences = upload(gpu, dropout)?;
-    let dropout = dropout.as_ref().map(|dropout| &dropout.mask).zip(sequences.as_ref());
+    let hidden = &hidden.upload(gpu)?;
     let Heads { n_head, n_kv_head, head_dim } = heads;
     let (queries, keys) = (plan.b * n_head, plan.b * n_kv_head);
     let mut delta = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
@@ -283,16 +298,17 @@ pub fn backward(
         Arg::Pointer(row_sums),
     ];
     let with = |tail: Vec<Arg>| first.iter().copied().chain(tail).collect::<Vec<Arg>>();
-    if plan.is_fast() {
+    if plan.takes_fast(hidden) {
         let shared = |rows: usize| (2 * rows + 4 * 32) * head_dim * 2;
-        let rows = if head_dim == 64 && dropout.is_none() { 128 } else { 64 };
-        let kernel = plan.fast_kernel("backward_keys", dropout.is_some());
-        let arguments = with(plan.fast_tail(keys, dropout));
+        let plain = hidden.dropout.is_none() && hidden.begins.is_none();
+        let rows = if head_dim == 64 && plain { 128 } else { 64 };
+        let kernel = plan.fast_kernel("backward_keys", hidden);
+        let arguments = with(plan.fast_tail(keys, hidden));
         let geometry = fast_geometry(keys * plan.t.div_ceil(rows), shared(rows) + 512);
         gpu.launch(&kernel, geometry, &arguments)?;
         let rows = if head_dim == 64 { 128 } else { 64 };
-        let kernel = plan.fast_kernel("backward_queries", dropout.is_some());
-        let arguments = with(plan.fast_tail(queries, dropout));
+        let kernel = plan.fast_kernel("backward_queries", hidden);
+        let arguments = with(plan.fast_tail(queries, hidden));
         let geometry = fast_geometry(queries * plan.t.div_ceil(rows), shared(rows));
         return gpu.launch(&kernel, geometry, &arguments);
     }
@@ -300,7 +316,7 @@ pub fn backward(
     let extents = |heads: usize| {
         let mut tail: Vec<Arg> =
             [plan.t, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)).to_vec();
-        tail.extend(plan.generic_tail(dropout));
+        tail.extend(plan.generic_tail(hidden));
         tail
     };
     let shared = |tile: usize| 4 * (tile + 4) * (4 * padded + 2 * tile);
