@@ -36,6 +36,8 @@ pub mod sweep;
 pub mod tokenizer;
 pub mod train;
 mod train_ranks;
+mod train_resume;
+mod train_tune;
 pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};

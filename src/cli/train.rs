@@ -1,16 +1,18 @@
 //! `taper train`: from a config file to a run folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::checkpoint::state::{self, ArenaData, TrainingState};
+use crate::checkpoint::ModelFolder;
+use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::checkpoint::{ModelFolder, adapter};
 use crate::cli::progress::{Charts, Console, PrepareBar, say};
 use crate::cli::push::Pusher;
 use crate::cli::summary::{next_commands, summary};
+use crate::cli::train_resume::{check_same_run, find_state};
+use crate::cli::train_tune::{adapters, conversations};
 use crate::cli::{card_facts, eval_task, models, train_ranks};
 use crate::config::Config;
 use crate::data::Loader;
@@ -22,15 +24,14 @@ use crate::dist::Ranks;
 use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::hub;
-use crate::model::lora::Lora;
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::optim::Hyper;
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
 use crate::train::run::{EVENTS, MATMUL_TABLE, RunFolder, matmul_table, use_matmul_table};
 use crate::train::source::{self, Streams};
-use crate::train::{self, Findings, Job, Trainer, batch, chat, lanes, save};
+use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
 
 /// Arguments of `taper train`.
 #[derive(Debug, clap::Args)]
@@ -179,74 +180,6 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     })?;
     let ready = Ready { run, config, model, tokenizer, streams, init, init_from, device, ranks: ranks.clone() };
     train(ready, args.engine, found)
-}
-
-/// The state to go on from: rank 0 looks for it, and all read it.
-fn find_state(ranks: &Ranks, run: &Path, store: &Store) -> Result<Option<(TrainingState, ArenaData)>> {
-    let mut found = None;
-    let step = ranks.from_root("checkpoint", || {
-        found = save::newest_whole(store, &|note| say(note))?;
-        if found.is_none() {
-            say("there is no checkpoint to go on from: the run starts from the beginning");
-            let log = run.join(EVENTS);
-            if log.exists() {
-                // Records of steps that no state leads to.
-                std::fs::remove_file(&log).map_err(Error::io("remove", &log))?;
-            }
-        }
-        Ok(found.as_ref().map_or(String::new(), |(state, _): &(TrainingState, ArenaData)| state.step.to_string()))
-    })?;
-    match step.parse() {
-        Ok(step) if !ranks.is_root() => state::read(&store.path(step)).map(Some),
-        _ => Ok(found),
-    }
-}
-
-/// The adapters that the config asks for.
-fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&Path>) -> Result<Option<Lora>> {
-    if config.lora.rank.is_none() {
-        return Ok(None);
-    }
-    if let Some(folder) = init_from.filter(|folder| adapter::is_adapter(folder)) {
-        return Err(Error::usage(format!(
-            "model.init_from {} is itself an adapter, and lora.rank asks for another; merge it first (taper model export \
-             --merge), or train all parameters",
-            folder.display()
-        )));
-    }
-    let family = adapter::family(shape).ok_or_else(|| {
-        Error::usage(
-            "lora.rank: adapters are laid out as peft's, for models that transformers has (GPT-2's and Llama's shape); this \
-             model is neither",
-        )
-    })?;
-    config.lora.resolve(family)
-}
-
-/// The data of a run on conversations, and the tokenizer with their template.
-fn conversations(
-    run: &Path,
-    config: &Config,
-    tokenizer: Tokenizer,
-    init_from: Option<&Path>,
-    model: &ModelConfig,
-    goes_on: bool,
-) -> Result<(Streams, Tokenizer)> {
-    if tokenizer.vocab_size() > model.vocab_size {
-        return Err(Error::usage(format!(
-            "the tokenizer has {} ids, and the model's vocabulary only {}",
-            tokenizer.vocab_size(),
-            model.vocab_size
-        )));
-    }
-    let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, goes_on)?;
-    say(&from);
-    let shuffle = config.data.shuffle.then(|| config.run.seed_data());
-    let packing = chat::Packing { context_length: model.context_length, shuffle };
-    let with = (&template, &tokenizer);
-    let streams = chat::streams(run, &config.data, with, packing, goes_on, &models::data_section)?;
-    let tokenizer = tokenizer.with_chat_template(template.source());
-    Ok((streams, tokenizer))
 }
 
 /// Everything resolved, before the first step.
@@ -433,47 +366,6 @@ fn resolve_micro_batch(
     })?;
     let size = found.parse().map_err(|_| Error::Training(format!("rank 0 sent {found:?} for train.micro_batch")))?;
     config.train.micro_batch = MicroBatch::Sequences(size);
-    Ok(())
-}
-
-/// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other
-/// settings can, with a word that the result is not that of an unbroken run.
-fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<()> {
-    if state.config_hash == config.hash() {
-        return Ok(());
-    }
-    let path = run.join("config.toml");
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let before = Config::from_str(&text, &path.to_string_lossy(), &[])?;
-    let changed: Vec<_> = before.differences(config).into_iter().filter(|difference| difference.determines).collect();
-    let describe = |difference: &crate::config::Difference| {
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
-        format!("{} {} -> {}", difference.key, value(&difference.before), value(&difference.after))
-    };
-    let fixed = |key: &str| ["model.", "lora.", "tokenizer.", "data."].iter().any(|section| key.starts_with(section));
-    let barred: Vec<String> = changed
-        .iter()
-        .filter(|difference| {
-            fixed(&difference.key) && !["model.dropout", "lora.dropout"].contains(&difference.key.as_str())
-        })
-        .map(describe)
-        .collect();
-    if !barred.is_empty() {
-        return Err(Error::usage(format!(
-            "the run in {} cannot go on with another model or other data ({}); use its own config, or start a new run with \
-             model.init_from",
-            run.display(),
-            barred.join(", ")
-        )));
-    }
-    if changed.is_empty() {
-        // Written by a version with fewer keys; the new ones have their defaults.
-        return Ok(());
-    }
-    let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
-    say(&format!(
-        "note: the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
-    ));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::progress::{say, silence};
 use super::train::{Args, stop_flag};
 use crate::checkpoint::store::Store;
 use crate::config::Config;
-use crate::data::TokenStream;
+use crate::data::{Rows, Sequences};
 use crate::dist::ranks::Summation;
 use crate::dist::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::error::{Error, Result};
@@ -84,7 +84,7 @@ pub(super) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// `Usage` that names ranks and fields.
-pub(super) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &TokenStream) -> Result<()> {
+pub(super) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &Sequences) -> Result<()> {
     if ranks.size() == 1 {
         return Ok(());
     }
@@ -95,11 +95,25 @@ pub(super) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &TokenStream)
     ])
 }
 
-/// A hash of 64 pieces of a stream, evenly spread: it finds other data and other shards, without reading all of it.
-fn fingerprint(stream: &TokenStream) -> Result<String> {
+/// A hash of 64 pieces of the data, evenly spread: it finds other data and other shards, without reading all of it.
+fn fingerprint(train: &Sequences) -> Result<String> {
     const PIECES: u64 = 64;
     const LENGTH: u64 = 1024;
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let stream = match train {
+        Sequences::Stream(stream) => stream,
+        Sequences::Packed(packed) => {
+            let last = packed.rows().saturating_sub(1);
+            for index in 0..PIECES {
+                let mut rows = Rows::default();
+                packed.append(last * index / (PIECES - 1), &mut rows);
+                [&rows.inputs, &rows.targets, &rows.begins]
+                    .into_iter()
+                    .for_each(|part| hash.update(bytemuck::cast_slice(part)));
+            }
+            return Ok(format!("{:016x}", hash.digest()));
+        }
+    };
     let length = LENGTH.min(stream.len());
     let mut piece = vec![0u32; length as usize];
     for index in 0..PIECES {

@@ -32,7 +32,6 @@ pub(super) fn finish(config: &mut Config) -> Result<(), Problem> {
     config.sample.validate()?;
     config.push.validate()?;
     check_lora(config)?;
-    available(config)?;
     fill_model(config)?;
     fill_rest(config);
     check_lanes(config)
@@ -98,19 +97,6 @@ fn check_lanes(config: &Config) -> Result<(), Problem> {
         "dist.lanes = {lanes} does not divide the {count} micro-batches of a step (train.global_batch / train.micro_batch)"
     );
     Err(Problem::new("dist.lanes", message))
-}
-
-/// Refuses what this version cannot do. A feature that arrives removes its line.
-fn available(config: &Config) -> Result<(), Problem> {
-    // The key, its value where that is asked for in vain, and what this version does.
-    let table: [(&str, Option<String>, &str); 0] = [];
-    for (key, value, instead) in table {
-        if let Some(value) = value {
-            let message = format!("{key} = {value} is not available in this version, {instead}; remove the key");
-            return Err(Problem::new(key, message));
-        }
-    }
-    Ok(())
 }
 
 /// Adapters stand beside a model that is there.
