@@ -112,6 +112,8 @@ pub(super) struct Front {
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     end: Vec<u32>,
+    /// The special token with which the template ends a turn.
+    end_of_turn: Option<u32>,
     limits: Limits,
 }
 
@@ -123,7 +125,8 @@ impl Front {
         end: Vec<u32>,
         limits: Limits,
     ) -> Front {
-        Front { name, tokenizer, template, end, limits }
+        let end_of_turn = template.as_ref().and_then(|template| template.end_of_turn(&tokenizer));
+        Front { name, tokenizer, template, end, end_of_turn, limits }
     }
 
     /// The model, as `/v1/models` lists it.
@@ -187,7 +190,7 @@ impl Front {
         let plan = Plan {
             max_new_tokens,
             stop: fields.stop()?,
-            end: self.end.clone(),
+            end: self.end.iter().copied().chain(self.end_of_turn.filter(|_| kind == Kind::Chat)).collect(),
             sampler: fields.sampler()?,
             sample: 0,
             top_logprobs: logprobs.unwrap_or(0),
