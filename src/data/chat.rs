@@ -136,9 +136,20 @@ impl ChatTemplate {
             .and_then(|template| template.render(Value::from_pairs(variables)))
             .map_err(|error| explain(&self.origin, &error))
     }
+
+    /// The special token that the template writes right after an answer, if it writes one: a model that learned by the
+    /// template ends its turn with it, whether or not its folder lists it among the tokens of [`end_tokens`].
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        const ANSWER: &str = "answer";
+        let text = self.render(&[Message::new("user", "question"), Message::new("assistant", ANSWER)], false).ok()?;
+        let after = &text[text.rfind(ANSWER)? + ANSWER.len()..];
+        let first = |special| tokenizer.encode(after, special).ok()?.first().copied();
+        // Special is what has another id when it is taken as ordinary text.
+        first(true).filter(|&id| first(false) != Some(id))
+    }
 }
 
-/// The tokens at which an answer ends: end-of-text, and whatever `eos_token_id` of the folder's `generation_config.json` and
+/// The tokens at which a text ends: end-of-text, and whatever `eos_token_id` of the folder's `generation_config.json` and
 /// `config.json` lists (chat models end a turn with a token of its own). Sorted, each once.
 ///
 /// # Errors
@@ -400,6 +411,28 @@ mod tests {
         assert_eq!(load().unwrap().unwrap().source(), "alone");
         write(CONFIG_FILE, "{");
         assert!(load().unwrap_err().to_string().contains("not valid JSON"));
+    }
+
+    #[test]
+    fn the_end_of_a_turn_is_read_off_the_template() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        Tokenizer::bytes().save_file(&path).unwrap();
+        let mut json = read_json(&path).unwrap().unwrap();
+        let mut token = json["added_tokens"][0].clone();
+        (token["id"], token["content"]) = (257.into(), "<|im_end|>".into());
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        std::fs::write(&path, json.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert_eq!(tokenizer.encode("<|im_end|>", true).unwrap(), [257]);
+        let ends = |after: &str| {
+            let source = format!("{{% for m in messages %}}{{{{ m.role ~ m.content }}}}{after}{{% endfor %}}");
+            ChatTemplate::from_source(&source, "", "").unwrap().end_of_turn(&tokenizer)
+        };
+        assert_eq!(ends("<|im_end|>\n"), Some(257));
+        assert_eq!(ends("<|endoftext|>"), Some(256));
+        assert_eq!((ends("\n"), ends(""), ends(" <|im_end|>")), (None, None, None));
+        assert_eq!(ends("{{ raise_exception('never') }}"), None);
     }
 
     #[test]

@@ -67,13 +67,14 @@ impl std::fmt::Debug for Conversation {
 }
 
 impl Conversation {
-    /// A conversation that has not begun. An answer ends at any token of `end`.
+    /// A conversation that has not begun. An answer ends at any token of `end`, and where the template ends a turn.
     pub fn new(
         engine: Box<dyn Decode>,
         tokenizer: Tokenizer,
         template: Option<ChatTemplate>,
-        end: Vec<u32>,
+        mut end: Vec<u32>,
     ) -> Conversation {
+        end.extend(template.as_ref().and_then(|template| template.end_of_turn(&tokenizer)));
         let (turns, fed) = (Vec::new(), Vec::new());
         Conversation { engine, tokenizer, template, end, system: None, turns, first: 0, fed, answers: 0 }
     }

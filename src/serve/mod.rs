@@ -12,6 +12,7 @@
 mod answer;
 mod api;
 mod batch;
+mod fields;
 mod http;
 mod metrics;
 
