@@ -221,7 +221,22 @@ fn number_formats_and_the_end_of_the_context() {
     fails(&["sample", &model, "--engine", "reference", "--dtype", "q8_0"], 2, &["reference", "--dtype"]);
     fails(&["sample", &model, "--engine", "reference", "--cache-dtype", "int8"], 2, &["--cache-dtype"]);
     fails(&["sample", &model, "--engine", "reference", "--slide"], 2, &["--slide"]);
-    fails(&["eval", &model, "--data", "x", "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
+    let text = bench.write(
+        "text.txt",
+        "a text of some length, to be predicted by a model that knows nothing. ".repeat(4).as_bytes(),
+    );
+    let loss =
+        |more: &[&str]| json(&[&["eval", &model, "--data", &text, "--json"], more].concat())["loss"].as_f64().unwrap();
+    // The loss by the engine that generates is that of whole sequences; narrower numbers move it a little, and not to nothing.
+    let exact = loss(&[]);
+    assert!((loss(&["--cache-dtype", "fp32"]) - exact).abs() < 2e-6);
+    for (format, most) in [("bf16", 2e-3), ("fp16", 3e-4), ("q8_0", 2e-3), ("q4_0", 3e-2)] {
+        let off = (loss(&["--dtype", format]) - exact).abs();
+        assert!(off > 0.0 && off < most, "{format}: {off}");
+    }
+    let off = (loss(&["--cache-dtype", "int8"]) - exact).abs();
+    assert!(off > 0.0 && off < 1e-3, "int8: {off}");
+    fails(&["eval", &model, "--task", "lambada", "--data", &text, "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
 
     // The context of 48 is full after 47 new tokens and one that is not fed back; the younger half of 24 goes on alone.
     let slid = sample(&["--max-new-tokens", "73", "--slide"]);

@@ -256,6 +256,29 @@ fn what_is_not_finite_stays_so() {
 }
 
 #[test]
+fn the_logits_of_every_token_are_those_of_one_after_another() {
+    let config = &ModelConfig { context_length: 700, ..shapes()[4].clone() };
+    let (_, params) = model(config, 10);
+    for format in [WeightFormat::Fp32, WeightFormat::Q4_0] {
+        let packed = Packed::new(config, &params, format).unwrap();
+        let ids = tokens(10, 600, config.vocab_size);
+        let (mut alone, mut each) = (
+            Cpu::new(&packed, Options::new(1, 700)),
+            Cpu::new(&packed, Options { threads: 3, ..Options::new(1, 700) }),
+        );
+        let (mut logits, mut at) = (Vec::new(), 0);
+        let mut compare = |found: &[f32]| {
+            alone.feed(&one(&ids[at..=at]), &mut logits).unwrap();
+            assert_eq!(logits, found, "{format:?}: after {at}");
+            at += 1;
+        };
+        each.feed_each(0, &ids[..200], &mut compare).unwrap();
+        each.feed_each(0, &ids[200..], &mut compare).unwrap();
+        assert_eq!((at, each.len(0)), (600, 600));
+    }
+}
+
+#[test]
 fn a_slot_forgets_and_goes_on() {
     let config = &shapes()[5];
     let (_, params) = model(config, 9);
