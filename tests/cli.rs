@@ -481,6 +481,30 @@ fn doctor_says_what_there_is_and_checks_the_numbers() {
 }
 
 #[test]
+fn bench_sample_tells_rates_and_their_ceiling() {
+    let short = ["bench", "sample", "--shape", "10m", "--rounds", "1", "--tokens", "4", "--prompt", "20", "--json"];
+    let found = json(&[&short[..], &["--dtype", "fp32,q8_0", "--batch", "1,3", "--threads", "2"]].concat());
+    assert!(found["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        assert!(result["prefill_tokens_per_s"].as_f64().unwrap() > 0.0);
+        let decode = result["decode"].as_array().unwrap();
+        assert_eq!(decode.iter().map(|of| of["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+        // The share is what the rate reads of the ceiling.
+        let rate = decode[0]["tokens_per_s"].as_f64().unwrap() * result["bytes_per_token"].as_f64().unwrap() / 1e9;
+        assert!(
+            (decode[0]["share"].as_f64().unwrap() * found["read_gb_per_s"].as_f64().unwrap() - rate).abs()
+                < 1e-6 * rate
+        );
+    }
+    // Weights of 8 bits and a scale, norms and biases as they were.
+    let bytes = |at: usize| results[at]["bytes_per_token"].as_f64().unwrap();
+    assert!((bytes(0) / bytes(1) - 32.0 / 8.5).abs() < 0.05, "{} and {}", bytes(0), bytes(1));
+    fails(&["bench", "sample", "--shape", "10m", "--tokens", "1000"], 2, &["--tokens", "256"]);
+}
+
+#[test]
 fn bench_step_times_a_config() {
     let bench = Bench::new();
     let config = bench.write("tiny.toml", GPT2);

@@ -12,7 +12,7 @@ pub fn read_bandwidth(threads: usize) -> f64 {
     const BYTES: usize = 512 << 20;
     const TASK: usize = 1 << 18;
     const ROUNDS: usize = 12;
-    let mut memory = Buffer::zeroed(BYTES);
+    let mut memory = Buffer::zeroed_whole(BYTES);
     // Written once, so that it has pages of its own.
     memory.bytes_mut().iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     let floats: &[f32] = memory.of();
