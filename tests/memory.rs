@@ -49,6 +49,7 @@ static ALLOCATOR: Counting = Counting;
 /// Generating a token, and choosing it, takes no memory from the allocator. One thread, because only its own are counted.
 #[test]
 fn a_token_allocates_nothing() {
+    let _turn = TURN.lock();
     for config in [gpt2(), llama()] {
         let model = Gpt::new(config.clone()).unwrap();
         let params = model.initialise(1).unwrap();
