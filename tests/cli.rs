@@ -221,7 +221,22 @@ fn number_formats_and_the_end_of_the_context() {
     fails(&["sample", &model, "--engine", "reference", "--dtype", "q8_0"], 2, &["reference", "--dtype"]);
     fails(&["sample", &model, "--engine", "reference", "--cache-dtype", "int8"], 2, &["--cache-dtype"]);
     fails(&["sample", &model, "--engine", "reference", "--slide"], 2, &["--slide"]);
-    fails(&["eval", &model, "--data", "x", "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
+    let text = bench.write(
+        "text.txt",
+        "a text of some length, to be predicted by a model that knows nothing. ".repeat(4).as_bytes(),
+    );
+    let loss =
+        |more: &[&str]| json(&[&["eval", &model, "--data", &text, "--json"], more].concat())["loss"].as_f64().unwrap();
+    // The loss by the engine that generates is that of whole sequences; narrower numbers move it a little, and not to nothing.
+    let exact = loss(&[]);
+    assert!((loss(&["--cache-dtype", "fp32"]) - exact).abs() < 2e-6);
+    for (format, most) in [("bf16", 2e-3), ("fp16", 3e-4), ("q8_0", 2e-3), ("q4_0", 3e-2)] {
+        let off = (loss(&["--dtype", format]) - exact).abs();
+        assert!(off > 0.0 && off < most, "{format}: {off}");
+    }
+    let off = (loss(&["--cache-dtype", "int8"]) - exact).abs();
+    assert!(off > 0.0 && off < 1e-3, "int8: {off}");
+    fails(&["eval", &model, "--task", "lambada", "--data", &text, "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
 
     // The context of 48 is full after 47 new tokens and one that is not fed back; the younger half of 24 goes on alone.
     let slid = sample(&["--max-new-tokens", "73", "--slide"]);
@@ -463,6 +478,30 @@ fn doctor_says_what_there_is_and_checks_the_numbers() {
     assert_eq!(found["checks"].as_array().unwrap().len(), 11 * 2 + 2 * 3);
     let (out, _, code) = run(&["doctor", "--numerics"]);
     assert!(code == 0 && out.contains("attention") && !out.contains("FAIL"), "{out}");
+}
+
+#[test]
+fn bench_sample_tells_rates_and_their_ceiling() {
+    let short = ["bench", "sample", "--shape", "10m", "--rounds", "1", "--tokens", "4", "--prompt", "20", "--json"];
+    let found = json(&[&short[..], &["--dtype", "fp32,q8_0", "--batch", "1,3", "--threads", "2"]].concat());
+    assert!(found["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        assert!(result["prefill_tokens_per_s"].as_f64().unwrap() > 0.0);
+        let decode = result["decode"].as_array().unwrap();
+        assert_eq!(decode.iter().map(|of| of["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+        // The share is what the rate reads of the ceiling.
+        let rate = decode[0]["tokens_per_s"].as_f64().unwrap() * result["bytes_per_token"].as_f64().unwrap() / 1e9;
+        assert!(
+            (decode[0]["share"].as_f64().unwrap() * found["read_gb_per_s"].as_f64().unwrap() - rate).abs()
+                < 1e-6 * rate
+        );
+    }
+    // Weights of 8 bits and a scale, norms and biases as they were.
+    let bytes = |at: usize| results[at]["bytes_per_token"].as_f64().unwrap();
+    assert!((bytes(0) / bytes(1) - 32.0 / 8.5).abs() < 0.05, "{} and {}", bytes(0), bytes(1));
+    fails(&["bench", "sample", "--shape", "10m", "--tokens", "1000"], 2, &["--tokens", "256"]);
 }
 
 #[test]

@@ -4,7 +4,11 @@
 //! Alone in its binary, because the pool's counters belong to the process, and its tests take turns. A prediction that is
 //! too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 10% above.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::Mutex;
+use taper::decode::cpu::{Options, Packed};
+use taper::decode::{CacheFormat, Cpu, Decode, Feed, WeightFormat};
 use taper::device::pool::{held_bytes, live_bytes, peak_bytes, release, reset_peak};
 use taper::model::Gpt;
 use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
@@ -14,7 +18,66 @@ use taper::optim::{Hyper, Optimizer};
 use taper::tape::{Gradients, Tape};
 use taper::tensor::Tensor;
 
+use taper::sample::SamplerConfig;
+
 static TURN: Mutex<()> = Mutex::new(());
+
+/// The system's allocator, which counts how often the thread asks.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is handed on to the system's allocator; the counter allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Generating a token, and choosing it, takes no memory from the allocator. One thread, because only its own are counted.
+#[test]
+fn a_token_allocates_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    for config in [gpt2(), llama()] {
+        let model = Gpt::new(config.clone()).unwrap();
+        let params = model.initialise(1).unwrap();
+        for (format, cache) in [
+            (WeightFormat::Fp32, CacheFormat::Fp32),
+            (WeightFormat::Bf16, CacheFormat::Bf16),
+            (WeightFormat::Fp16, CacheFormat::Fp16),
+            (WeightFormat::Q8_0, CacheFormat::Int8),
+            (WeightFormat::Q4_0, CacheFormat::Int8),
+        ] {
+            let packed = Packed::new(&config, &params, format).unwrap();
+            let mut engine = Cpu::new(&packed, Options { cache, threads: 1, ..Options::new(2, 60) });
+            let sampler = SamplerConfig { top_p: Some(0.9), repetition_penalty: 1.1, ..SamplerConfig::default() };
+            let (mut logits, mut ids) = (Vec::new(), [[1u32], [2]]);
+            let mut token = |engine: &mut Cpu, position: u64| {
+                let feeds = [Feed { slot: 0, tokens: &ids[0] }, Feed { slot: 1, tokens: &ids[1] }];
+                engine.feed(&feeds, &mut logits).unwrap();
+                for (id, logits) in ids.iter_mut().zip(logits.chunks(config.vocab_size)) {
+                    id[0] = sampler.choose(logits, &[3, 1, 2], 0, position).unwrap().token;
+                }
+            };
+            token(&mut engine, 0);
+            let before = ASKED.get();
+            (1..50).for_each(|position| token(&mut engine, position));
+            assert_eq!(ASKED.get() - before, 0, "{format:?}, {cache:?}");
+        }
+    }
+}
 
 fn gpt2() -> ModelConfig {
     ModelConfig {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::bench::Shape;
 use super::{print_json, print_line};
-use crate::decode::cpu::{Isa, Options, Packed};
+use crate::decode::cpu::{Isa, Options, Packed, read_bandwidth};
 use crate::decode::{CacheFormat, Cpu, Decode, Feed, WeightFormat};
 use crate::error::{Error, Result};
 use crate::model::{Gpt, ModelConfig};
@@ -55,9 +55,10 @@ struct Found {
     dtype: &'static str,
     bytes: usize,
     cache_bytes: usize,
-    prefill: f64,
-    /// Tokens per second of all sequences together, for each batch.
-    decode: Vec<f64>,
+    /// Tokens per second: median and best.
+    prefill: (f64, f64),
+    /// The same of all sequences together, for each batch.
+    decode: Vec<(f64, f64)>,
 }
 
 pub(super) fn run(args: &Sample) -> Result<()> {
@@ -69,7 +70,7 @@ pub(super) fn run(args: &Sample) -> Result<()> {
     }
     let prompt = (args.prompt as usize).min(context);
     let threads = args.threads.map_or_else(rayon::current_num_threads, |n| n as usize);
-    let ceiling = read_ceiling(threads);
+    let ceiling = read_bandwidth(threads);
     let model = Gpt::new(config.clone())?;
     let params = model.initialise(1)?;
     let mut all = Vec::new();
@@ -85,15 +86,16 @@ pub(super) fn run(args: &Sample) -> Result<()> {
         for _ in 0..args.rounds {
             prefill.push(prompt as f64 / time_prefill(&mut engine, &ids)?);
             for (&batch, found) in args.batch.iter().zip(&mut decode) {
-                found.push(f64::from(batch) / time_token(&mut engine, &config, batch as usize, tokens)?);
+                let times = time_tokens(&mut engine, &config, batch as usize, tokens)?;
+                found.extend(times.iter().map(|seconds| f64::from(batch) / seconds));
             }
         }
         let found = Found {
             dtype: name(format),
             bytes: packed.bytes_per_token(),
             cache_bytes: engine.cache_bytes(),
-            prefill: median(&mut prefill),
-            decode: decode.iter_mut().map(|found| median(found)).collect(),
+            prefill: median_and_best(&mut prefill),
+            decode: decode.iter_mut().map(|found| median_and_best(found)).collect(),
         };
         if !args.json {
             print(&found, args, ceiling, all.is_empty(), prompt, threads)?;
@@ -108,16 +110,17 @@ pub(super) fn run(args: &Sample) -> Result<()> {
         .map(|found| {
             let decode = args.batch.iter().zip(&found.decode);
             let decode: Vec<Value> = decode
-                .map(|(&batch, &rate)| {
+                .map(|(&batch, &(rate, best))| {
                     let gb = rate / f64::from(batch) * found.bytes as f64 / 1e9;
-                    json!({"batch": batch, "tokens_per_s": rate, "gb_per_s": gb, "share": gb * 1e9 / ceiling})
+                    json!({"batch": batch, "tokens_per_s": rate, "tokens_per_s_best": best, "gb_per_s": gb, "share": gb * 1e9 / ceiling})
                 })
                 .collect();
             json!({
                 "dtype": found.dtype,
                 "bytes_per_token": found.bytes,
                 "cache_bytes_per_slot": found.cache_bytes,
-                "prefill_tokens_per_s": found.prefill,
+                "prefill_tokens_per_s": found.prefill.0,
+                "prefill_tokens_per_s_best": found.prefill.1,
                 "decode": decode,
             })
         })
@@ -151,15 +154,14 @@ fn print(found: &Found, args: &Sample, ceiling: f64, first: bool, prompt: usize,
             format!("prefill {prompt}")
         ))?;
     }
-    let rates: String = found.decode.iter().map(|rate| format!(" {rate:>12.1}")).collect();
-    let shares = args
-        .batch
-        .iter()
-        .zip(&found.decode)
-        .map(|(&batch, rate)| format!("{:.0}%", 100.0 * rate / f64::from(batch) * found.bytes as f64 / ceiling));
+    let rates: String = found.decode.iter().map(|(rate, _)| format!(" {rate:>12.1}")).collect();
+    let shares =
+        args.batch.iter().zip(&found.decode).map(|(&batch, (rate, _))| {
+            format!("{:.0}%", 100.0 * rate / f64::from(batch) * found.bytes as f64 / ceiling)
+        });
     let shares: Vec<String> = shares.collect();
     let (mb, shares) = (found.bytes as f64 / 1e6, shares.join(", "));
-    print_line(&format!("{:<6} {mb:>9.1} {:>12.1}{rates}  {shares}", found.dtype, found.prefill))
+    print_line(&format!("{:<6} {mb:>9.1} {:>12.1}{rates}  {shares}", found.dtype, found.prefill.0))
 }
 
 /// As the command line writes it.
@@ -181,8 +183,8 @@ fn time_prefill(engine: &mut Cpu, ids: &[u32]) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Median seconds of a token of all sequences.
-fn time_token(engine: &mut Cpu, config: &ModelConfig, batch: usize, tokens: usize) -> Result<f64> {
+/// Seconds of each token of all sequences.
+fn time_tokens(engine: &mut Cpu, config: &ModelConfig, batch: usize, tokens: usize) -> Result<Vec<f64>> {
     let mut logits = Vec::new();
     let start: Vec<u32> = (0..BEFORE as u32).map(|i| i % config.vocab_size as u32).collect();
     let first: Vec<Feed<'_>> = (0..batch).map(|slot| Feed { slot, tokens: &start }).collect();
@@ -197,27 +199,11 @@ fn time_token(engine: &mut Cpu, config: &ModelConfig, batch: usize, tokens: usiz
         engine.feed(&feeds, &mut logits)?;
         times.push(began.elapsed().as_secs_f64());
     }
-    Ok(median(&mut times))
+    Ok(times)
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Bytes per second that so many threads read of a buffer that no cache holds: the best of a few rounds.
-fn read_ceiling(threads: usize) -> f64 {
-    const FLOATS: usize = 1 << 27;
-    let data = vec![1.0f32; FLOATS];
-    let mut best = f64::INFINITY;
-    for _ in 0..6 {
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            for part in data.chunks(FLOATS.div_ceil(threads)) {
-                scope.spawn(move || std::hint::black_box(crate::ops::lanes::total(part)));
-            }
-        });
-        best = best.min(began.elapsed().as_secs_f64());
-    }
-    (FLOATS * 4) as f64 / best
+/// Of rates.
+fn median_and_best(rates: &mut [f64]) -> (f64, f64) {
+    rates.sort_by(f64::total_cmp);
+    (rates[rates.len() / 2], rates[rates.len() - 1])
 }

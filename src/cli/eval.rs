@@ -15,8 +15,11 @@ use super::{print_json, print_line};
 use crate::data::{
     Documents, ShardOptions, Shards, Split, TextOptions, TokenStream, eval_windows, tokenizer::Tokenizer,
 };
+use crate::decode::{CacheFormat, Cpu, Decode, WeightFormat};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate, standard_error};
+use crate::math;
 use crate::reference::Precision;
 
 /// Arguments of `taper eval`.
@@ -48,6 +51,10 @@ pub struct Args {
     /// as many as make 4096 tokens].
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// The number format of cached keys and values on the CPU, to see what it costs: the text then goes through the engine
+    /// that generates, as it does with a --dtype other than fp32.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    cache_dtype: Option<CacheFormat>,
     #[command(flatten)]
     tasks: TaskArgs,
     /// Print one JSON object on standard output, and nothing else there.
@@ -75,7 +82,14 @@ pub fn run(args: Args) -> Result<()> {
     if args.tasks.task.is_some() && args.model.engine == Engine::Reference {
         return Err(Error::usage("--task is scored by the native engine; leave --engine reference out"));
     }
-    let opened = args.model.open_for_sequences()?;
+    let mut opened = args.model.open()?;
+    let on_cpu = opened.params.flat().device() == Device::Cpu;
+    if args.cache_dtype.is_some() && (!on_cpu || args.model.engine == Engine::Reference) {
+        return Err(Error::usage("--cache-dtype is for the CPU and the native engine"));
+    }
+    if args.tasks.task.is_some() && (opened.format != WeightFormat::Fp32 && on_cpu || args.cache_dtype.is_some()) {
+        return Err(Error::usage("--task is scored in fp32 on the CPU; leave --dtype and --cache-dtype out"));
+    }
     if let Some(kind) = args.tasks.task {
         return eval_task::run(&args.tasks, kind, &args.data, args.batch, &opened, args.json);
     }
@@ -88,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
             if tokens < stream.len() { "what --max-tokens leaves".to_string() } else { args.data.join(", ") },
         )));
     }
-    let found = measure(&args, &opened, &stream)?;
+    let found = measure(&args, &mut opened, &stream)?;
     let bits = text_bytes(&stream, tokens, &opened.tokenizer)?.map(|bytes| found.bits_per_byte(bytes));
     let (loss, perplexity) = (found.loss(), found.perplexity());
     if args.json {
@@ -120,7 +134,7 @@ pub fn run(args: Args) -> Result<()> {
     print_line(&format!("predictions    {}", found.predictions))
 }
 
-fn measure(args: &Args, opened: &Opened, stream: &TokenStream) -> Result<Evaluation> {
+fn measure(args: &Args, opened: &mut Opened, stream: &TokenStream) -> Result<Evaluation> {
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} predictions, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -129,7 +143,13 @@ fn measure(args: &Args, opened: &Opened, stream: &TokenStream) -> Result<Evaluat
         bar.set_position(done);
     };
     let length = opened.model.config().context_length;
+    let on_cpu = opened.params.flat().device() == Device::Cpu;
     let found = match args.model.engine {
+        Engine::Native if on_cpu && (args.cache_dtype.is_some() || opened.format != WeightFormat::Fp32) => {
+            opened.cache = args.cache_dtype.unwrap_or_default();
+            let mut engine = opened.cpu_decoder(1, length)?;
+            by_decoding(&mut engine, stream, args.max_tokens, &mut progress)
+        }
         Engine::Native => {
             let batch = args.batch.unwrap_or((4096 / length).max(1));
             evaluate(&opened.model, &opened.params, stream, args.max_tokens, batch, &mut progress)
@@ -140,6 +160,27 @@ fn measure(args: &Args, opened: &Opened, stream: &TokenStream) -> Result<Evaluat
     found
 }
 
+/// [`evaluate`] by the engine that generates, in its number formats.
+fn by_decoding(
+    engine: &mut Cpu,
+    stream: &TokenStream,
+    max_tokens: Option<u64>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
+    let length = engine.capacity();
+    by_windows(stream, max_tokens, length, progress, &mut |ids| {
+        let (mut sum, mut targets) = (0.0, ids[1..].iter());
+        engine.truncate(0, 0);
+        engine.feed_each(0, &ids[..ids.len() - 1], &mut |logits| {
+            let Some(&target) = targets.next() else { return };
+            let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let total: f64 = logits.iter().map(|&logit| math::exp_down(f64::from(logit) - top)).sum();
+            sum += top + math::ln(total) - f64::from(logits[target as usize]);
+        })?;
+        Ok(sum)
+    })
+}
+
 /// [`evaluate`] with the reference engine in float64, window by window.
 fn by_the_book(
     opened: &Opened,
@@ -147,14 +188,28 @@ fn by_the_book(
     max_tokens: Option<u64>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
-    let tokens = stream.len().min(max_tokens.unwrap_or(u64::MAX));
     let oracle = reference(opened.model.config(), &opened.params, Precision::F64)?;
+    by_windows(stream, max_tokens, opened.model.config().context_length, progress, &mut |ids| {
+        let inputs = ids.len() - 1;
+        Ok(oracle.loss(&ids[..inputs], &ids[1..], 1, inputs)? * inputs as f64)
+    })
+}
+
+/// An evaluation window by window: `sum_of` gives the sum of the losses of a window's targets, given its tokens.
+fn by_windows(
+    stream: &TokenStream,
+    max_tokens: Option<u64>,
+    length: usize,
+    progress: &mut dyn FnMut(u64, u64),
+    sum_of: &mut dyn FnMut(&[u32]) -> Result<f64>,
+) -> Result<Evaluation> {
+    let tokens = stream.len().min(max_tokens.unwrap_or(u64::MAX));
     let mut found = Evaluation { sum: 0.0, predictions: 0, tokens, windows: 0, standard_error: None };
     let mut sums = Vec::new();
-    for window in eval_windows(tokens, opened.model.config().context_length) {
+    for window in eval_windows(tokens, length) {
         let mut ids = vec![0; window.inputs + 1];
         stream.read(window.start, &mut ids)?;
-        let sum = oracle.loss(&ids[..window.inputs], &ids[1..], 1, window.inputs)? * window.inputs as f64;
+        let sum = sum_of(&ids)?;
         sums.push((sum, window.inputs as u64));
         found.sum += sum;
         found.predictions += window.inputs as u64;

@@ -146,21 +146,6 @@ impl ModelArgs {
     }
 }
 
-impl ModelArgs {
-    /// [`ModelArgs::open`] for whole sequences, whose operators compute in fp32 on the CPU.
-    ///
-    /// # Errors
-    /// As [`ModelArgs::open`], and `Usage` for another number format on the CPU.
-    pub fn open_for_sequences(&self) -> Result<Opened> {
-        match self.dtype {
-            Some(dtype) if dtype != Dtype::Fp32 && Device::parse(&self.device)? == Device::Cpu => {
-                Err(Error::usage("on the CPU this command computes in fp32; leave --dtype out, or take a GPU"))
-            }
-            _ => self.open(),
-        }
-    }
-}
-
 impl Opened {
     /// The engine that computes the logits of up to `slots` sequences side by side, each of up to `capacity` tokens (at most
     /// the context). The weights move into it, so that a model is in memory once: there is one engine for each opened model.
@@ -168,16 +153,28 @@ impl Opened {
     /// # Errors
     /// If the weights are gone already, or memory cannot be had.
     pub fn decoder(&mut self, slots: usize, capacity: usize) -> Result<Box<dyn Decode>> {
-        let model = Gpt::new(self.model.config().clone())?;
-        if self.params.layout() != model.layout() {
+        if self.params.flat().device() == Device::Cpu {
+            return Ok(Box::new(self.cpu_decoder(slots, capacity)?));
+        }
+        let params = self.take_params()?;
+        Ok(Box::new(OnGpu::new(Gpt::new(self.model.config().clone())?, params, slots, capacity)?))
+    }
+
+    /// [`Opened::decoder`] of a model in host memory, as what it is.
+    ///
+    /// # Errors
+    /// As [`Opened::decoder`].
+    pub fn cpu_decoder(&mut self, slots: usize, capacity: usize) -> Result<Cpu> {
+        let params = self.take_params()?;
+        let packed = Packed::new(self.model.config(), &params, self.format)?;
+        Ok(Cpu::new(&packed, Options { cache: self.cache, ..Options::new(slots, capacity) }))
+    }
+
+    fn take_params(&mut self) -> Result<Params> {
+        if self.params.layout() != self.model.layout() {
             return Err(Error::Training("the weights of this model are in another engine already".into()));
         }
-        let params = std::mem::replace(&mut self.params, Params::zeros(Layout::default(), Device::Cpu)?);
-        if params.flat().device() != Device::Cpu {
-            return Ok(Box::new(OnGpu::new(model, params, slots, capacity)?));
-        }
-        let packed = Packed::new(model.config(), &params, self.format)?;
-        Ok(Box::new(Cpu::new(&packed, Options { cache: self.cache, ..Options::new(slots, capacity) })))
+        Ok(std::mem::replace(&mut self.params, Params::zeros(Layout::default(), Device::Cpu)?))
     }
 }
 

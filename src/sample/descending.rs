@@ -76,7 +76,10 @@ pub struct Descending<'a> {
 impl<'a> Descending<'a> {
     /// Weighs the tokens of `order`, of which there must be one at least.
     pub fn new(scratch: &'a mut Scratch, top: f64, temperature: f64) -> Descending<'a> {
-        let Scratch { scores, order, weights, bucket_of, sums, .. } = scratch;
+        let Scratch { scores, order, weights, bucket_of, sums, places } = scratch;
+        // Now, for the largest bucket that there may be: later tokens then need no more memory.
+        places.clear();
+        places.reserve(order.len());
         weights.clear();
         weights.extend(order.iter().map(|&id| (scores[id as usize] - top) / temperature));
         bucket_of.clear();

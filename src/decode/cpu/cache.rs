@@ -135,7 +135,7 @@ impl SlotCache {
                     self.scales.add(first + self.shape.tokens + token).write(value_scale);
                 }
                 let (key, value) = ((key, inverse(key_scale)), (value, inverse(value_scale)));
-                self.write_as(layer, head, token, key, value, |x: f32| x.round_ties_even() as i8);
+                self.write_as(layer, head, token, key, value, round);
             }
         }
     }
@@ -166,6 +166,12 @@ impl SlotCache {
             }
         }
     }
+}
+
+/// The nearest integer of a number between -127 and 127, halves to even, without a call.
+fn round(x: f32) -> i8 {
+    const ROUND: f32 = 12_582_912.0;
+    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8
 }
 
 /// Scores of one query become probabilities (before division by their sum), of the first `n`; the others up to the end

@@ -11,7 +11,7 @@ use super::kernels::BLOCK;
 use super::vector::LANES;
 use crate::decode::WeightFormat;
 
-/// Zeroed memory that starts at a cache line; large ones ask the system for large pages.
+/// Zeroed memory that starts at a cache line.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -25,17 +25,24 @@ impl Buffer {
         const LINE: usize = 64;
         let bytes = vec![0u8; len + LINE];
         let start = bytes.as_ptr().align_offset(LINE).min(LINE);
+        Buffer { bytes, start, len }
+    }
+
+    /// The same for what will be written and read as a whole: in large pages, where the system has them.
+    pub fn zeroed_whole(len: usize) -> Buffer {
+        let buffer = Buffer::zeroed(len);
         #[cfg(target_os = "linux")]
         if len >= 4 << 20 {
             const LARGE: usize = 2 << 20;
-            let first = bytes.as_ptr().align_offset(LARGE);
-            if first + LARGE <= bytes.len() {
-                let whole = (bytes.len() - first) / LARGE * LARGE;
+            let all = &buffer.bytes;
+            let first = all.as_ptr().align_offset(LARGE);
+            if first + LARGE <= all.len() {
+                let whole = (all.len() - first) / LARGE * LARGE;
                 // SAFETY: whole large pages inside our own memory. It is advice: a refusal changes nothing.
-                unsafe { libc::madvise(bytes.as_ptr().add(first).cast_mut().cast(), whole, libc::MADV_HUGEPAGE) };
+                unsafe { libc::madvise(all.as_ptr().add(first).cast_mut().cast(), whole, libc::MADV_HUGEPAGE) };
             }
         }
-        Buffer { bytes, start, len }
+        buffer
     }
 
     /// The bytes.
@@ -71,7 +78,7 @@ impl Matrix {
         assert_eq!(values.len(), n * k, "a matrix of {n} by {k}");
         let (panels, blocks) = (n.div_ceil(LANES), k.div_ceil(BLOCK));
         let bytes = panel_bytes(format, k);
-        let mut data = Buffer::zeroed(panels * bytes);
+        let mut data = Buffer::zeroed_whole(panels * bytes);
         let mut scales = vec![f16::ZERO; if format.is_quantised() { panels * blocks * LANES } else { 0 }];
         let rows = |panel: usize| (0..LANES.min(n - panel * LANES)).map(move |lane| (lane, panel * LANES + lane));
         let row = |row: usize| &values[row * k..(row + 1) * k];

@@ -7,6 +7,7 @@
 //! Axes: `R` rows (tokens of all sequences of a pass), `C` channels, `H` heads, `D` head size, `V` vocabulary.
 
 mod attend;
+mod bandwidth;
 mod cache;
 mod kernels;
 mod matrix;
@@ -23,6 +24,7 @@ mod x86;
 use std::sync::Arc;
 
 use self::attend::Tile;
+pub use self::bandwidth::read_bandwidth;
 use self::cache::{Shape, SlotCache};
 pub use self::kernels::Isa;
 use self::pool::Pool;
@@ -139,18 +141,24 @@ impl Cpu {
         shape.bytes()
     }
 
-    /// Feeds like [`Decode::feed`], and gives the logits [V] after every token to `take`, with the index of the feed and of the
-    /// token in it.
+    /// Adds tokens to the sequence in a slot and gives the logits [V] after each of them to `take`, in order: the same bits as
+    /// [`Decode::feed`] token by token, in passes of many.
     ///
     /// # Errors
     /// As [`Decode::feed`].
-    pub fn feed_each(&mut self, feeds: &[Feed<'_>], take: &mut dyn FnMut(usize, usize, &[f32])) -> Result<()> {
-        let mut logits = Vec::new();
-        check(self, feeds)?;
-        for (index, feed) in feeds.iter().enumerate() {
-            for at in 0..feed.tokens.len() {
-                self.feed(&[Feed { slot: feed.slot, tokens: &feed.tokens[at..=at] }], &mut logits)?;
-                take(index, at, &logits);
+    pub fn feed_each(&mut self, slot: usize, tokens: &[u32], take: &mut dyn FnMut(&[f32])) -> Result<()> {
+        check(self, &[Feed { slot, tokens }])?;
+        let (v, c) = (self.packed.config.vocab_size, self.packed.config.n_embd);
+        let mut logits = vec![0.0; step::EACH * v];
+        for piece in tokens.chunks(self.scratch.rows()) {
+            self.push(slot, piece, None);
+            self.run();
+            for first in (0..piece.len()).step_by(step::EACH) {
+                let count = step::EACH.min(piece.len() - first);
+                self.scratch.take_rows(first, count, c);
+                let logits = &mut logits[..count * v];
+                step::logits(&self.packed, self.options.isa, &mut self.pool, &mut self.scratch, count, logits);
+                logits.chunks_exact(v).for_each(&mut *take);
             }
         }
         Ok(())
@@ -162,17 +170,23 @@ impl Cpu {
         while done < feed.tokens.len() {
             let room = self.scratch.rows() - self.rows.len();
             let count = room.min(feed.tokens.len() - done);
-            let past = self.caches[feed.slot].len;
-            for at in 0..count {
-                let last = (done + at + 1 == feed.tokens.len()).then_some(index);
-                self.rows.push(Row { token: feed.tokens[done + at], slot: feed.slot, position: past + at, last });
-            }
-            self.caches[feed.slot].len = past + count;
+            let last = (done + count == feed.tokens.len()).then_some(index);
+            self.push(feed.slot, &feed.tokens[done..done + count], last);
             done += count;
             if self.rows.len() == self.scratch.rows() {
                 self.run();
             }
         }
+    }
+
+    /// Adds rows, for which there is room, to the pass.
+    fn push(&mut self, slot: usize, tokens: &[u32], last: Option<usize>) {
+        let past = self.caches[slot].len;
+        for (at, &token) in tokens.iter().enumerate() {
+            let last = last.filter(|_| at + 1 == tokens.len());
+            self.rows.push(Row { token, slot, position: past + at, last });
+        }
+        self.caches[slot].len = past + tokens.len();
     }
 
     /// Runs the rows that have been gathered through all blocks.

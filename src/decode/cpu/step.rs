@@ -12,6 +12,9 @@ use crate::model::config::{Mlp, Norm as NormKind, NormPosition};
 use crate::ops::heads::Heads;
 use crate::ops::{gelu, lanes, layernorm, relu2, rmsnorm, simd, swiglu};
 
+/// Rows whose logits are computed together where those of every row are wanted.
+pub const EACH: usize = 64;
+
 /// A token of a pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -40,7 +43,7 @@ pub struct Scratch {
     quantised: Quantised,
     /// For each thread.
     scores: Vec<f32>,
-    /// The residual stream after the last token of each feed [slots, C].
+    /// The residual stream after the last token of each feed, or some rows of it [max(slots, EACH), C].
     last: Vec<f32>,
 }
 
@@ -50,19 +53,25 @@ impl Scratch {
         let (c, m) = (config.n_embd, config.mlp_dim);
         let gated = config.mlp == Mlp::Swiglu;
         let widest = c.max(m).max(config.attn_dim());
+        let wanted = slots.max(EACH);
         Scratch {
             rows,
             x: vec![0.0; rows * c],
-            normed: vec![0.0; rows.max(slots) * c],
+            normed: vec![0.0; rows.max(wanted) * c],
             branch: vec![0.0; rows * c],
             qkv: vec![0.0; rows * config.qkv_dim()],
             attended: vec![0.0; rows * config.attn_dim()],
             up: vec![0.0; rows * m * if gated { 2 } else { 1 }],
             inner: vec![0.0; if gated { rows * m } else { 0 }],
-            quantised: Quantised::new(rows.max(slots), widest),
+            quantised: Quantised::new(rows.max(wanted), widest),
             scores: vec![0.0; threads * super::attend::TOGETHER * tokens],
-            last: vec![0.0; slots * c],
+            last: vec![0.0; wanted * c],
         }
+    }
+
+    /// Takes some rows of the pass for the logits.
+    pub fn take_rows(&mut self, first: usize, count: usize, c: usize) {
+        self.last[..count * c].copy_from_slice(&self.x[first * c..(first + count) * c]);
     }
 
     /// Rows of a pass at most.

@@ -1,6 +1,5 @@
 //! The engine against the operators of training, the formats against float64, every instruction set against plain Rust.
 
-use half::f16;
 use proptest::prelude::*;
 
 use super::kernels::{BLOCK, Isa};
@@ -252,7 +251,45 @@ fn what_is_not_finite_stays_so() {
             }
         }
     }
-    assert!(f16::from_f32(1e9).is_infinite());
+    // Weights out of the range of fp16 are refused by name where fp16 holds them or their scales.
+    let config = &shapes()[6];
+    let (_, mut params) = model(config, 11);
+    let place = params.layout().find("h.1.mlp.down.weight").unwrap();
+    let mut values = params.value(place).f32().to_vec();
+    values[7] = 1e9;
+    params.set(place, &values).unwrap();
+    for format in FORMATS {
+        let found = Packed::new(config, &params, format);
+        if matches!(format, WeightFormat::Fp32 | WeightFormat::Bf16) {
+            assert!(found.is_ok());
+        } else {
+            let message = found.unwrap_err().to_string();
+            assert!(message.contains("h.1.mlp.down.weight") && message.contains("element 7"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn the_logits_of_every_token_are_those_of_one_after_another() {
+    let config = &ModelConfig { context_length: 700, ..shapes()[4].clone() };
+    let (_, params) = model(config, 10);
+    for format in [WeightFormat::Fp32, WeightFormat::Q4_0] {
+        let packed = Packed::new(config, &params, format).unwrap();
+        let ids = tokens(10, 600, config.vocab_size);
+        let (mut alone, mut each) = (
+            Cpu::new(&packed, Options::new(1, 700)),
+            Cpu::new(&packed, Options { threads: 3, ..Options::new(1, 700) }),
+        );
+        let (mut logits, mut at) = (Vec::new(), 0);
+        let mut compare = |found: &[f32]| {
+            alone.feed(&one(&ids[at..=at]), &mut logits).unwrap();
+            assert_eq!(logits, found, "{format:?}: after {at}");
+            at += 1;
+        };
+        each.feed_each(0, &ids[..200], &mut compare).unwrap();
+        each.feed_each(0, &ids[200..], &mut compare).unwrap();
+        assert_eq!((at, each.len(0)), (600, 600));
+    }
 }
 
 #[test]

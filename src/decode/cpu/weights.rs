@@ -33,6 +33,24 @@ pub struct Block {
     pub down: Linear,
 }
 
+/// Refuses what fp16, as weights or as scales of blocks, cannot hold: it would become infinite, or vanish in its block.
+fn check_range(name: &str, values: &[f32], format: WeightFormat) -> Result<()> {
+    const MOST: f32 = 65_504.0;
+    let most = match format {
+        WeightFormat::Fp32 | WeightFormat::Bf16 => return Ok(()),
+        WeightFormat::Fp16 => MOST,
+        WeightFormat::Q8_0 => MOST * 127.0,
+        WeightFormat::Q4_0 => MOST * 8.0,
+    };
+    match values.iter().position(|x| !x.is_finite() || x.abs() > most) {
+        None => Ok(()),
+        Some(at) => Err(Error::usage(format!(
+            "{name} holds {} (element {at}), which this number format cannot; take fp32 or bf16",
+            values[at]
+        ))),
+    }
+}
+
 /// The whole model. Matrices, the embeddings of tokens included, are in the format asked for; norms, biases and learned
 /// positions in f32.
 #[derive(Debug)]
@@ -59,6 +77,7 @@ impl Weights {
         let need = |name: &str| find(name).ok_or_else(|| Error::Training(format!("there is no parameter {name}")));
         let matrix = |name: &str| -> Result<Matrix> {
             let info = need(name)?;
+            check_range(name, &flat[info.range()], format)?;
             Ok(Matrix::pack(format, &flat[info.range()], info.shape[0], info.shape[1]))
         };
         let vector = |name: &str| find(name).map(|info| flat[info.range()].to_vec());
