@@ -145,6 +145,7 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
     let model = Gpt::new(shape)?;
     resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state), ranks)?;
+    config.check_lanes()?;
     let streams = ranks.root_first("data", || {
         let bar = PrepareBar::new();
         // Rank 0 has prepared the tokens that the others open.
@@ -338,7 +339,9 @@ fn resolve_micro_batch(
         // Processes on CPUs share the machine's memory.
         let share = if device == Device::Cpu { ranks.size() as u64 } else { 1 };
         let available = batch::available(device)? / share;
-        let size = memory.largest_that_fits(config.train.global_batch(), available, ranks.size(), buffers)?;
+        // Both are powers of two.
+        let lanes = ranks.size().max(config.dist.lanes.unwrap_or(1));
+        let size = memory.largest_that_fits(config.train.global_batch(), available, lanes, buffers)?;
         Ok(size.to_string())
     })?;
     let size = found.parse().map_err(|_| Error::Training(format!("rank 0 sent {found:?} for train.micro_batch")))?;
