@@ -12,10 +12,11 @@
 #   loss       3.28 on FineWeb's validation shard, as the config says
 #   price      hours x nodes x the price of a node in an hour
 #
-# Needs Python with torch for torchrun alone. The run folder lies on a file system that all machines share.
+# Needs Python with torch, for torchrun alone. The run folder lies on a file system that all machines share. The `--` keeps
+# torchrun from reading options of taper as its own.
 set -euo pipefail
 config=${1:-configs/gpt2_124m.toml}
 shift || true
 exec torchrun --no-python --nproc-per-node "${GPUS:-8}" --nnodes "${NODES:-1}" --max-restarts "${RESTARTS:-3}" \
   --rdzv-backend c10d --rdzv-endpoint "${MASTER:-localhost:29500}" --rdzv-id "${RUN_ID:-taper}" \
-  "${TAPER:-taper}" train "$config" --resume "$@"
+  -- "${TAPER:-taper}" train "$config" --resume "$@"

@@ -179,7 +179,7 @@ fn a_value_of_the_wrong_kind_says_what_was_expected() {
         ("run", "device = \"gpu\"", "run.device = \"gpu\": expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
         ("run", "device = \"cuda:x\"", "expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
         ("sample", "prompt = [1]", "sample.prompt = [1]: expected a list of strings, or one string"),
-        ("dist", "reduction = \"ring\"", "dist.reduction = \"ring\": expected \"ordered\""),
+        ("dist", "reduction = \"ring\"", "dist.reduction = \"ring\": expected one of \"ordered\", \"fast\""),
         ("run", "seed = 99999999999999999999", "my.toml:6:8"),
     ] {
         if line.is_empty() {
@@ -253,15 +253,30 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_not_ignored() {
-    for (line, value) in
-        [("dist.lanes=8", "dist.lanes = 8"), ("dist.shard_optimizer=true", "dist.shard_optimizer = true")]
-    {
-        bad(MINIMAL, &[line], &format!("--set {line}: {value} is not available in this version"));
-    }
-    // The defaults of the same keys are fine when written out.
-    let defaults = ["data.format=text", "dist.shard_optimizer=false", "eval.tasks=[]"];
-    good(MINIMAL, &defaults);
+fn defaults_may_be_written_out_and_adapters_are_not_sharded() {
+    good(MINIMAL, &["data.format=text", "eval.tasks=[]"]);
+    let adapters = "[model]\ninit_from = \"a\"\n[data]\ntext = \"a\"\n[lora]\nrank = 4\n[train]\nmax_steps = 1\n";
+    good(adapters, &[]);
+    bad(
+        adapters,
+        &["dist.shard_optimizer=true"],
+        "--set dist.shard_optimizer=true: dist.shard_optimizer = true divides",
+    );
+}
+
+#[test]
+fn lanes_are_a_power_of_two_and_made_of_whole_micro_batches() {
+    let batch = ["train.micro_batch=4", "train.global_batch=32"];
+    let lanes = |lanes: &'static str| [batch[0], batch[1], lanes];
+    assert_eq!(good(MINIMAL, &lanes("dist.lanes=8")).dist.lanes, Some(8));
+    bad(MINIMAL, &lanes("dist.lanes=3"), "dist.lanes = 3: expected a power of two");
+    bad(MINIMAL, &lanes("dist.lanes=16"), "dist.lanes = 16 does not divide the 8 micro-batches of a step");
+    bad(MINIMAL, &["dist.timeout=0"], "dist.timeout = 0: expected a number above 0");
+    // How long one waits is no part of the result; the order of sums is.
+    let hash = |line| good(MINIMAL, &[line]).hash();
+    assert_eq!(hash("dist.timeout=5"), hash("dist.shard_optimizer=true"));
+    assert_ne!(hash("dist.timeout=5"), hash("dist.reduction=fast"));
+    assert!(!good(MINIMAL, &["dist.communication=bf16"]).notes().is_empty());
 }
 
 #[test]

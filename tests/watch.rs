@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use taper::cli::watch::board::Board;
 use taper::cli::watch::view;
-use taper::events::{Class, End, Eval, Event, EventLog, EventWriter, Reason, Sample, Start, Step};
+use taper::events::{Class, End, Eval, Event, EventLog, EventWriter, Ranks, Reason, Sample, Start, Step};
 
 fn step(step: u64) -> Step {
     Step {
@@ -49,6 +49,8 @@ fn events(done: u64) -> Vec<Event> {
             }));
         }
     }
+    let spread = Ranks { step: done, ranks: 4, slowest: 2, slowest_ms: 450.0, fastest_ms: 300.0 };
+    events.push(Event::Ranks(spread));
     events.push(Event::Sample(Sample { step: done, prompt: "Once".into(), text: " upon\u{7} a\ntime".into() }));
     events
 }
@@ -87,6 +89,7 @@ fn the_dashboard_shows_the_run() {
         "tokens per second",
         "validation 4.0000 at step 200",
         "300 MiB planned",
+        "4: rank 2 takes 450 ms, 50% more than the fastest",
         "0 clipped, 1 not finite",
         "step 200: val loss 4.0000",
         "sample of step 200",

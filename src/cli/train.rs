@@ -150,6 +150,7 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let lora = adapters(&config, &shape, init_from.as_deref())?;
     let model = Gpt::with_adapters(shape, lora)?;
     resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state), ranks)?;
+    config.check_lanes()?;
     let (streams, tokenizer) = ranks.root_first("data", || {
         // Rank 0 has prepared the tokens that the others open.
         let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some() || !ranks.is_root());
@@ -361,7 +362,9 @@ fn resolve_micro_batch(
         // Processes on CPUs share the machine's memory.
         let share = if device == Device::Cpu { ranks.size() as u64 } else { 1 };
         let available = batch::available(device)? / share;
-        let size = memory.largest_that_fits(config.train.global_batch(), available, ranks.size(), buffers)?;
+        // Both are powers of two.
+        let lanes = ranks.size().max(config.dist.lanes.unwrap_or(1));
+        let size = memory.largest_that_fits(config.train.global_batch(), available, lanes, buffers)?;
         Ok(size.to_string())
     })?;
     let size = found.parse().map_err(|_| Error::Training(format!("rank 0 sent {found:?} for train.micro_batch")))?;

@@ -127,6 +127,14 @@ impl Config {
         Ok(shape)
     }
 
+    /// Checks, once the micro-batch is known, that `dist.lanes` divides the micro-batches of a step.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check_lanes(&self) -> Result<()> {
+        Ok(validate::check_lanes(self)?)
+    }
+
     /// What is allowed but probably not meant, one sentence each, for the person who starts the run.
     pub fn notes(&self) -> Vec<String> {
         validate::notes(self)

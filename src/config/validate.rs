@@ -85,7 +85,7 @@ fn fill_rest(config: &mut Config) {
 }
 
 /// Lanes are made of whole micro-batches.
-fn check_lanes(config: &Config) -> Result<(), Problem> {
+pub(super) fn check_lanes(config: &Config) -> Result<(), Problem> {
     let (Some(lanes), Some(micro_batch)) = (config.dist.lanes, config.train.micro_batch.sequences()) else {
         return Ok(());
     };

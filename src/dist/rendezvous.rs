@@ -86,8 +86,7 @@ fn late(missing: &[usize], limit: &str) -> Error {
 
 /// Rank 0: waits for everyone, then tells all of them where the others listen.
 fn gather(me: Hello, port: u16, deadline: Instant) -> Result<Vec<Option<TcpStream>>> {
-    let listener = TcpListener::bind(("0.0.0.0", port))
-        .map_err(refused(&format!("listen at port {port}, which another program may use")))?;
+    let listener = listen(port)?;
     let mut addresses: Vec<Option<SocketAddr>> = vec![None; me.size as usize];
     let streams = accept(&listener, me, &(1..me.size as usize).collect::<Vec<_>>(), deadline, &mut addresses)?;
     let text: Vec<String> =
@@ -99,6 +98,24 @@ fn gather(me: Hello, port: u16, deadline: Instant) -> Result<Vec<Option<TcpStrea
         sent.map_err(|trouble| met(rank, trouble))?;
     }
     Ok(streams)
+}
+
+/// Ports that rank 0 tries one after the other, and at which the others look for it: a launcher's port may be taken by one
+/// of the launcher's own connections, as happens with torchrun's.
+fn candidates(port: u16) -> impl Iterator<Item = u16> {
+    (0..4).filter_map(move |index| port.checked_add(101 * index))
+}
+
+fn listen(port: u16) -> Result<TcpListener> {
+    let mut last = None;
+    for port in candidates(port) {
+        match TcpListener::bind(("0.0.0.0", port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    let last = last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
+    Err(refused(&format!("listen at port {port} or one of three after it, which other programs may use"))(last))
 }
 
 fn met(rank: usize, trouble: Trouble) -> Error {
@@ -162,7 +179,14 @@ fn call(me: Hello, host: &str, port: u16, deadline: Instant) -> Result<Vec<Optio
     let listener = TcpListener::bind((any, 0)).map_err(refused("listen"))?;
     let own = listener.local_addr().map_err(refused("listen"))?.port();
     let me = Hello { port: own, ..me };
-    let zero = dial(me, 0, || (host, port).to_socket_addrs().map(Iterator::collect), deadline)?;
+    let everywhere = || -> std::io::Result<Vec<SocketAddr>> {
+        let mut all = Vec::new();
+        for port in candidates(port) {
+            all.extend((host, port).to_socket_addrs()?);
+        }
+        Ok(all)
+    };
+    let zero = dial(me, 0, everywhere, deadline)?;
     let mut length = [0; 8];
     wire::read_frame(&zero, ADDRESSES, &mut length, Some(deadline)).map_err(|trouble| met(0, trouble))?;
     let mut text = vec![0; u64::from_le_bytes(length).min(1 << 20) as usize];
@@ -301,6 +325,15 @@ mod tests {
             tcp.all_gather(CALL, &[1, 2, 3], &mut [&mut bytes, &mut [0; 3]]).err().map(|error| error.to_string())
         });
         assert!(apart.iter().flatten().any(|error| error.contains("out of step")), "{apart:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_passed_over() {
+        let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let listener = listen(port).unwrap();
+        let found = listener.local_addr().unwrap().port();
+        assert!(found != port && candidates(port).any(|candidate| candidate == found), "{found} for {port}");
     }
 
     #[test]

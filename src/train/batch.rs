@@ -39,8 +39,8 @@ impl Memory<'_> {
         more_buffers + all_trained - spared
     }
 
-    /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]), and that leaves
-    /// each of `ranks` processes the same number of micro-batches.
+    /// The largest divisor of `global_batch` whose step is predicted to fit `available` bytes ([`available`]), and whose
+    /// number of micro-batches is a multiple of `lanes`.
     ///
     /// # Errors
     /// If not even a single sequence fits.
@@ -48,12 +48,12 @@ impl Memory<'_> {
         &self,
         global_batch: usize,
         available: u64,
-        ranks: usize,
+        lanes: usize,
         buffers: impl Fn(usize) -> usize,
     ) -> Result<usize> {
         let room = (available as f64 * SHARE) as u64;
         let need = |size: usize| self.predicted_bytes(size, buffers(global_batch / size));
-        let fits = |size: &usize| global_batch.is_multiple_of(*size * ranks) && need(*size) <= room;
+        let fits = |size: &usize| global_batch.is_multiple_of(*size * lanes) && need(*size) <= room;
         (1..=global_batch).rev().find(fits).ok_or_else(|| {
             Error::Training(format!(
                 "a step with a single sequence needs about {} MiB, and {} MiB are available; use a smaller model or \

@@ -1,6 +1,6 @@
 //! What a dashboard shows of a run, made out of its event log: numbers, curves, the newest events and samples.
 
-use crate::events::{Class, Event, EventLog, Step, number_to_string};
+use crate::events::{Class, Event, EventLog, Ranks, Step, number_to_string};
 use crate::report::figure::{Average, median, smooth, smoothing_window};
 use crate::report::{State, Summary, summary};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct Board {
     pub smooth_loss: Vec<(f64, f64)>,
     /// Validation losses by step.
     pub val_loss: Vec<(f64, f64)>,
+    /// The spread of the ranks' times, where there are several.
+    pub ranks: Option<Ranks>,
     /// Gradient norms by step, before clipping.
     pub grad_norm: Vec<(f64, f64)>,
     /// Tokens per second by step.
@@ -90,6 +92,7 @@ impl Board {
                 .filter(|e| Some(&e.split) == split.as_ref())
                 .map(|e| (e.step as f64, e.loss))
                 .collect(),
+            ranks: log.ranks().last().cloned(),
             grad_norm: points(|e| e.grad_norm),
             throughput: points(|e| e.tokens_per_s),
             events,
@@ -140,6 +143,7 @@ impl Board {
             ("tokens", Some(short(s.tokens as f64))),
             ("speed", self.tokens_per_s.map(|v| format!("{} tokens/s", short(v)))),
             ("MFU", s.median_mfu.map(|mfu| format!("{:.1}%", 100.0 * mfu))),
+            ("ranks", self.ranks.as_ref().map(stragglers)),
             ("left", self.left.map(duration)),
             ("memory", self.memory_bytes.map(|bytes| format!("{} MiB planned", bytes >> 20))),
             ("device", self.device.clone()),
@@ -166,6 +170,17 @@ pub(super) fn in_words(event: &Event) -> Option<String> {
         Event::Resume(e) => format!("step {}: resumed", e.step),
         Event::End(e) => format!("step {}: ended ({:?})", e.step, e.reason).to_lowercase(),
     })
+}
+
+/// The slowest rank beside the fastest.
+fn stragglers(ranks: &Ranks) -> String {
+    let more = 100.0 * (ranks.slowest_ms / ranks.fastest_ms - 1.0);
+    format!(
+        "{}: rank {} takes {} ms, {more:.0}% more than the fastest",
+        ranks.ranks,
+        ranks.slowest,
+        short(ranks.slowest_ms)
+    )
 }
 
 /// A number for people: four significant digits or so.
