@@ -78,7 +78,7 @@ fn shipped_configs_load_and_say_what_their_comments_say() {
 
 #[test]
 fn every_name_of_the_contract_exists() {
-    // Section 6 of the design, word for word, plus the sections' order.
+    // Section 6 of the design, word for word, plus the sections' order and what came after it ([lora]).
     let contract = [
         ("run", "seed seed_init seed_data seed_dropout"),
         (
@@ -88,6 +88,7 @@ fn every_name_of_the_contract_exists() {
         ),
         ("tokenizer", "kind path vocab_size"),
         ("data", "text shards val_fraction val shuffle format parse_special"),
+        ("lora", "rank alpha targets dropout"),
         ("train", "micro_batch global_batch max_steps max_tokens log_every recompute epochs"),
         ("optimizer", "kind lr beta1 beta2 eps weight_decay"),
         ("schedule", "kind warmup_steps min_lr_ratio"),

@@ -24,7 +24,7 @@ pub fn bench(criterion: &mut Criterion) {
     });
     for (b, h, t, d) in [(8, 6, 256, 64), (1, 12, 1024, 64)] {
         let heads = Heads { n_head: h, n_kv_head: h, head_dim: d };
-        let extent = cpu::Extent { b, t, heads };
+        let extent = cpu::Extent { b, t, heads, documents: None };
         let (qkv, dout) = (normal(b * t * heads.packed()), normal(b * t * heads.width()));
         let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; b * h * t]);
         let mut dqkv = vec![0.0; qkv.len()];
@@ -50,7 +50,7 @@ pub fn bench(criterion: &mut Criterion) {
     // Here the ceiling is memory: every key and value is read once.
     group.throughput(Throughput::Bytes(8 * (12 * (past + 1) * 64) as u64));
     group.bench_function("one token H12 D64 past 1000", |bencher| {
-        let extent = cpu::Extent { b: 1, t: 1, heads };
+        let extent = cpu::Extent { b: 1, t: 1, heads, documents: None };
         bencher.iter(|| {
             cpu::forward_cached(&mut out, black_box(&qkv), &mut keys, &mut values, extent, capacity, past);
         });

@@ -17,7 +17,7 @@ pub fn bench(criterion: &mut Criterion) {
     let moved = 8 * b * t * (heads.n_head + heads.n_kv_head) * heads.head_dim;
     group.throughput(Throughput::Bytes(moved as u64));
     group.bench_function("B8 T256 H6 D64", |bencher| {
-        bencher.iter(|| cpu::rotate(&mut qkv, heads, table.cos().f32(), table.sin().f32(), cpu::Turn::Forward));
+        bencher.iter(|| cpu::rotate(&mut qkv, heads, table.cos().f32(), table.sin().f32(), None, cpu::Turn::Forward));
     });
     group.throughput(Throughput::Bytes(8 * copy.len() as u64));
     group.bench_function("copy of all", |bencher| {

@@ -45,12 +45,12 @@ pub struct Config {
     pub run: RunConfig,
     /// `[model]`
     pub model: ModelSection,
-    /// `[lora]`
-    pub lora: LoraConfig,
     /// `[tokenizer]`
     pub tokenizer: TokenizerConfig,
     /// `[data]`
     pub data: DataConfig,
+    /// `[lora]`
+    pub lora: LoraConfig,
     /// `[train]`
     pub train: TrainConfig,
     /// `[optimizer]`

@@ -30,7 +30,7 @@ pub struct LoraConfig {
     /// `"up_proj"`, `"down_proj"` of a Llama; `"c_attn"`, `"c_proj"` (attention's and the feed-forward layer's), `"c_fc"` of a
     /// GPT-2; or `"all-linear"`.
     #[serde(deserialize_with = "one_or_many")]
-    #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "\"all-linear\""))]
+    #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "[\"all-linear\"]"))]
     pub targets: Vec<String>,
     /// The probability of dropping what an adapter reads.
     pub dropout: f64,

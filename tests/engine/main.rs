@@ -5,7 +5,7 @@
 //! - [`options`]: every combination of architecture options against the reference engine in float64;
 //! - [`dropout`]: the masks of a whole model, against a model in candle that multiplies by them one by one;
 //! - [`decode`]: the key-value cache against whole sequences;
-//! - [`adapters`]: LoRA;
+//! - [`adapters`]: LoRA, its gradients and merging, and the files of peft;
 //! - [`documents`]: several in a row against each alone;
 //! - [`bits`]: recomputation and the number of threads change nothing at all.
 
