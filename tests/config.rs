@@ -272,7 +272,7 @@ fn lanes_are_a_power_of_two_and_made_of_whole_micro_batches() {
     assert_eq!(good(MINIMAL, &lanes("dist.lanes=8")).dist.lanes, Some(8));
     bad(MINIMAL, &lanes("dist.lanes=3"), "dist.lanes = 3: expected a power of two");
     bad(MINIMAL, &lanes("dist.lanes=16"), "dist.lanes = 16 does not divide the 8 micro-batches of a step");
-    bad(MINIMAL, &["dist.timeout=0"], "dist.timeout = 0: expected a number above 0");
+    bad(MINIMAL, &["dist.timeout=0"], "dist.timeout = 0: expected a finite number above 0");
     // How long one waits is no part of the result; the order of sums is.
     let hash = |line| good(MINIMAL, &[line]).hash();
     assert_eq!(hash("dist.timeout=5"), hash("dist.shard_optimizer=true"));

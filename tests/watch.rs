@@ -89,7 +89,7 @@ fn the_dashboard_shows_the_run() {
         "tokens per second",
         "validation 4.0000 at step 200",
         "300 MiB planned",
-        "4: rank 2 takes 450 ms, 50% more than the fastest",
+        "rank 2 +50% (450 ms)",
         "0 clipped, 1 not finite",
         "step 200: val loss 4.0000",
         "sample of step 200",

@@ -172,15 +172,10 @@ pub(super) fn in_words(event: &Event) -> Option<String> {
     })
 }
 
-/// The slowest rank beside the fastest.
+/// The slowest rank, and how much longer than the fastest it takes: `rank 2 +50% (450 ms)`.
 fn stragglers(ranks: &Ranks) -> String {
     let more = 100.0 * (ranks.slowest_ms / ranks.fastest_ms - 1.0);
-    format!(
-        "{}: rank {} takes {} ms, {more:.0}% more than the fastest",
-        ranks.ranks,
-        ranks.slowest,
-        short(ranks.slowest_ms)
-    )
+    format!("rank {} +{more:.0}% ({} ms)", ranks.slowest, short(ranks.slowest_ms))
 }
 
 /// A number for people: four significant digits or so.
