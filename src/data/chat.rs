@@ -72,12 +72,16 @@ impl ChatTemplate {
                 None => return Ok(None),
             },
         };
-        // Older folders keep the special tokens apart; what tokenizer_config.json says counts more.
-        let mut tokens = BTreeMap::new();
-        for json in [read_json(&folder.join("special_tokens_map.json"))?, config].into_iter().flatten() {
-            tokens.extend(special_tokens(&json));
-        }
-        Self::new(source, origin, tokens).map(Some)
+        Self::new(source, origin, special_tokens(folder)?).map(Some)
+    }
+
+    /// The template in a file, with the special tokens of a model folder.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`], and if the file is not there.
+    pub fn load_file(path: &Path, folder: &Path) -> Result<ChatTemplate> {
+        let source = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::new(source, path.to_path_buf(), special_tokens(folder)?)
     }
 
     /// A template from its text; an empty `bos` or `eos` is a token that the vocabulary has not.
@@ -132,9 +136,20 @@ impl ChatTemplate {
             .and_then(|template| template.render(Value::from_pairs(variables)))
             .map_err(|error| explain(&self.origin, &error))
     }
+
+    /// The special token that the template writes right after an answer, if it writes one: a model that learned by the
+    /// template ends its turn with it, whether or not its folder lists it among the tokens of [`end_tokens`].
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        const ANSWER: &str = "answer";
+        let text = self.render(&[Message::new("user", "question"), Message::new("assistant", ANSWER)], false).ok()?;
+        let after = &text[text.rfind(ANSWER)? + ANSWER.len()..];
+        let first = |special| tokenizer.encode(after, special).ok()?.first().copied();
+        // Special is what has another id when it is taken as ordinary text.
+        first(true).filter(|&id| first(false) != Some(id))
+    }
 }
 
-/// The tokens at which an answer ends: end-of-text, and whatever `eos_token_id` of the folder's `generation_config.json` and
+/// The tokens at which a text ends: end-of-text, and whatever `eos_token_id` of the folder's `generation_config.json` and
 /// `config.json` lists (chat models end a turn with a token of its own). Sorted, each once.
 ///
 /// # Errors
@@ -189,15 +204,20 @@ fn named_template(config: &serde_json::Value, path: &Path) -> Result<Option<Stri
     }
 }
 
-/// The entries `..._token`, each a text or an object with `content`.
-fn special_tokens(json: &serde_json::Value) -> Vec<(String, String)> {
-    let entries = json.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
-    entries
-        .filter_map(|(name, token)| {
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            Some((name.clone(), text.to_string()))
-        })
-        .collect()
+/// The entries `..._token` of a folder, each a text or an object with `content`.
+fn special_tokens(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut tokens = BTreeMap::new();
+    // Older folders keep the special tokens apart; what tokenizer_config.json says counts more.
+    for file in ["special_tokens_map.json", CONFIG_FILE] {
+        let json = read_json(&folder.join(file))?;
+        let entries = json.as_ref().and_then(serde_json::Value::as_object).into_iter().flatten();
+        for (name, token) in entries.filter(|(name, _)| name.ends_with("_token")) {
+            if let Some(text) = token.as_str().or_else(|| token.get("content")?.as_str()) {
+                tokens.insert(name.clone(), text.to_string());
+            }
+        }
+    }
+    Ok(tokens)
 }
 
 /// transformers marks what the assistant wrote by `{% generation %}`, which is no Jinja: for the text it is a block that is
@@ -391,6 +411,28 @@ mod tests {
         assert_eq!(load().unwrap().unwrap().source(), "alone");
         write(CONFIG_FILE, "{");
         assert!(load().unwrap_err().to_string().contains("not valid JSON"));
+    }
+
+    #[test]
+    fn the_end_of_a_turn_is_read_off_the_template() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        Tokenizer::bytes().save_file(&path).unwrap();
+        let mut json = read_json(&path).unwrap().unwrap();
+        let mut token = json["added_tokens"][0].clone();
+        (token["id"], token["content"]) = (257.into(), "<|im_end|>".into());
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        std::fs::write(&path, json.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert_eq!(tokenizer.encode("<|im_end|>", true).unwrap(), [257]);
+        let ends = |after: &str| {
+            let source = format!("{{% for m in messages %}}{{{{ m.role ~ m.content }}}}{after}{{% endfor %}}");
+            ChatTemplate::from_source(&source, "", "").unwrap().end_of_turn(&tokenizer)
+        };
+        assert_eq!(ends("<|im_end|>\n"), Some(257));
+        assert_eq!(ends("<|endoftext|>"), Some(256));
+        assert_eq!((ends("\n"), ends(""), ends(" <|im_end|>")), (None, None, None));
+        assert_eq!(ends("{{ raise_exception('never') }}"), None);
     }
 
     #[test]
