@@ -11,16 +11,21 @@
 // taper_emulator_schedule.
 #include "emulator.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
 
 #include "machine.h"
 
+#ifdef TAPER_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 #ifdef TAPER_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -246,6 +251,7 @@ static void make_stacks(Machine& m, uint32_t n) {
         set_error("no memory for the stacks of %u threads", n);
         return;
     }
+    m.stacks.push_back({memory, (n - have) * (bytes + page)});
     for (size_t i = have; i < n; i++) {
         // A page that may not be touched lies below every stack.
         char* low = memory + (i - have) * (bytes + page);
@@ -303,9 +309,37 @@ static void launch(Machine& m, Index grid, Index block, uint32_t shared) {
     }
 }
 
+// The end of a host thread that has launched: a process may map only so many pieces of memory, and a thread of tests has two
+// for each stack.
+static void leave(void* own) {
+    Machine* m = static_cast<Machine*>(own);
+#ifdef TAPER_TSAN
+    for (Lane& lane : m->lanes) {
+        if (lane.fiber.tsan != nullptr) __tsan_destroy_fiber(lane.fiber.tsan);
+    }
+#endif
+    for (const auto& [memory, bytes] : m->stacks) {
+#ifdef TAPER_ASAN
+        // A fiber that was left in the middle has marks there, and the addresses come back.
+        __asan_unpoison_memory_region(memory, bytes);
+#endif
+        munmap(memory, bytes);
+    }
+    free(m->window);
+    delete m;
+    machine = nullptr;
+}
+
 static Machine& own_machine() {
-    // Lives as long as its thread's launches may: threads that launch are few, and are not counted back.
-    if (machine == nullptr) machine = new Machine();
+    static const pthread_key_t at_end = [] {
+        pthread_key_t key;
+        pthread_key_create(&key, leave);
+        return key;
+    }();
+    if (machine == nullptr) {
+        machine = new Machine();
+        pthread_setspecific(at_end, machine);
+    }
     return *machine;
 }
 

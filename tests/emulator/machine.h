@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdarg>
+#include <utility>
 #include <vector>
 
 #include "emulator.h"
@@ -79,6 +80,7 @@ struct Machine {
     void** arguments = nullptr;
     Fiber scheduler;
     std::vector<Lane> lanes;
+    std::vector<std::pair<char*, size_t>> stacks;
     std::vector<Warp> warps;
     std::vector<uint32_t> lane_order, warp_order;
     Lane* current = nullptr;
