@@ -304,7 +304,7 @@ impl Driver for &'static Emulated {
         *self.recording.lock().unwrap() = Some(Vec::new());
         let done = work();
         let work = self.recording.lock().unwrap().take().unwrap();
-        done.map(|()| -> Box<dyn Recording> { Box::new(Recorded { driver: *self, work }) })
+        done.map(|()| -> Box<dyn Recording> { Box::new(Recorded { driver: self, work }) })
     }
 
     fn synchronize(&self) -> Result<()> {
