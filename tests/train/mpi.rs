@@ -67,7 +67,7 @@ fn mpi_processes_give_the_same_bytes() {
 fn a_failed_mpi_rank_ends_the_job_and_another_number_goes_on() {
     let shop = Shop::new();
     assert!(mpiexec(&shop, "1", "calm", &[], "").status.success());
-    for (fault, words) in [("1@60:kill", ""), ("2@50:panic", "panicked"), ("3@55:stall", "waited 2 s")] {
+    for (fault, words) in [("1@60:kill", ""), ("2@50:panic", "panicked"), ("3@57:stall", "waited 2 s")] {
         let run = fault.replace([':', '@'], "-");
         let began = Instant::now();
         let output = mpiexec(&shop, "4", &run, &["--set", "dist.timeout=2"], fault);
