@@ -12,12 +12,12 @@ use super::chat_commands::{Command, HELP, apply, show};
 use super::chat_lines::{Input, Lines};
 use super::models::{Engine, ModelArgs, Opened};
 use super::print_bytes;
+use super::sampler_args::SamplerArgs;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
-use crate::decode::Decode;
 use crate::error::{Error, Result};
 use crate::sample::conversation::Settings;
-use crate::sample::{Answer, Conversation, FinishReason, SamplerConfig};
+use crate::sample::{Answer, Conversation, FinishReason};
 
 /// Arguments of `taper chat`.
 #[derive(Debug, clap::Args)]
@@ -43,24 +43,8 @@ pub struct Args {
     /// The most tokens of an answer; end-of-turn and the end of the context stop it sooner.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
-    /// Logits are divided by this; 0 always takes the most likely token.
-    #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
-    temperature: f64,
-    /// Consider only the K most likely tokens.
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Consider only the most likely tokens that together reach this probability.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    top_p: Option<f64>,
-    /// Consider only tokens at least this likely, relative to the most likely one.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    min_p: Option<f64>,
-    /// Divide the logits of tokens that occurred already by this (multiply, where negative); 1 is off.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    repetition_penalty: f64,
-    /// The seed of the draws: the same inputs give the same conversation.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampler: SamplerArgs,
     /// Keep no history of what was typed.
     #[arg(long)]
     no_history: bool,
@@ -71,19 +55,8 @@ pub struct Args {
 /// # Errors
 /// If the model cannot be opened, an option is out of range, or, through a pipe, a turn does not fit the context.
 pub fn run(args: Args) -> Result<()> {
-    let mut settings = Settings {
-        sampler: SamplerConfig {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
-            seed: args.seed,
-        },
-        max_new_tokens: args.max_new_tokens as usize,
-    };
-    settings.sampler.validate()?;
-    let opened = open(&args.model)?;
+    let mut settings = Settings { sampler: args.sampler.config()?, max_new_tokens: args.max_new_tokens as usize };
+    let mut opened = open(&args.model)?;
     let template = match &args.template {
         _ if args.plain => None,
         Some(path) => Some(ChatTemplate::load_file(path, &opened.folder)?),
@@ -92,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let (tokenizer, end) = (opened.tokenizer.clone(), end_tokens(&opened.folder, &opened.tokenizer)?);
     let name = args.model.model.clone();
     let context = opened.model.config().context_length;
-    let mut talk = Conversation::new(decoder(opened, 1, context)?, tokenizer, template, end);
+    let mut talk = Conversation::new(opened.decoder(1, context)?, tokenizer, template, end);
     if args.system.is_some() {
         talk.set_system(args.system)?;
     }
@@ -152,11 +125,6 @@ pub(super) fn open(model: &ModelArgs) -> Result<Opened> {
         ));
     }
     model.open()
-}
-
-/// The engine that computes the logits of an opened model.
-pub(super) fn decoder(mut opened: Opened, slots: usize, capacity: usize) -> Result<Box<dyn Decode>> {
-    opened.decoder(slots, capacity)
 }
 
 fn introduction(name: &str, talk: &Conversation) -> String {

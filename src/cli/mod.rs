@@ -30,6 +30,7 @@ pub mod pull;
 pub mod push;
 pub mod report;
 pub mod sample;
+mod sampler_args;
 pub mod serve;
 mod summary;
 pub mod sweep;

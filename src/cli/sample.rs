@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::models::{Engine, ModelArgs, Opened, reference};
+use super::sampler_args::SamplerArgs;
 use super::{print_bytes, print_json};
 use crate::decode::CacheFormat;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::reference::Precision;
-use crate::sample::{Event, FinishReason, Request, Sample, SamplerConfig, generate_all, generate_by, prompt_tokens};
+use crate::sample::{Event, FinishReason, Request, Sample, generate_all, generate_by, prompt_tokens};
 
 /// Arguments of `taper sample`.
 #[derive(Debug, clap::Args)]
@@ -41,24 +42,8 @@ pub struct Args {
     /// The most tokens to write; end-of-text and the end of the context stop it sooner.
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_new_tokens: usize,
-    /// Logits are divided by this; 0 always takes the most likely token.
-    #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
-    temperature: f64,
-    /// Consider only the K most likely tokens.
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Consider only the most likely tokens that together reach this probability.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    top_p: Option<f64>,
-    /// Consider only tokens at least this likely, relative to the most likely one.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    min_p: Option<f64>,
-    /// Divide the logits of tokens that occurred already by this (multiply, where negative); 1 is off.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    repetition_penalty: f64,
-    /// The seed of the draws.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampler: SamplerArgs,
     /// How many texts to write for each prompt.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     num_samples: u64,
@@ -84,15 +69,7 @@ pub struct Args {
 /// # Errors
 /// If the model cannot be opened, an option is out of range, or the prompt does not fit the context.
 pub fn run(args: Args) -> Result<()> {
-    let sampler = SamplerConfig {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed,
-    };
-    sampler.validate()?;
+    let sampler = args.sampler.config()?;
     let prompts = prompts(&args)?;
     let mut opened = args.model.open()?;
     let on_gpu = opened.params.flat().device() != Device::Cpu;

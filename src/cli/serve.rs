@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::chat::{decoder, open};
+use super::chat::open;
 use super::models::ModelArgs;
 use super::train::stop_flag;
 use crate::data::ChatTemplate;
@@ -81,13 +81,13 @@ pub fn run(args: Args) -> Result<()> {
     // Before gigabytes are read.
     options.validate()?;
     let guarded = options.api_key.is_some();
-    let opened = open(&args.model)?;
+    let mut opened = open(&args.model)?;
     let context = opened.model.config().context_length.min(tokens(args.context));
     let template = ChatTemplate::load(&opened.folder)?;
     let end = end_tokens(&opened.folder, &opened.tokenizer)?;
     let name = args.name.unwrap_or(args.model.model);
     let tokenizer = opened.tokenizer.clone();
-    let engine = decoder(opened, args.slots.into(), context)?;
+    let engine = opened.decoder(args.slots.into(), context)?;
     let chats = if template.is_some() { "completions and chat" } else { "completions (it has no chat template)" };
     let model = Model { name: name.clone(), engine, tokenizer, template, end };
     let stop = stop_flag()?;

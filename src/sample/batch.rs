@@ -38,21 +38,20 @@ pub fn generate_all(
     on_event: &mut dyn FnMut(usize, Event<'_>) -> Result<()>,
 ) -> Result<Vec<Sample>> {
     let context = engine.config().context_length;
-    let begin = |request: &Request<'_>| Session::of_request(tokenizer, request, context, slide);
-    // A prompt that does not fit should show before others have been written.
-    requests.iter().try_for_each(|request| begin(request).map(drop))?;
+    // All of them first: a prompt that does not fit should show before others have been written.
+    let sessions: Result<Vec<Session<'_>>> =
+        requests.iter().map(|request| Session::of_request(tokenizer, request, context, slide)).collect();
     let mut done: Vec<Option<Sample>> = requests.iter().map(|_| None).collect();
-    let mut waiting = requests.iter().enumerate();
+    let mut waiting = sessions?.into_iter().enumerate();
     let mut free: Vec<usize> = (0..engine.slots()).rev().collect();
     let mut running: Vec<Running<'_>> = Vec::new();
     let mut logits = Vec::new();
     loop {
         while let Some(&slot) = free.last()
-            && let Some((index, request)) = waiting.next()
+            && let Some((index, session)) = waiting.next()
         {
-            let session = begin(request)?;
             if session.finish().is_some() {
-                let sample = session.into_sample(request.prompt);
+                let sample = session.into_sample(requests[index].prompt);
                 on_event(index, Event::Done(&sample))?;
                 done[index] = Some(sample);
                 continue;

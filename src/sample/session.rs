@@ -239,6 +239,12 @@ impl<'t> Session<'t> {
     }
 }
 
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("plan", &self.plan).field("text", &self.out.text).finish_non_exhaustive()
+    }
+}
+
 /// One token for each of some texts, in the slots of an engine (a slot at most once): feeds what the engine has not seen, and
 /// chooses, where the engine selects candidates among those. `logits` is scratch. Gives a step, or a diverged model's error,
 /// for each.
@@ -251,9 +257,8 @@ pub fn step(
     logits: &mut Vec<f32>,
 ) -> Result<Vec<Result<Step>>> {
     let vocabulary = engine.config().vocab_size;
-    let feed = |(slot, text): &(usize, &mut Session<'_>)| (*slot, text.window()[engine.len(*slot)..].to_vec());
-    let fed: Vec<(usize, Vec<u32>)> = texts.iter().map(feed).collect();
-    let feeds: Vec<Feed<'_>> = fed.iter().map(|(slot, tokens)| Feed { slot: *slot, tokens }).collect();
+    let feeds: Vec<Feed<'_>> =
+        texts.iter().map(|(slot, text)| Feed { slot: *slot, tokens: &text.window()[engine.len(*slot)..] }).collect();
     let Some(select) = engine.selecting().filter(|_| texts.iter().any(|(_, text)| text.takes_candidates())) else {
         engine.feed(&feeds, logits)?;
         return Ok(texts
@@ -274,12 +279,6 @@ pub fn step(
         });
     }
     Ok(steps)
-}
-
-impl std::fmt::Debug for Session<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("plan", &self.plan).field("text", &self.out.text).finish_non_exhaustive()
-    }
 }
 
 /// The `count` tokens with the highest logits, highest first, the lower id first among equals.

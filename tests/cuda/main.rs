@@ -22,10 +22,16 @@ mod step;
 
 use std::sync::OnceLock;
 
+use taper::cli::run_command_line;
 use taper::device::Device;
 
 /// Memory of the emulated GPU.
 const ROOM: usize = 1 << 30;
+
+/// Runs a command line in this process, where the emulated GPU is known; gives its exit code.
+pub fn taper(words: &[&str]) -> u8 {
+    run_command_line(std::iter::once("taper").chain(words.iter().copied()).map(Into::into))
+}
 
 /// The devices to test, with a word for each.
 pub fn devices() -> &'static [(String, Device)] {

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use taper::cli::run_command_line;
 use taper::device::Device;
 use taper::device::products::ProductTable;
 use taper::ops::gelu::{Kind, gelu};
@@ -14,14 +13,10 @@ use taper::ops::linear::linear;
 use taper::tape::{ParamId, Tape, Var};
 
 use super::compare::{activation, check_on, param};
-use super::{ROOM, emulated, library};
+use super::{ROOM, emulated, library, taper};
 
 fn own_device() -> Option<Device> {
     library::library().map(|library| emulated::Emulated::device(library, ROOM))
-}
-
-fn taper(words: &[&str]) -> u8 {
-    run_command_line(std::iter::once("taper").chain(words.iter().copied()).map(Into::into))
 }
 
 #[test]

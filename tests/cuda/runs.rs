@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use taper::cli::run_command_line;
 use taper::events::{Event, EventLog};
 
-use super::devices;
+use super::{devices, taper};
 
 const CONFIG: &str = r#"
 [model]
@@ -43,10 +42,6 @@ every = 4
 prompt = ["the "]
 max_new_tokens = 4
 "#;
-
-fn taper(words: &[&str]) -> u8 {
-    run_command_line(std::iter::once("taper").chain(words.iter().copied()).map(Into::into))
-}
 
 /// The last step's loss, the validation losses, the checkpoints' steps, and the last sample.
 fn outcome(run: &Path) -> (Vec<f64>, Vec<f64>, Vec<u64>, String) {

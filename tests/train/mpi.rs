@@ -4,27 +4,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::common::{Shop, read, stderr};
-
-const WIDER: &[&str] = &[
-    "--set",
-    "model.n_embd=64",
-    "--set",
-    "model.n_layer=2",
-    "--set",
-    "train.micro_batch=1",
-    "--set",
-    "train.max_steps=24",
-    "--set",
-    "eval.every=8",
-    "--set",
-    "checkpoint.every=8",
-    "--set",
-    "sample.every=12",
-    "--set",
-    "dist.timeout=20",
-    "--device",
-    "cpu",
-];
+use super::ranks::WIDER;
 
 /// `mpiexec -n N taper train`, with a fault on purpose or none.
 fn mpiexec(shop: &Shop, processes: &str, run: &str, more: &[&str], fault: &str) -> Output {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Shop, read, stderr, timeless};
 
 /// A model of several shards of the optimizer's state, with accumulation.
-const WIDER: &[&str] = &[
+pub const WIDER: &[&str] = &[
     "--set",
     "model.n_embd=64",
     "--set",

@@ -28,10 +28,14 @@ pub fn linear(tape: &mut Tape<'_>, x: &Var, weight: ParamId, bias: Option<ParamI
 /// # Errors
 /// If memory or the device fails.
 pub fn forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    forward_as(x, w, b, x.dtype())
+}
+
+fn forward_as(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("a tensor with an axis") = w.shape()[0];
     assert_eq!(x.last(), w.shape()[1], "linear: input width");
-    let mut y = Tensor::empty(x.device(), x.dtype(), &shape)?;
+    let mut y = Tensor::empty(x.device(), dtype, &shape)?;
     match x.gpu() {
         None => cpu::forward(y.f32_mut(), x.f32(), w.f32(), b.map(Tensor::f32), x.rows()),
         Some(gpu) => cuda::forward(gpu, &mut y, x, w, b)?,
@@ -44,14 +48,7 @@ pub fn forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// # Errors
 /// If memory or the device fails.
 pub fn forward_f32(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    match x.gpu() {
-        None => forward(x, w, None),
-        Some(gpu) => {
-            let mut y = Tensor::empty(x.device(), DType::F32, &[x.rows(), w.shape()[0]])?;
-            cuda::forward(gpu, &mut y, x, w, None)?;
-            Ok(y)
-        }
-    }
+    forward_as(x, w, None, DType::F32)
 }
 
 struct Linear {
