@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+#[cfg(target_arch = "x86_64")]
+use super::bf16_unit::Bf16Unit;
+
 /// The CPU as far as results depend on it, and a little more for people.
 #[derive(Clone, Debug, Serialize, PartialEq)]
 pub struct CpuInfo {
@@ -75,6 +78,7 @@ fn features() -> Vec<String> {
         ("fma", std::arch::is_x86_feature_detected!("fma")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        ("amx", Bf16Unit::of_this_machine() == Some(Bf16Unit::Amx)),
     ];
     found.extend(known.iter().filter(|(_, there)| *there).map(|(name, _)| name.to_string()));
     found

@@ -3,6 +3,7 @@
 //! Everything CUDA is loaded at run time: the same binary starts on a machine without a GPU. A GPU is reached through one
 //! interface ([`launch::Driver`]) that the CUDA driver and, in tests, an emulator stand behind.
 
+pub mod bf16_unit;
 pub mod cuda;
 mod dtype;
 pub mod gpu;
