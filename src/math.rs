@@ -8,6 +8,21 @@
 
 use std::f64::consts::{FRAC_2_PI, LN_2};
 
+/// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
+/// multiply-add and fixes the order of every sum, so that all versions give the same bits.
+macro_rules! simd {
+    ($($item:item)*) => {
+        $(
+            #[multiversion::multiversion(targets(
+                "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2",
+                "x86_64+avx2+fma+bmi1+bmi2",
+            ))]
+            $item
+        )*
+    };
+}
+pub(crate) use simd;
+
 /// `e^x`; at most 2 units in the last place from the truth. Underflows to 0 below -87.3, gives infinity above 88.7.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {

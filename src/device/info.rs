@@ -36,6 +36,21 @@ impl CpuInfo {
     }
 }
 
+/// Whether the CPU multiplies matrices of bf16 faster than of f32: by AMX-BF16 or AVX512-BF16.
+#[cfg(target_arch = "x86_64")]
+pub fn has_bf16_products() -> bool {
+    // AMX_BF16 is bit 22 of EDX of leaf 7 (Intel's manual, volume 2A, CPUID); the standard library does not detect it yet.
+    let most = std::arch::x86_64::__cpuid(0).eax;
+    let amx = most >= 7 && std::arch::x86_64::__cpuid_count(7, 0).edx & (1 << 22) != 0;
+    amx || std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+/// Whether the CPU multiplies matrices of bf16 faster than of f32.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn has_bf16_products() -> bool {
+    false
+}
+
 /// Memory that can be had without swapping, in bytes (0 where unknown): the system's figure, or the control group's limit.
 pub fn available_memory() -> u64 {
     let system = meminfo("MemAvailable:");
