@@ -8,18 +8,45 @@
 
 use std::f64::consts::{FRAC_2_PI, LN_2};
 
+/// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
+/// multiply-add and fixes the order of every sum, so that all versions give the same bits.
+macro_rules! simd {
+    ($($item:item)*) => {
+        $(
+            #[multiversion::multiversion(targets(
+                "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2",
+                "x86_64+avx2+fma+bmi1+bmi2",
+            ))]
+            $item
+        )*
+    };
+}
+pub(crate) use simd;
+
 /// `e^x`; at most 2 units in the last place from the truth. Underflows to 0 below -87.3, gives infinity above 88.7.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    let clamped = x.clamp(-104.0, 89.0);
+    let (y, n) = reduced(clamped);
+    // 2^n in two halves, so that neither leaves the range of exponents: n is in [-151, 129].
+    let half = n >> 1;
+    let scaled = y * pow2(half) * pow2(n.wrapping_sub(half));
+    let scaled = if x < -103.97 { 0.0 } else { scaled };
+    let scaled = if x > 88.722_84 { f32::INFINITY } else { scaled };
+    if x.is_nan() { x } else { scaled }
+}
+
+/// `y` and `n` such that `e^x` is `y * 2^n`, for `x` from -104 to 89. A NaN makes nonsense of `n` and a NaN of `y`.
+#[inline(always)]
+fn reduced(x: f32) -> (f32, i32) {
     // Cephes' reduction: x = n ln2 + r with |r| <= ln2/2, ln2 split in two so that n * LN2_HI is exact.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a libm call.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-104.0, 89.0);
-    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
-    let r = clamped - n * LN2_HI - n * LN2_LO;
+    let r = x - n * LN2_HI - n * LN2_LO;
     let mut p = 1.987_569_1e-4_f32;
     p = p * r + 1.398_199_9e-3;
     p = p * r + 8.333_452e-3;
@@ -28,14 +55,18 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 5.0e-1;
     let y = p * (r * r) + r + 1.0;
     // The integer stands in the low bits of `rounded`: a cast from float to integer saturates in Rust, and that does not
-    // vectorise. A NaN makes nonsense of it, and is answered at the end.
-    let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    // 2^n in two halves, so that neither leaves the range of exponents: n is in [-151, 129].
-    let half = n >> 1;
-    let scaled = y * pow2(half) * pow2(n.wrapping_sub(half));
-    let scaled = if x < -103.97 { 0.0 } else { scaled };
-    let scaled = if x > 88.722_84 { f32::INFINITY } else { scaled };
-    if x.is_nan() { x } else { scaled }
+    // vectorise.
+    (y, (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
+}
+
+/// [`exp`] where its result is a normal number or nothing: for `x` up to 88, and 0 below -87, in three quarters of its time. The same
+/// bits as `exp` between. A NaN stays one.
+#[inline(always)]
+pub fn exp_near(x: f32) -> f32 {
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let (y, n) = reduced(clamped);
+    let scaled = y * pow2(n);
+    if x < -87.0 { 0.0 } else { scaled }
 }
 
 /// `2^n` for -126 <= n <= 127, by writing the exponent field; anything for other `n`.
@@ -239,6 +270,16 @@ mod tests {
 
     fn grid(lo: f64, hi: f64, n: usize) -> impl Iterator<Item = f64> {
         (0..=n).map(move |i| lo + (hi - lo) * i as f64 / n as f64)
+    }
+
+    #[test]
+    fn near_zero_both_exponentials_are_one() {
+        for i in -87_000..=88_000 {
+            let x = i as f32 / 1000.0;
+            assert_eq!(exp_near(x).to_bits(), exp(x).to_bits(), "{x}");
+        }
+        assert_eq!([exp_near(-87.1), exp_near(-1e9), exp_near(f32::NEG_INFINITY)], [0.0; 3]);
+        assert!(exp_near(f32::NAN).is_nan());
     }
 
     #[test]

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stats", &["math", "random"]),
     ("device", &["error"]),
     ("dist", &["error", "device"]),
-    ("tensor", &["error", "device"]),
+    ("tensor", &["error", "math", "device"]),
     ("events", &["error"]),
     ("tape", &["error", "device", "tensor"]),
     ("ops", &["error", "math", "random", "device", "tensor", "tape"]),
@@ -105,7 +105,7 @@ const AIM: usize = 400;
 const LIBRARY_OPERATORS: &[&str] = &["matmul"];
 
 /// What stands among the operators without being one.
-const OPERATOR_HELPERS: &[&str] = &["mod", "documents", "heads", "lanes", "launch", "reduce"];
+const OPERATOR_HELPERS: &[&str] = &["mod", "documents", "element", "heads", "lanes", "launch", "reduce"];
 
 /// Operators whose kernels are not in a file of their own stem: attention needs several, and of a linear layer only the bias
 /// is ours, the products are cuBLASLt's; a low-rank correction is nothing but products.

@@ -16,7 +16,7 @@ use taper::model::gpt::Pass;
 use taper::nn::Dropout;
 use taper::optim::{Hyper, Optimizer};
 use taper::tape::{Gradients, Tape};
-use taper::tensor::Tensor;
+use taper::tensor::{DType, Tensor};
 
 use taper::sample::SamplerConfig;
 
@@ -126,11 +126,11 @@ struct Measured {
     predicted: u64,
 }
 
-fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool) -> Measured {
+fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool, dtype: DType) -> Measured {
     release();
     let before = live_bytes();
     let model = Gpt::new(config.clone()).unwrap();
-    let mut params = model.initialise(1).unwrap();
+    let mut params = model.initialise(1).unwrap().with_compute(dtype).unwrap();
     let mut grads = Gradients::zeros_like(&params).unwrap();
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
     let mut optimizer = Optimizer::new(hyper, &params).unwrap();
@@ -147,7 +147,7 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool) -> Measure
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1]).unwrap()).unwrap();
     let sum = loss.sum().unwrap();
     optimizer.step(&mut params, &grads, sum, 1e-3);
-    let predicted = config.training_bytes(params.layout().parameters(), micro_batch, recompute);
+    let predicted = config.training_bytes(params.layout().parameters(), micro_batch, recompute, dtype);
     Measured { peak: peak_bytes() - before, held: held_bytes() - before, predicted }
 }
 
@@ -176,11 +176,12 @@ fn predictions_are_near_what_the_pool_holds() {
         ("shallow and narrow", ModelConfig { n_layer: 1, n_embd: 16, head_dim: 4, mlp_dim: 64, ..gpt2() }, 64, false),
     ];
     let mut wrong = Vec::new();
-    for (name, config, micro_batch, recompute) in cases {
-        let Measured { peak, held, predicted } = measure(&config, micro_batch, recompute);
+    let all = cases.iter().flat_map(|case| [(case, DType::F32), (case, DType::BF16)]);
+    for ((name, config, micro_batch, recompute), dtype) in all {
+        let Measured { peak, held, predicted } = measure(config, *micro_batch, *recompute, dtype);
         let ratio = |bytes: usize| predicted as f64 / bytes as f64;
         let line = format!(
-            "{name}: predicted {predicted}, {:.3} of what is held, {:.3} of the peak",
+            "{name} in {dtype:?}: predicted {predicted}, {:.3} of what is held, {:.3} of the peak",
             ratio(held),
             ratio(peak)
         );
@@ -196,6 +197,8 @@ fn predictions_are_near_what_the_pool_holds() {
 fn a_step_gives_back_all_it_took() {
     let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
     let before = live_bytes();
-    measure(&gpt2(), 2, true);
+    for dtype in [DType::F32, DType::BF16] {
+        measure(&gpt2(), 2, true, dtype);
+    }
     assert_eq!(live_bytes(), before);
 }

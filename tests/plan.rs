@@ -97,7 +97,7 @@ fn parts_add_up_to_the_memory_model() {
                 let cluster = cluster("h200", gpus, 1);
                 let found = plan(&job, Choice { recompute, ..PLAIN }, &cluster).unwrap();
                 assert_eq!((found.layout.lanes, found.layout.gradient_buffers), (8, buffers));
-                let memory = Memory { model: &shape, parameters, trained: parameters, recompute, gpu: Some(dtype) };
+                let memory = Memory { model: &shape, parameters, trained: parameters, recompute, dtype, on_gpu: true };
                 let parts = found.memory;
                 assert_eq!(
                     parts.total() - parts.workspace - parts.communication,

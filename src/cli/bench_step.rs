@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::bench::{Job, Step};
-use super::train::{device_words, peak_flops};
+use super::train::{device_words, peak_flops, slow_on_this_cpu};
 use super::{print_json, print_line};
 use crate::data::{Loader, TokenStream};
 use crate::device::info::peak_resident_bytes;
@@ -44,7 +44,12 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
     let params = model.initialise(1)?;
     let setup = Setup { seed_dropout: 1, recompute: job.recompute, lanes: 1 };
     let mut engine: Box<dyn Engine + '_> = match gpu {
-        None => Box::new(Native::new(&model, params, job.hyper, setup)?),
+        None => {
+            if let Some(note) = slow_on_this_cpu(precision) {
+                eprintln!("NOTE: {note}");
+            }
+            Box::new(Native::new(&model, params.with_compute(precision.dtype())?, job.hyper, setup)?)
+        }
         Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?),
     };
     let batch = random_batch(b, t, v)?;

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::data::Loader;
 use crate::data::config::DataFormat;
 use crate::data::tokenizer::Tokenizer;
+use crate::device::bf16_unit::Bf16Unit;
 use crate::device::info::CpuInfo;
 use crate::device::{Device, gpu, peak};
 use crate::dist::Ranks;
@@ -118,10 +119,18 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     }
     let precision = config.precision.resolve(device != Device::Cpu)?;
     config.precision.compute = Some(precision);
+    if args.engine == Engine::Reference && device == Device::Cpu && precision != Precision::Fp32 {
+        return Err(Error::usage("--engine reference trains in fp32 on the CPU; remove precision.compute"));
+    }
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
     let folder = ranks.on_root("run folder", || RunFolder::open(&run, args.resume))?;
     for note in config.notes() {
         say(&format!("note: {note}"));
+    }
+    if device == Device::Cpu
+        && let Some(note) = slow_on_this_cpu(precision)
+    {
+        say(&format!("NOTE: {note}"));
     }
     if asked == "auto"
         && device == Device::Cpu
@@ -223,7 +232,10 @@ impl Ready {
                 let setup = Setup { seed_dropout, recompute, lanes: self.lanes() };
                 let team = train_ranks::team(&self.ranks, config);
                 match self.device.gpu()? {
-                    None => Box::new(Native::in_team(&self.model, params, hyper, setup, team)?),
+                    None => {
+                        let params = params.with_compute(self.precision().dtype())?;
+                        Box::new(Native::in_team(&self.model, params, hyper, setup, team)?)
+                    }
                     Some(gpu) => {
                         let stop = config.stability.nonfinite == Nonfinite::Error;
                         let model = &self.model;
@@ -319,6 +331,13 @@ pub(super) fn device_words(device: Device) -> String {
     }
 }
 
+/// What is to be said about a precision that the CPU at hand is not made for.
+pub(super) fn slow_on_this_cpu(precision: Precision) -> Option<&'static str> {
+    (precision == Precision::Bf16 && Bf16Unit::of_this_machine().is_none()).then_some(
+        "this CPU has neither AMX-BF16 nor AVX512-BF16: bf16 is computed by converting to fp32, and is slower than \"fp32\"",
+    )
+}
+
 /// What a device can do at most in a precision, in FLOP/s, where its data sheet is known.
 pub(super) fn peak_flops(device: Device, precision: Precision) -> Option<f64> {
     let gpu = device.gpu().ok().flatten()?;
@@ -338,7 +357,8 @@ fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<
         parameters: model.layout().parameters(),
         trained: model.layout().trained_infos().map(|(info, _)| info.len()).sum(),
         recompute: config.train.recompute,
-        gpu: (device != Device::Cpu).then_some(dtype),
+        dtype,
+        on_gpu: device != Device::Cpu,
     }
 }
 

@@ -17,15 +17,19 @@ impl ModelConfig {
     }
 
     /// Bytes that training needs on the CPU engine, estimated: parameters, gradients and two moments (16 bytes a parameter),
-    /// and the buffers that a step leaves in the pool. A buffer of one size does not serve another, so the buffers of both
+    /// in bf16 the copy of the parameters (2 more), and the buffers that a step leaves in the pool; activations are in `dtype`,
+    /// statistics and a chunk of logits in f32. A buffer of one size does not serve another, so the buffers of both
     /// full moments count, those of the classifier and those of the way back.
     ///
     /// `tests/memory.rs` holds the formula against what the buffer pool counts.
-    pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool) -> u64 {
-        let tokens = micro_batch * self.context_length;
+    pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
+        let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
         let Widths { activations, statistics } = self.widths(recompute);
-        16 * parameters as u64 + 4 * (tokens * (activations + statistics) + logits) as u64
+        // Products to which something is added before they are rounded.
+        let added = self.bias || self.qkv_bias;
+        let (copy, sums) = if dtype == DType::F32 { (0, 0) } else { (size, if added { ops::matmul::SUMS } else { 0 }) };
+        ((16 + copy) * parameters + size * tokens * activations + 4 * (tokens * statistics + logits + sums)) as u64
     }
 
     /// [`ModelConfig::training_bytes`] on a GPU that computes in `dtype`: activations are in that dtype, statistics in f32,

@@ -3,7 +3,10 @@
 //! A lane is an accumulator; element `i` goes to lane `i % 16`. That is one AVX-512 register, two of AVX2, four of SSE,
 //! and the same result on each. Everything is `inline(always)` so that it is compiled for the caller's instruction set.
 
+use super::element::Element;
 use super::simd;
+
+pub use crate::tensor::element::add_slice as add;
 
 /// Number of lanes.
 pub const LANES: usize = 16;
@@ -23,51 +26,51 @@ pub fn join(mut lanes: [f32; LANES]) -> f32 {
 
 /// The sum of `f(x)` over a slice.
 #[inline(always)]
-pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub fn sum<E: Element>(x: &[E], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let mut chunks = x.chunks_exact(LANES);
     for chunk in &mut chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(x);
+            *lane += f(x.load());
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane += f(x);
+        *lane += f(x.load());
     }
     join(lanes)
 }
 
 /// The sum of `f(x, y)` over two slices of one length.
 #[inline(always)]
-pub fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub fn sum2<X: Element, Y: Element>(x: &[X], y: &[Y], f: impl Fn(f32, f32) -> f32) -> f32 {
     debug_assert_eq!(x.len(), y.len());
     let mut lanes = [0.0f32; LANES];
     let (mut xs, mut ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     for (x, y) in (&mut xs).zip(&mut ys) {
         for i in 0..LANES {
-            lanes[i] += f(x[i], y[i]);
+            lanes[i] += f(x[i].load(), y[i].load());
         }
     }
     for (lane, (&x, &y)) in lanes.iter_mut().zip(xs.remainder().iter().zip(ys.remainder())) {
-        *lane += f(x, y);
+        *lane += f(x.load(), y.load());
     }
     join(lanes)
 }
 
 /// The sum of `f(x, y, z)` over three slices of one length.
 #[inline(always)]
-pub fn sum3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+pub fn sum3<X: Element, Y: Element, Z: Element>(x: &[X], y: &[Y], z: &[Z], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     debug_assert!(x.len() == y.len() && x.len() == z.len());
     let mut lanes = [0.0f32; LANES];
     let (mut xs, mut ys, mut zs) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
     for ((x, y), z) in (&mut xs).zip(&mut ys).zip(&mut zs) {
         for i in 0..LANES {
-            lanes[i] += f(x[i], y[i], z[i]);
+            lanes[i] += f(x[i].load(), y[i].load(), z[i].load());
         }
     }
     let rest = xs.remainder().iter().zip(ys.remainder()).zip(zs.remainder());
     for (lane, ((&x, &y), &z)) in lanes.iter_mut().zip(rest) {
-        *lane += f(x, y, z);
+        *lane += f(x.load(), y.load(), z.load());
     }
     join(lanes)
 }
@@ -106,13 +109,6 @@ simd! {
             }
         }
         sums.into_iter().map(join).sum::<f32>() + sum(chunks.remainder(), |x| x)
-    }
-
-    /// Adds `term` to `sum`, element by element.
-    pub fn add(sum: &mut [f32], term: &[f32]) {
-        for (sum, &term) in sum.iter_mut().zip(term) {
-            *sum += term;
-        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod candidates;
 pub mod classifier;
 pub mod documents;
 pub mod dropout;
+pub mod element;
 pub mod embedding;
 pub mod gelu;
 pub mod gradnorm;
@@ -33,17 +34,4 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;
 
-/// Compiles the functions inside for several instruction sets and picks the best at run time. The source has no fused
-/// multiply-add and fixes the order of every sum, so that all versions give the same bits.
-macro_rules! simd {
-    ($($item:item)*) => {
-        $(
-            #[multiversion::multiversion(targets(
-                "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2",
-                "x86_64+avx2+fma+bmi1+bmi2",
-            ))]
-            $item
-        )*
-    };
-}
-pub(crate) use simd;
+pub(crate) use crate::math::simd;

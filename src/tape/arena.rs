@@ -184,6 +184,15 @@ impl Params {
         Ok(Params { layout: self.layout.clone(), flat, compute })
     }
 
+    /// These parameters with a copy in the compute dtype where that is not f32, on their device.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn with_compute(self, dtype: DType) -> Result<Params> {
+        let compute = (dtype != DType::F32).then(|| self.flat.to_dtype(dtype)).transpose()?;
+        Ok(Params { compute, ..self })
+    }
+
     /// Replaces the master weights of the parameters that are trained, and renews the compute copy.
     ///
     /// # Errors
@@ -204,7 +213,7 @@ impl Params {
     /// If the device fails.
     pub fn renew_compute(&mut self) -> Result<()> {
         if let Some(compute) = &mut self.compute {
-            *compute = self.flat.to_dtype(compute.dtype())?;
+            compute.cast_from(&self.flat)?;
         }
         Ok(())
     }
@@ -357,6 +366,21 @@ mod tests {
         assert_eq!(params.value(b).f32(), [1.0; 7]);
         assert_eq!(params.flat().f32().iter().sum::<f32>(), 7.0);
         assert_eq!(params.layout().find("b"), Some(b));
+    }
+
+    #[test]
+    fn the_compute_copy_is_the_rounded_weights() {
+        let mut layout = Layout::default();
+        let w = layout.push("w", &[3]);
+        let mut params = Params::zeros(layout, Device::Cpu).unwrap().with_compute(DType::BF16).unwrap();
+        assert_eq!((params.compute_dtype(), params.weight(w).dtype()), (DType::BF16, DType::BF16));
+        let mut values = [0.0; 16];
+        values[..3].copy_from_slice(&[1.0, 1.0 + 3.0 / 256.0, -0.1]);
+        params.load(&values).unwrap();
+        assert_eq!(params.value(w).f32(), &values[..3]);
+        let rounded = params.weight(w).to_vec_f32().unwrap();
+        assert_eq!(rounded, [1.0, 1.0 + 4.0 / 256.0, half::bf16::from_f32(-0.1).to_f32()]);
+        assert_eq!(params.with_compute(DType::F32).unwrap().weight(w).dtype(), DType::F32);
     }
 
     #[test]

@@ -5,11 +5,14 @@
 //! ownership and says so loudly otherwise (`f32_mut` and `address_mut` panic on shared memory, because that is our mistake
 //! and never the user's).
 
+pub mod element;
+
 pub use crate::device::DType;
+pub use element::Element;
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
+use half::bf16;
 
 use crate::device::gpu::GpuBuffer;
 use crate::device::launch::{Arg, Geometry};
@@ -275,8 +278,7 @@ impl Tensor {
     /// # Panics
     /// On another dtype.
     pub fn f32(&self) -> &[f32] {
-        assert_eq!(self.dtype, DType::F32, "read as f32");
-        bytemuck::cast_slice(&self.host().bytes()[self.byte_range()])
+        self.values()
     }
 
     /// The values, to be changed.
@@ -284,7 +286,24 @@ impl Tensor {
     /// # Panics
     /// On another dtype, or while another tensor shares the memory.
     pub fn f32_mut(&mut self) -> &mut [f32] {
-        assert_eq!(self.dtype, DType::F32, "written as f32");
+        self.values_mut()
+    }
+
+    /// The values in host memory, where they are of the type `E`.
+    ///
+    /// # Panics
+    /// On another dtype.
+    pub fn values<E: Element>(&self) -> &[E] {
+        assert_eq!(self.dtype, E::DTYPE, "the dtype that is read");
+        bytemuck::cast_slice(&self.host().bytes()[self.byte_range()])
+    }
+
+    /// The values, to be changed.
+    ///
+    /// # Panics
+    /// On another dtype, or while another tensor shares the memory.
+    pub fn values_mut<E: Element>(&mut self) -> &mut [E] {
+        assert_eq!(self.dtype, E::DTYPE, "the dtype that is written");
         let range = self.byte_range();
         bytemuck::cast_slice_mut(&mut self.sole().bytes_mut()[range])
     }
@@ -317,18 +336,37 @@ impl Tensor {
             return Ok(self.clone());
         }
         let mut out = Tensor::empty(self.device(), dtype, &self.shape)?;
-        let (from, to) = (self.byte_range(), out.byte_range());
+        out.cast_from(self)?;
+        Ok(out)
+    }
+
+    /// Takes over the elements of `from`, which is of another floating dtype on the same device, rounded to nearest even.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_dtype`].
+    ///
+    /// # Panics
+    /// If lengths or devices differ, or while another tensor shares this one's memory.
+    pub fn cast_from(&mut self, from: &Tensor) -> Result<()> {
+        assert_eq!((self.len(), self.device()), (from.len(), from.device()), "cast of another length or device");
+        let (source, target) = (from.byte_range(), self.byte_range());
         match self.gpu() {
-            None => convert(&self.host().bytes()[from], self.dtype, &mut out.sole().bytes_mut()[to], dtype)?,
+            None => match (from.dtype, self.dtype) {
+                (DType::F32, DType::BF16) => element::convert::<f32, bf16>(self.values_mut(), from.values()),
+                (DType::BF16, DType::F32) => element::convert::<bf16, f32>(self.values_mut(), from.values()),
+                (_, dtype) => {
+                    convert(&from.host().bytes()[source], from.dtype, &mut self.sole().bytes_mut()[target], dtype)?;
+                }
+            },
             Some(gpu) => {
-                let kernel = format!("cast_{}_to_{}", self.dtype.suffix(), dtype.suffix());
+                let kernel = format!("cast_{}_to_{}", from.dtype.suffix(), self.dtype.suffix());
                 let arguments =
-                    [Arg::Pointer(out.address_mut()), Arg::Pointer(self.address()), Arg::U64(self.len() as u64)];
+                    [Arg::Pointer(self.address_mut()), Arg::Pointer(from.address()), Arg::U64(self.len() as u64)];
                 // Eight elements a thread, whichever side is narrower.
                 gpu.launch(&kernel, per_element(self.len(), DType::F16), &arguments)?;
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Adds `term`, element by element.
@@ -337,10 +375,9 @@ impl Tensor {
     /// If the device fails.
     ///
     /// # Panics
-    /// If lengths, dtypes or devices differ, on another host dtype than f32, or while another tensor shares this one's
-    /// memory.
+    /// If lengths, dtypes or devices differ, on another host dtype than f32 and bf16, or while another tensor shares this
+    /// one's memory.
     pub fn add_assign(&mut self, term: &Tensor) -> Result<()> {
-        const CHUNK: usize = 1 << 14;
         assert_eq!((self.len(), self.dtype), (term.len(), term.dtype), "lengths and dtypes of a sum");
         if let Some(gpu) = self.gpu() {
             let kernel = format!("reduce_add_{}", self.dtype.suffix());
@@ -348,9 +385,10 @@ impl Tensor {
                 [Arg::Pointer(self.address_mut()), Arg::Pointer(term.address()), Arg::U64(self.len() as u64)];
             return gpu.launch(&kernel, per_element(self.len(), self.dtype), &arguments);
         }
-        self.f32_mut().par_chunks_mut(CHUNK).zip(term.f32().par_chunks(CHUNK)).for_each(|(sum, term)| {
-            sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
-        });
+        match self.dtype {
+            DType::BF16 => element::add_assign::<bf16>(self.values_mut(), term.values()),
+            _ => element::add_assign::<f32>(self.values_mut(), term.values()),
+        }
         Ok(())
     }
 

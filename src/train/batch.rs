@@ -20,21 +20,23 @@ pub struct Memory<'m> {
     pub trained: usize,
     /// Whether blocks store only their input.
     pub recompute: bool,
-    /// The dtype of activations on a GPU; None on the CPU.
-    pub gpu: Option<DType>,
+    /// The dtype of activations.
+    pub dtype: DType,
+    /// Whether a GPU computes.
+    pub on_gpu: bool,
 }
 
 impl Memory<'_> {
     /// The memory that a step with so many gradient buffers is predicted to need at its peak, in bytes.
     pub fn predicted_bytes(&self, micro_batch: usize, buffers: usize) -> u64 {
-        let Memory { model, parameters, trained, recompute, gpu } = *self;
+        let Memory { model, parameters, trained, recompute, dtype, on_gpu } = *self;
         // `training_bytes` counts one gradient buffer.
         let more_buffers = 4 * trained as u64 * (buffers as u64 - 1);
         // What is not trained has no gradient and no moments.
         let spared = 12 * (parameters - trained) as u64;
-        let all_trained = match gpu {
-            None => model.training_bytes(parameters, micro_batch, recompute),
-            Some(dtype) => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
+        let all_trained = match on_gpu {
+            false => model.training_bytes(parameters, micro_batch, recompute, dtype),
+            true => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
         };
         more_buffers + all_trained - spared
     }
@@ -87,7 +89,8 @@ mod tests {
     fn the_choice_divides_the_global_batch_and_grows_no_further_than_memory() {
         let model = ModelConfig::gpt2(2, 2, 32, 64, 100);
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
-        let memory = Memory { model: &model, parameters: 30_000, trained: 30_000, recompute: false, gpu: None };
+        let (parameters, dtype) = (30_000, DType::F32);
+        let memory = Memory { model: &model, parameters, trained: parameters, recompute: false, dtype, on_gpu: false };
         let free = available(Device::Cpu).unwrap();
         assert_eq!(memory.largest_that_fits(24, free, 1, buffers).unwrap(), 24);
         assert_eq!(memory.largest_that_fits(24, free, 4, buffers).unwrap(), 6);
@@ -95,7 +98,7 @@ mod tests {
         assert!(memory.predicted_bytes(8, 1) > recomputing.predicted_bytes(8, 1));
         let adapters = Memory { trained: 1_000, ..memory };
         assert_eq!(memory.predicted_bytes(8, 3) - adapters.predicted_bytes(8, 3), 20 * 29_000);
-        let narrow = Memory { gpu: Some(DType::BF16), ..memory };
+        let narrow = Memory { dtype: DType::BF16, on_gpu: true, ..memory };
         assert!(narrow.predicted_bytes(8, 1) < memory.predicted_bytes(8, 1));
         let huge = ModelConfig { context_length: 1 << 30, n_embd: 1 << 20, ..model.clone() };
         let error = Memory { model: &huge, ..memory }.largest_that_fits(24, free, 1, buffers).unwrap_err();

@@ -268,11 +268,12 @@ fn norm_rows(pool: &mut Pool, config: &ModelConfig, norm: &Norm, x: &[f32], y: &
         // SAFETY: each row once.
         let (y, x) = (unsafe { y.slice(row * c, c) }, &x[row * c..(row + 1) * c]);
         match config.norm {
-            NormKind::Layernorm => drop(layernorm::cpu::forward_row(y, x, &norm.weight, eps)),
-            NormKind::Rmsnorm => drop(rmsnorm::cpu::forward_row(y, x, &norm.weight, eps)),
-        }
-        if let Some(bias) = &norm.bias {
-            lanes::add(y, bias);
+            NormKind::Layernorm => {
+                layernorm::cpu::forward_row(y, x, &norm.weight, norm.bias.as_deref(), eps);
+            }
+            NormKind::Rmsnorm => {
+                rmsnorm::cpu::forward_row(y, x, &norm.weight, eps);
+            }
         }
     });
 }

@@ -3,7 +3,9 @@
 use rayon::prelude::*;
 
 use super::Factors;
+use crate::ops::element::Element;
 use crate::ops::simd;
+use crate::tensor::element::convert_slice;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 14;
@@ -14,6 +16,25 @@ pub(crate) fn update(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], kee
         .zip(m.par_chunks_mut(CHUNK))
         .zip(v.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)))
         .for_each(|((p, m), (v, g))| chunk(p, m, v, g, keep, factors));
+}
+
+/// [`update`], which also rounds the new values to `copy`.
+pub(crate) fn update_with_copy<E: Element>(
+    p: &mut [f32],
+    copy: &mut [E],
+    m: &mut [f32],
+    v: &mut [f32],
+    g: &[f32],
+    keep: f32,
+    factors: Factors,
+) {
+    p.par_chunks_mut(CHUNK)
+        .zip(copy.par_chunks_mut(CHUNK))
+        .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK)))
+        .for_each(|((p, copy), ((m, v), g))| {
+            chunk(p, m, v, g, keep, factors);
+            convert_slice(copy, p);
+        });
 }
 
 simd! {

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::math;
+use crate::ops::element::on_cpu;
 use crate::tape::{Gradients, Params};
 use crate::tensor::Tensor;
 
@@ -42,8 +43,8 @@ pub(crate) struct Factors {
     pub sqrt_correction2: f32,
 }
 
-/// Updates `params` from `grads`, in host memory; `m` and `v` are the moments, flat f32 in the layout of the
-/// gradients. On a GPU it is [`cuda::update`].
+/// Updates `params` and their copy in the compute dtype from `grads`, in host memory; `m` and `v` are the moments, flat f32 in
+/// the layout of the gradients. On a GPU it is [`cuda::update`].
 pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
     let all = 0..params.layout().trained();
     adamw_part(params, grads, m, v, with, all);
@@ -79,8 +80,16 @@ pub fn adamw_part(
         }
         let here = both.start - part.start..both.end - part.start;
         let first = info.range().start + (both.start - trained.start);
-        let p = &mut params.flat_mut().f32_mut()[first..first + both.len()];
-        let (m, v) = (&mut m.f32_mut()[here.clone()], &mut v.f32_mut()[here]);
-        cpu::update(p, m, v, &grads.flat().f32()[both], keep, factors);
+        let place = first..first + both.len();
+        let (flat, copy) = params.buffers_mut();
+        let p = &mut flat.f32_mut()[place.clone()];
+        let (m, v, g) = (&mut m.f32_mut()[here.clone()], &mut v.f32_mut()[here], &grads.flat().f32()[both]);
+        match copy {
+            None => cpu::update(p, m, v, g, keep, factors),
+            Some(copy) => on_cpu!(copy.dtype(), E => {
+                let copy = &mut copy.values_mut::<E>()[place];
+                cpu::update_with_copy(p, copy, m, v, g, keep, factors);
+            }),
+        }
     }
 }

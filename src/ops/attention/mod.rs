@@ -17,6 +17,7 @@ pub mod decode;
 
 use crate::error::{Error, Result};
 use crate::ops::documents::Documents;
+use crate::ops::element::on_cpu;
 pub use crate::ops::heads::Heads;
 use crate::ops::launch::Past;
 use crate::random::Mask;
@@ -78,7 +79,9 @@ pub fn forward(
     match qkv.gpu() {
         None => {
             let extent = cpu::Extent { b, t, heads, documents };
-            cpu::forward(out.f32_mut(), lse.f32_mut(), qkv.f32(), extent, dropout);
+            on_cpu!(qkv.dtype(), E => {
+                cpu::forward::<E>(out.values_mut(), lse.f32_mut(), qkv.values(), extent, dropout);
+            });
         }
         Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, cuda::Hidden { dropout, documents })?,
     }
@@ -121,8 +124,10 @@ pub fn forward_cached(
         None => {
             let extent = cpu::Extent { b, t, heads, documents: None };
             let from = first * heads.n_kv_head * capacity * heads.head_dim;
-            let (keys, values) = (&mut keys.f32_mut()[from..], &mut values.f32_mut()[from..]);
-            cpu::forward_cached(out.f32_mut(), qkv.f32(), keys, values, extent, capacity, past);
+            on_cpu!(qkv.dtype(), E => {
+                let (keys, values) = (&mut keys.values_mut::<E>()[from..], &mut values.values_mut()[from..]);
+                cpu::forward_cached(out.values_mut(), qkv.values(), keys, values, extent, capacity, past);
+            });
         }
         Some(gpu) => cuda::forward_cached(gpu, out, qkv, keys, values, heads, (first, past))?,
     }
@@ -174,8 +179,11 @@ impl Backward for Attention {
         match qkv.gpu() {
             None => {
                 let extent = cpu::Extent { b, t, heads, documents };
-                let (out, lse) = (self.out.f32(), self.lse.f32());
-                cpu::backward(dqkv.f32_mut(), dout.f32(), qkv.f32(), out, lse, extent, dropout);
+                let lse = self.lse.f32();
+                on_cpu!(qkv.dtype(), E => {
+                    let (dout, qkv, out) = (dout.values::<E>(), qkv.values(), self.out.values());
+                    cpu::backward(dqkv.values_mut(), dout, qkv, out, lse, extent, dropout);
+                });
             }
             Some(gpu) => {
                 let saved = cuda::Saved { qkv, out: &self.out, lse: &self.lse };

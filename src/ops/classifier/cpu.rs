@@ -5,13 +5,14 @@ use rayon::prelude::*;
 use super::IGNORE;
 use crate::device::pool::HostBuffer;
 use crate::math;
+use crate::ops::element::{Element, narrow_row, per_f32};
 use crate::ops::lanes;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::simd;
 
-/// Logits of one chunk, about: 4M elements are 16 MiB. It fixes the order in which the weight's gradient is added up, so
-/// it depends on the vocabulary only.
-const CHUNK_ELEMENTS: usize = 4 << 20;
+/// Logits of one chunk, about: 16M elements are 64 MiB. Each chunk reads the weight twice, and reads and writes its gradient. It
+/// fixes the order in which that is added up, so it depends on the vocabulary only.
+const CHUNK_ELEMENTS: usize = 16 << 20;
 
 fn chunk_rows(v: usize) -> usize {
     (CHUNK_ELEMENTS / v / 64 * 64).clamp(64, 1024)
@@ -23,24 +24,24 @@ pub fn buffer_elements(n: usize, v: usize) -> usize {
 }
 
 /// Losses [N] of `x` [N, C] against `targets` under `w` [V, C].
-pub fn forward(losses: &mut [f32], x: &[f32], w: &[f32], targets: &[u32]) {
+pub fn forward<E: Element>(losses: &mut [f32], x: &[E], w: &[E], targets: &[u32]) {
     each_chunk(losses, x, w, targets, |_, _, _, _| {}, None);
 }
 
 /// Losses, `dx` [N, C] = the gradient of `scale * sum(losses)`, and, where wanted, `dw` [V, C] += its gradient.
-pub fn forward_backward(
+pub fn forward_backward<E: Element>(
     losses: &mut [f32],
-    dx: &mut [f32],
+    dx: &mut [E],
     mut dw: Option<&mut [f32]>,
-    x: &[f32],
-    w: &[f32],
+    x: &[E],
+    w: &[E],
     targets: &[u32],
     scale: f32,
 ) {
     let c = x.len() / targets.len().max(1);
     let v = w.len() / c.max(1);
-    let back = |first: usize, rows: usize, dlogits: &[f32], x: &[f32]| {
-        let dlogits = Mat::new(dlogits, rows, v);
+    let back = |first: usize, rows: usize, dlogits: &[E], x: &[E]| {
+        let dlogits = Mat::strided(dlogits, rows, v, v * per_f32::<E>());
         let dx = MatMut::new(&mut dx[first * c..][..rows * c], rows, c);
         gemm(dx, Into::Set, 1.0, dlogits, Mat::new(w, v, c), Threads::All);
         if let Some(dw) = &mut dw {
@@ -50,13 +51,14 @@ pub fn forward_backward(
     each_chunk(losses, x, w, targets, back, Some(scale));
 }
 
-/// Runs the rows through in chunks. With a `scale`, `back(first row, rows, dlogits, x of the chunk)` is called for each.
-fn each_chunk(
+/// Runs the rows through in chunks. With a `scale`, `back(first row, rows, dlogits, x of the chunk)` is called for each; logits
+/// are in f32, and their gradients, which are operands of products, take their places in the dtype of `x`.
+fn each_chunk<E: Element>(
     losses: &mut [f32],
-    x: &[f32],
-    w: &[f32],
+    x: &[E],
+    w: &[E],
     targets: &[u32],
-    mut back: impl FnMut(usize, usize, &[f32], &[f32]),
+    mut back: impl FnMut(usize, usize, &[E], &[E]),
     scale: Option<f32>,
 ) {
     let n = targets.len();
@@ -76,8 +78,8 @@ fn each_chunk(
         match scale {
             None => rows_of.for_each(|((row, loss), &target)| *loss = row_loss(row, target)),
             Some(scale) => {
-                rows_of.for_each(|((row, loss), &target)| *loss = row_loss_and_gradient(row, target, scale));
-                back(first, rows, logits, x);
+                rows_of.for_each(|((row, loss), &target)| *loss = row_loss_and_gradient::<E>(row, target, scale));
+                back(first, rows, bytemuck::cast_slice(logits), x);
             }
         }
     }
@@ -90,12 +92,12 @@ simd! {
             return 0.0;
         }
         let max = lanes::max(row);
-        let sum = lanes::sum(row, |logit| math::exp(logit - max));
+        let sum = lanes::sum(row, |logit| math::exp_near(logit - max));
         log_sum_exp(max, sum) - row[target as usize]
     }
 
-    /// The cross-entropy of one row; the row becomes the gradient of `scale` times it.
-    fn row_loss_and_gradient(row: &mut [f32], target: u32, scale: f32) -> f32 {
+    /// The cross-entropy of one row; the row, seen as `E`, becomes the gradient of `scale` times it.
+    fn row_loss_and_gradient<E: Element>(row: &mut [f32], target: u32, scale: f32) -> f32 {
         if target == IGNORE {
             row.fill(0.0);
             return 0.0;
@@ -103,14 +105,13 @@ simd! {
         let max = lanes::max(row);
         let label = row[target as usize];
         for logit in row.iter_mut() {
-            *logit = math::exp(*logit - max);
+            *logit = math::exp_near(*logit - max);
         }
         let sum = lanes::sum(row, |value| value);
         let factor = scale / sum;
-        for value in row.iter_mut() {
-            *value *= factor;
-        }
-        row[target as usize] -= scale;
+        let of_target = row[target as usize] * factor - scale;
+        narrow_row::<E>(row, |value| value * factor);
+        bytemuck::cast_slice_mut::<f32, E>(row)[target as usize] = E::store(of_target);
         log_sum_exp(max, sum) - label
     }
 }

@@ -10,6 +10,7 @@ pub mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, ParamId, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
@@ -79,10 +80,10 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
             return Err(Error::Training("the classifier cannot stand inside a recomputed block".into()));
         };
         match input.gpu() {
-            None => {
-                let (losses, dw) = (losses.f32_mut(), grads.wanted(weight));
-                cpu::forward_backward(losses, tensor.f32_mut(), dw, input.f32(), w.f32(), targets, scale.by);
-            }
+            None => on_cpu!(input.dtype(), E => {
+                let (losses, dw, dx) = (losses.f32_mut(), grads.wanted(weight), tensor.values_mut::<E>());
+                cpu::forward_backward(losses, dx, dw, input.values(), w.values(), targets, scale.by);
+            }),
             Some(gpu) => {
                 let back = cuda::Back { dx: &mut tensor, dw: grads.wanted_address(weight), scale };
                 cuda::forward(gpu, &mut losses, input, &w, targets, Some(back))?;
@@ -91,7 +92,9 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
         dx = Some(tensor);
     } else {
         match input.gpu() {
-            None => cpu::forward(losses.f32_mut(), input.f32(), w.f32(), targets),
+            None => on_cpu!(input.dtype(), E => {
+                cpu::forward::<E>(losses.f32_mut(), input.values(), w.values(), targets);
+            }),
             Some(gpu) => cuda::forward(gpu, &mut losses, input, &w, targets, None)?,
         }
     }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::ops::element::Element;
 use crate::ops::simd;
 use crate::random::Mask;
 
@@ -9,7 +10,7 @@ use crate::random::Mask;
 const CHUNK: usize = 1 << 13;
 
 /// `y` [B, T C] times the mask of each sequence.
-pub fn apply(y: &mut [f32], mask: Mask, sequences: &[u32]) {
+pub fn apply<E: Element>(y: &mut [E], mask: Mask, sequences: &[u32]) {
     if y.is_empty() {
         return;
     }
@@ -22,11 +23,11 @@ pub fn apply(y: &mut [f32], mask: Mask, sequences: &[u32]) {
 
 simd! {
     /// Multiplies by the mask from block `first` on.
-    fn multiply(y: &mut [f32], mask: Mask, sequence: u32, first: u64) {
+    fn multiply<E: Element>(y: &mut [E], mask: Mask, sequence: u32, first: u64) {
         for (i, eight) in y.chunks_mut(8).enumerate() {
             let factors = mask.block(sequence, first + i as u64);
             for (y, factor) in eight.iter_mut().zip(factors) {
-                *y *= factor;
+                *y = E::store(y.load() * factor);
             }
         }
     }

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::random::Mask;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::Tensor;
@@ -26,7 +27,7 @@ pub fn dropout(tape: &mut Tape<'_>, x: Var, mask: Mask, sequences: &[u32]) -> Re
     let id = x.id();
     let mut y = x.into_value().into_sole()?;
     match y.gpu() {
-        None => cpu::apply(y.f32_mut(), mask, sequences),
+        None => on_cpu!(y.dtype(), E => cpu::apply::<E>(y.values_mut(), mask, sequences)),
         Some(gpu) => cuda::apply(gpu, &mut y, mask, sequences)?,
     }
     Ok(tape.record(&[], y, || Box::new(Dropout { id, mask, sequences: sequences.to_vec() })))
@@ -42,7 +43,7 @@ impl Backward for Dropout {
     fn backward(self: Box<Self>, mut douts: Vec<Tensor>, context: &mut Context<'_>) -> Result<()> {
         let mut d = douts.pop().expect("one output").into_sole()?;
         match d.gpu() {
-            None => cpu::apply(d.f32_mut(), self.mask, &self.sequences),
+            None => on_cpu!(d.dtype(), E => cpu::apply::<E>(d.values_mut(), self.mask, &self.sequences)),
             Some(gpu) => cuda::apply(gpu, &mut d, self.mask, &self.sequences)?,
         }
         context.add(self.id, d)

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::ops::element::Element;
 use crate::ops::lanes;
 
 /// Rows of one task.
@@ -9,11 +10,11 @@ const ROWS: usize = 16;
 
 /// `y` [N, C] = rows of `wte` for `tokens` [N], plus rows of `wpe` for the place in the sequence of length `time`, or at
 /// `positions` [N]. Token ids and positions must have been checked.
-pub fn forward(
-    y: &mut [f32],
+pub fn forward<E: Element>(
+    y: &mut [E],
     tokens: &[u32],
-    wte: &[f32],
-    wpe: Option<&[f32]>,
+    wte: &[E],
+    wpe: Option<&[E]>,
     time: usize,
     positions: Option<&[u32]>,
     c: usize,
@@ -32,7 +33,7 @@ pub fn forward(
 
 /// `dwte[id]` += the rows of `dy` [N, C] where `tokens` [N] is `id`, in order; parallel over ids. Positions that are not
 /// those of the places go the same way.
-pub fn backward_tokens(dwte: &mut [f32], dy: &[f32], tokens: &[u32], c: usize) {
+pub fn backward_tokens<E: Element>(dwte: &mut [f32], dy: &[E], tokens: &[u32], c: usize) {
     // One number holds id and place, so that an unstable sort gives the only possible order.
     let mut places: Vec<u64> = tokens.iter().enumerate().map(|(i, &id)| u64::from(id) << 32 | i as u64).collect();
     places.par_sort_unstable();
@@ -51,7 +52,7 @@ pub fn backward_tokens(dwte: &mut [f32], dy: &[f32], tokens: &[u32], c: usize) {
 }
 
 /// `dwpe` [T, C] += `dy` [B, T, C] summed over B in order; parallel over T.
-pub fn backward_positions(dwpe: &mut [f32], dy: &[f32], c: usize) {
+pub fn backward_positions<E: Element>(dwpe: &mut [f32], dy: &[E], c: usize) {
     let len = dwpe.len();
     dwpe.par_chunks_mut(ROWS * c).enumerate().for_each(|(block, sum)| {
         let first = block * ROWS * c;
@@ -59,6 +60,6 @@ pub fn backward_positions(dwpe: &mut [f32], dy: &[f32], c: usize) {
     });
 }
 
-fn row(matrix: &[f32], i: usize, c: usize) -> &[f32] {
+fn row<E>(matrix: &[E], i: usize, c: usize) -> &[E] {
     &matrix[i * c..(i + 1) * c]
 }

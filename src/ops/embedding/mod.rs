@@ -9,6 +9,7 @@ pub mod cuda;
 
 use crate::error::{Error, Result};
 use crate::ops::documents::Documents;
+use crate::ops::element::on_cpu;
 use crate::ops::launch::Past;
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var};
 use crate::tensor::Tensor;
@@ -47,11 +48,11 @@ pub fn embedding(
     }
     let mut y = Tensor::empty(table.device(), table.dtype(), &[batch, time, width])?;
     match table.gpu() {
-        None => {
-            let wpe = positions.as_ref().map(|positions| &positions.f32()[first_position * width..]);
+        None => on_cpu!(y.dtype(), E => {
+            let wpe = positions.as_ref().map(|positions| &positions.values::<E>()[first_position * width..]);
             let places = documents.filter(|_| wpe.is_some()).map(Documents::positions);
-            cpu::forward(y.f32_mut(), tokens.u32(), table.f32(), wpe, time, places.as_deref(), width);
-        }
+            cpu::forward(y.values_mut(), tokens.u32(), table.values(), wpe, time, places.as_deref(), width);
+        }),
         Some(gpu) => {
             let from = Past::Same(first_position);
             cuda::forward(gpu, &mut y, tokens, &table, positions.as_ref(), from, documents)?;
@@ -107,19 +108,19 @@ impl Backward for Embedding {
         let dy = douts.pop().expect("one output");
         let wpe = self.wpe.filter(|&wpe| context.grads().wants(wpe));
         match dy.gpu() {
-            None => {
-                let (time, width) = (self.tokens.last(), dy.last());
+            None => on_cpu!(dy.dtype(), E => {
+                let (time, width, dy) = (self.tokens.last(), dy.last(), dy.values::<E>());
                 if let Some(dwte) = context.grads().wanted(self.wte) {
-                    cpu::backward_tokens(dwte, dy.f32(), self.tokens.u32(), width);
+                    cpu::backward_tokens(dwte, dy, self.tokens.u32(), width);
                 }
                 let restarted = self.documents.as_ref().map(Documents::positions);
                 if let (Some(wpe), Some(positions)) = (wpe, &restarted) {
-                    cpu::backward_tokens(context.grads().of_mut(wpe), dy.f32(), positions, width);
+                    cpu::backward_tokens(context.grads().of_mut(wpe), dy, positions, width);
                 } else if let Some(wpe) = wpe {
                     let rows = self.first_position * width..(self.first_position + time) * width;
-                    cpu::backward_positions(&mut context.grads().of_mut(wpe)[rows], dy.f32(), width);
+                    cpu::backward_positions(&mut context.grads().of_mut(wpe)[rows], dy, width);
                 }
-            }
+            }),
             Some(gpu) => {
                 let grads = context.grads();
                 let (dwte, dwpe) = (grads.wanted_address(self.wte), wpe.map(|wpe| grads.address_mut(wpe)));

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::Kind;
 use crate::math;
+use crate::ops::element::Element;
 use crate::ops::simd;
 
 /// Elements of one task.
@@ -23,7 +24,7 @@ const CUBE: f32 = 0.044_715;
 const DENSITY: f32 = 0.398_942_3;
 
 /// `y = gelu(x)`.
-pub fn forward(y: &mut [f32], x: &[f32], kind: Kind) {
+pub fn forward<E: Element>(y: &mut [E], x: &[E], kind: Kind) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match kind {
         Kind::Tanh => forward_tanh(y, x),
         Kind::Erf => forward_erf(y, x),
@@ -31,7 +32,7 @@ pub fn forward(y: &mut [f32], x: &[f32], kind: Kind) {
 }
 
 /// Turns the gradient of `y`, in `d`, into that of `x`: `d *= gelu'(x)`.
-pub fn backward(d: &mut [f32], x: &[f32], kind: Kind) {
+pub fn backward<E: Element>(d: &mut [E], x: &[E], kind: Kind) {
     d.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(d, x)| match kind {
         Kind::Tanh => backward_tanh(d, x),
         Kind::Erf => backward_erf(d, x),
@@ -42,7 +43,7 @@ pub fn backward(d: &mut [f32], x: &[f32], kind: Kind) {
 #[inline(always)]
 fn decay(x: f32) -> f32 {
     let v = SLOPE * (x + CUBE * (x * x * x));
-    math::exp(if v < -80.0 { 80.0 } else { -v })
+    math::exp_near(if v < -80.0 { 80.0 } else { -v })
 }
 
 /// `Phi(x)` and `e^(-x^2/2)`.
@@ -56,32 +57,36 @@ fn normal(x: f32) -> (f32, f32) {
 
 simd! {
     /// The tanh form of one slice.
-    pub fn forward_tanh(y: &mut [f32], x: &[f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x / (1.0 + decay(x));
+    pub fn forward_tanh<E: Element>(y: &mut [E], x: &[E]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let x = x.load();
+            *y = E::store(x / (1.0 + decay(x)));
         }
     }
 
     /// The exact form of one slice.
-    pub fn forward_erf(y: &mut [f32], x: &[f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * normal(x).0;
+    pub fn forward_erf<E: Element>(y: &mut [E], x: &[E]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let x = x.load();
+            *y = E::store(x * normal(x).0);
         }
     }
 
-    fn backward_tanh(d: &mut [f32], x: &[f32]) {
-        for (d, &x) in d.iter_mut().zip(x) {
+    fn backward_tanh<E: Element>(d: &mut [E], x: &[E]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            let x = x.load();
             let e = decay(x);
             let s = 1.0 / (1.0 + e);
             // 1 - s is e s, exactly where s is close to one.
-            *d *= s + x * s * (e * s) * (SLOPE * (1.0 + 3.0 * CUBE * (x * x)));
+            *d = E::store(d.load() * (s + x * s * (e * s) * (SLOPE * (1.0 + 3.0 * CUBE * (x * x)))));
         }
     }
 
-    fn backward_erf(d: &mut [f32], x: &[f32]) {
-        for (d, &x) in d.iter_mut().zip(x) {
+    fn backward_erf<E: Element>(d: &mut [E], x: &[E]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            let x = x.load();
             let (p, e) = normal(x);
-            *d *= p + x * (DENSITY * e);
+            *d = E::store(d.load() * (p + x * (DENSITY * e)));
         }
     }
 }

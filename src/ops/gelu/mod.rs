@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -26,7 +27,7 @@ pub enum Kind {
 pub fn gelu(tape: &mut Tape<'_>, x: &Var, kind: Kind) -> Result<Var> {
     let mut y = Tensor::empty(x.value().device(), x.value().dtype(), x.value().shape())?;
     match x.value().gpu() {
-        None => cpu::forward(y.f32_mut(), x.value().f32(), kind),
+        None => on_cpu!(y.dtype(), E => cpu::forward::<E>(y.values_mut(), x.value().values(), kind)),
         Some(gpu) => cuda::forward(gpu, &mut y, x.value(), kind)?,
     }
     Ok(tape.record(&[], y, || Box::new(Gelu { x: x.clone(), kind })))
@@ -43,7 +44,7 @@ impl Backward for Gelu {
         let dx = match d.gpu() {
             None => {
                 let mut d = d.into_sole()?;
-                cpu::backward(d.f32_mut(), self.x.value().f32(), self.kind);
+                on_cpu!(d.dtype(), E => cpu::backward::<E>(d.values_mut(), self.x.value().values(), self.kind));
                 d
             }
             Some(gpu) => cuda::backward(gpu, d, self.x.value(), self.kind)?,

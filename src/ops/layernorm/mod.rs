@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::ops::launch::NormSaved;
 use crate::ops::residual::{self, Incoming};
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
@@ -70,11 +71,11 @@ impl Norm {
         let mut mean = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
         let mut rstd = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
         match x.gpu() {
-            None => {
-                let x = residual::sum_on_cpu(x, sum);
+            None => on_cpu!(y.dtype(), E => {
+                let x = residual::sum_on_cpu::<E>(x, sum);
                 let stats = (mean.f32_mut(), rstd.f32_mut());
-                cpu::forward(y.f32_mut(), stats, x, w.f32(), b.as_ref().map(Tensor::f32), self.eps);
-            }
+                cpu::forward(y.values_mut(), stats, x, w.values(), b.as_ref().map(Tensor::values), self.eps);
+            }),
             Some(gpu) => cuda::forward(gpu, &mut y, (&mut mean, &mut rstd), x, sum, &w, b.as_ref(), self.eps)?,
         }
         Ok((y, mean, rstd))
@@ -110,14 +111,17 @@ impl Backward for LayerNorm {
             }
             None => {
                 let mut d = d.into_sole()?;
-                let partial = cpu::backward(d.f32_mut(), (mean.f32(), rstd.f32()), x.f32(), w.f32());
+                let (stats, so_far) = ((mean.f32(), rstd.f32()), so_far.as_ref());
+                let partial = on_cpu!(d.dtype(), E => {
+                    cpu::backward::<E>(d.values_mut(), stats, x.values(), w.values(), so_far.map(Tensor::values))
+                });
                 if let Some(dw) = grads.wanted(norm.weight) {
                     cpu::add_partial(dw, &partial, 0);
                 }
                 if let Some(db) = norm.bias.and_then(|bias| grads.wanted(bias)) {
                     cpu::add_partial(db, &partial, 1);
                 }
-                residual::add_so_far(d, so_far)?
+                d
             }
         };
         context.add(ids[1], dx.clone())?;

@@ -2,30 +2,31 @@
 
 use rayon::prelude::*;
 
-use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::ops::element::Element;
+use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm, gemm_bias};
 use crate::ops::simd;
 
 /// `y` [N, O] = `x` [N, I] `w`^T [I, O] (+ `b` [O]).
-pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>, n: usize) {
+pub fn forward<E: Element>(y: &mut [E], x: &[E], w: &[E], b: Option<&[E]>, n: usize) {
+    let Some(b) = b else { return product(y, x, w, n) };
     let (outs, ins) = (y.len() / n, x.len() / n);
-    let into = match b {
-        Some(b) => {
-            y.par_chunks_mut(outs).for_each(|row| row.copy_from_slice(b));
-            Into::Add
-        }
-        None => Into::Set,
-    };
-    gemm(MatMut::new(y, n, outs), into, 1.0, Mat::new(x, n, ins), Mat::new(w, outs, ins).t(), Threads::All);
+    gemm_bias(MatMut::new(y, n, outs), Mat::new(x, n, ins), Mat::new(w, outs, ins).t(), b, Threads::All);
+}
+
+/// `y` [N, O] = `x` [N, I] `w`^T [I, O], in the dtype of `y`.
+pub fn product<A: Element, C: Element>(y: &mut [C], x: &[A], w: &[A], n: usize) {
+    let (outs, ins) = (y.len() / n, x.len() / n);
+    gemm(MatMut::new(y, n, outs), Into::Set, 1.0, Mat::new(x, n, ins), Mat::new(w, outs, ins).t(), Threads::All);
 }
 
 /// `dx` [N, I] = `dy` [N, O] `w` [O, I].
-pub fn backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], n: usize) {
+pub fn backward_input<E: Element>(dx: &mut [E], dy: &[E], w: &[E], n: usize) {
     let (outs, ins) = (dy.len() / n, dx.len() / n);
     gemm(MatMut::new(dx, n, ins), Into::Set, 1.0, Mat::new(dy, n, outs), Mat::new(w, outs, ins), Threads::All);
 }
 
 /// `dw` [O, I] += `dy`^T [O, N] `x` [N, I].
-pub fn backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize) {
+pub fn backward_weight<E: Element>(dw: &mut [f32], dy: &[E], x: &[E], n: usize) {
     let (outs, ins) = (dy.len() / n, x.len() / n);
     gemm(MatMut::new(dw, outs, ins), Into::Add, 1.0, Mat::new(dy, n, outs).t(), Mat::new(x, n, ins), Threads::All);
 }
@@ -34,7 +35,7 @@ pub fn backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize) {
 const ROWS: usize = 64;
 
 /// `db` [O] += the column sums of `dy` [N, O]: rows in order inside blocks of 64, then the blocks in order.
-pub fn backward_bias(db: &mut [f32], dy: &[f32]) {
+pub fn backward_bias<E: Element>(db: &mut [f32], dy: &[E]) {
     let outs = db.len();
     let blocks: Vec<Vec<f32>> = dy
         .par_chunks(ROWS * outs)
@@ -49,10 +50,10 @@ pub fn backward_bias(db: &mut [f32], dy: &[f32]) {
 
 simd! {
     /// Adds every row of `rows` to `sum`.
-    pub fn add_rows(sum: &mut [f32], rows: &[f32]) {
+    pub fn add_rows<E: Element>(sum: &mut [f32], rows: &[E]) {
         for row in rows.chunks_exact(sum.len()) {
             for (sum, value) in sum.iter_mut().zip(row) {
-                *sum += value;
+                *sum += value.load();
             }
         }
     }

@@ -5,6 +5,7 @@ pub mod cuda;
 pub mod gelu;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -37,7 +38,13 @@ fn forward_as(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Resul
     assert_eq!(x.last(), w.shape()[1], "linear: input width");
     let mut y = Tensor::empty(x.device(), dtype, &shape)?;
     match x.gpu() {
-        None => cpu::forward(y.f32_mut(), x.f32(), w.f32(), b.map(Tensor::f32), x.rows()),
+        None if dtype != x.dtype() => {
+            assert!(b.is_none(), "linear: a bias is in the dtype of the result");
+            on_cpu!(x.dtype(), E => cpu::product(y.f32_mut(), x.values::<E>(), w.values(), x.rows()));
+        }
+        None => on_cpu!(dtype, E => {
+            cpu::forward::<E>(y.values_mut(), x.values(), w.values(), b.map(Tensor::values), x.rows());
+        }),
         Some(gpu) => cuda::forward(gpu, &mut y, x, w, b)?,
     }
     Ok(y)
@@ -63,15 +70,16 @@ impl Backward for Linear {
         let (x, w) = (self.x.value(), context.params().weight(self.weight));
         let mut dx = Tensor::empty(x.device(), x.dtype(), x.shape())?;
         match x.gpu() {
-            None => {
-                cpu::backward_input(dx.f32_mut(), dy.f32(), w.f32(), x.rows());
+            None => on_cpu!(x.dtype(), E => {
+                let dy = dy.values::<E>();
+                cpu::backward_input(dx.values_mut(), dy, w.values(), x.rows());
                 if let Some(dw) = context.grads().wanted(self.weight) {
-                    cpu::backward_weight(dw, dy.f32(), x.f32(), x.rows());
+                    cpu::backward_weight(dw, dy, x.values(), x.rows());
                 }
                 if let Some(db) = self.bias.and_then(|bias| context.grads().wanted(bias)) {
-                    cpu::backward_bias(db, dy.f32());
+                    cpu::backward_bias(db, dy);
                 }
-            }
+            }),
             Some(gpu) => {
                 let grads = context.grads();
                 let dw = grads.wanted_address(self.weight);

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, ParamId, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
@@ -37,7 +38,10 @@ pub fn low_rank(
     let mut out = y.into_value().into_sole()?;
     let mut h = Tensor::empty(input.device(), input.dtype(), &[input.rows(), a.shape()[0]])?;
     match input.gpu() {
-        None => cpu::forward(out.f32_mut(), h.f32_mut(), input.f32(), (a.f32(), b.f32()), input.rows(), first, scale),
+        None => on_cpu!(input.dtype(), E => {
+            let factors = (a.values::<E>(), b.values());
+            cpu::forward(out.values_mut(), h.values_mut(), input.values(), factors, input.rows(), first, scale);
+        }),
         Some(gpu) => cuda::forward(gpu, &mut out, &mut h, input, (&a, &b), first, scale)?,
     }
     Ok(tape.record(&[down, up], out, || Box::new(LowRank { id, x: x.clone(), h, down, up, first, scale })))
@@ -66,11 +70,12 @@ impl Backward for LowRank {
             None => (Tensor::empty(input.device(), input.dtype(), input.shape())?, false),
         };
         match input.gpu() {
-            None => {
-                let (dy, n) = (dy.f32(), input.rows());
-                cpu::backward_up(context.grads().of_mut(up), dh.f32_mut(), dy, h.f32(), b.f32(), n, first, scale);
-                cpu::backward_down(context.grads().of_mut(down), dx.f32_mut(), add, dh.f32(), input.f32(), a.f32(), n);
-            }
+            None => on_cpu!(input.dtype(), E => {
+                let (dy, n, grads) = (dy.values::<E>(), input.rows(), context.grads());
+                cpu::backward_up(grads.of_mut(up), dh.values_mut(), dy, h.values(), b.values(), n, first, scale);
+                let (dh, x) = (dh.values::<E>(), input.values());
+                cpu::backward_down(grads.of_mut(down), dx.values_mut(), add, dh, x, a.values(), n);
+            }),
             Some(gpu) => {
                 let grads = context.grads();
                 let sums = (grads.address_mut(down), grads.address_mut(up));

@@ -1,10 +1,12 @@
-//! Matrix products on the CPU: `C = A B` or `C += A B` over strided matrices in fp32.
+//! Matrix products on the CPU: `C = A B` or `C += A B` over strided matrices in f32 or bf16. Sums are in f32, and a result in bf16
+//! is rounded once.
 //!
-//! On a CPU with AMX, larger products are made in its tiles of bf16, with each fp32 value as the sum of three bf16: six of the
-//! nine products of parts give sums that are nearer to the true ones than those of fused multiply-adds in fp32, and twice as
-//! fast as the CPU could make these (docs/decisions/0008). All others are made by the gemm crate.
+//! On a CPU with AMX, larger products in f32 are made in its tiles of bf16, with each value as the sum of three bf16: six of the
+//! nine products of parts give sums nearer to the true ones than fused multiply-adds in f32 do, in less than half the time
+//! (docs/decisions/0008-fp32-in-bf16-tiles.md). Products in bf16 are made in tiles by AMX or AVX512-BF16. All others are made by
+//! the gemm crate, with operands in bf16 widened first.
 //!
-//! Both give the same bits whatever the number of threads (how rows and columns are shared out does not change the order of
+//! All give the same bits whatever the number of threads (how rows and columns are shared out does not change the order of
 //! the sums). In tiles, a row's bits do not depend on the others'; in the gemm crate one to three rows go another way than more.
 
 #[cfg(target_arch = "x86_64")]
@@ -12,36 +14,40 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 #[cfg(target_arch = "x86_64")]
-mod units;
-
-use gemm::Parallelism;
-
-use super::simd;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
-use crate::device::bf16_unit::Bf16Unit;
+mod units;
+mod wide;
+
+use rayon::prelude::*;
+
+pub use wide::SUMS;
+
+use super::element::Element;
+use crate::ops::simd;
 
 /// A strided matrix to read.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Mat<'a, E = f32> {
+    data: &'a [E],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, E: Element> Mat<'a, E> {
     /// A row-major matrix whose rows start `row_stride` elements apart.
     ///
     /// # Panics
     /// If it reaches past the end of `data`.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn strided(data: &'a [E], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "a matrix past its data");
         Mat { data, rows, cols, row_stride, col_stride: 1 }
     }
 
     /// A contiguous row-major matrix.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [E], rows: usize, cols: usize) -> Self {
         Mat::strided(data, rows, cols, cols)
     }
 
@@ -49,28 +55,34 @@ impl<'a> Mat<'a> {
     pub fn t(self) -> Self {
         Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
+
+    /// Some of its rows.
+    fn part(self, rows: std::ops::Range<usize>) -> Self {
+        Mat { data: &self.data[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
 }
 
 /// A strided row-major matrix to write.
-pub struct MatMut<'a> {
-    data: &'a mut [f32],
+pub struct MatMut<'a, E = f32> {
+    data: &'a mut [E],
     rows: usize,
     cols: usize,
     row_stride: usize,
 }
 
-impl<'a> MatMut<'a> {
+impl<'a, E: Element> MatMut<'a, E> {
     /// A row-major matrix whose rows start `row_stride` elements apart.
     ///
     /// # Panics
-    /// If it reaches past the end of `data`.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    /// If it reaches past the end of `data`, or rows overlap.
+    pub fn strided(data: &'a mut [E], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "a matrix past its data");
+        assert!(rows < 2 || row_stride >= cols, "overlapping rows of a result");
         MatMut { data, rows, cols, row_stride }
     }
 
     /// A contiguous row-major matrix.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a mut [E], rows: usize, cols: usize) -> Self {
         let stride = cols;
         MatMut::strided(data, rows, cols, stride)
     }
@@ -98,109 +110,97 @@ pub enum Threads {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn gemm(c: MatMut<'_>, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+pub fn gemm<A: Element, C: Element>(
+    c: MatMut<'_, C>,
+    into: Into,
+    scale: f32,
+    a: Mat<'_, A>,
+    b: Mat<'_, A>,
+    threads: Threads,
+) {
+    multiply(c, Finish { into, scale, bias: None }, a, b, threads);
+}
+
+/// `c = a b + bias`, with `bias` [columns] added to every row.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn gemm_bias<A: Element, C: Element>(c: MatMut<'_, C>, a: Mat<'_, A>, b: Mat<'_, A>, bias: &[A], threads: Threads) {
+    assert_eq!(bias.len(), c.cols, "a bias for every column");
+    multiply(c, Finish { into: Into::Set, scale: 1.0, bias: Some(bias) }, a, b, threads);
+}
+
+/// What is done with the sums: `c = [c +] scale * sums [+ bias]`, rounded once.
+#[derive(Clone, Copy)]
+struct Finish<'b, A> {
+    into: Into,
+    scale: f32,
+    bias: Option<&'b [A]>,
+}
+
+impl<A: Element> Finish<'_, A> {
+    /// The sums themselves.
+    const PLAIN: Finish<'static, A> = Finish { into: Into::Set, scale: 1.0, bias: None };
+}
+
+fn multiply<A: Element, C: Element>(
+    c: MatMut<'_, C>,
+    finish: Finish<'_, A>,
+    a: Mat<'_, A>,
+    b: Mat<'_, A>,
+    threads: Threads,
+) {
     assert_eq!((c.rows, c.cols, a.cols), (a.rows, b.cols, b.rows), "shapes of a matrix product");
     #[cfg(target_arch = "x86_64")]
-    if Bf16Unit::of_this_machine() == Some(Bf16Unit::Amx) && worth_tiles([c.rows, c.cols, a.cols]) {
-        return in_tiles(c, into, scale, a, b, threads);
+    if let Some(unit) = tiles::unit::<A>([c.rows, c.cols, a.cols]) {
+        if tiles::at_once::<A, C>(a.cols) {
+            return tiles::multiply(unit, c, finish, a, b, threads);
+        }
+        let sums = |sums: MatMut<'_>, a: Mat<'_, A>| tiles::multiply(unit, sums, Finish::PLAIN, a, b, threads);
+        return through_sums(c, finish, a, threads, sums);
     }
-    by_the_crate(c, into, scale, a, b, threads);
+    wide::multiply(c, finish, a, b, threads);
 }
 
-/// Whether a product of this shape is faster in tiles, with what packing costs; a function of the shape, because it decides
-/// bits.
-#[cfg(target_arch = "x86_64")]
-fn worth_tiles(shape: [usize; 3]) -> bool {
-    shape.iter().all(|&extent| extent >= 32) && shape.iter().product::<usize>() >= 1 << 19
-}
-
-#[cfg(target_arch = "x86_64")]
-fn in_tiles(c: MatMut<'_>, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
-    let shape = [c.rows, c.cols, a.cols];
-    let lines = |m: Mat<'_>| pack::Lines { data: m.data.as_ptr(), line: m.row_stride, k: m.col_stride };
-    let (out, stride) = (Out(c.data.as_mut_ptr()), c.row_stride);
-    let take = |block: &units::Block, place: tiled::Place| {
-        let to = out.at(place.row * stride + place.column);
-        let add = into == Into::Add || !place.first;
-        // SAFETY: inside `c`, as its constructor checked; blocks are disjoint.
-        unsafe { put(to, stride, &block.0, [place.rows, place.columns], scale, add) };
-    };
-    // SAFETY: the constructors of Mat checked that the matrices are inside their slices; one of a matrix's strides is 1.
-    unsafe { tiled::multiply(Bf16Unit::Amx, shape, lines(a), lines(b.t()), threads, take) };
-}
-
-/// A result of which tasks write blocks that they do not share.
-#[cfg(target_arch = "x86_64")]
-struct Out(*mut f32);
-
-#[cfg(target_arch = "x86_64")]
-// SAFETY: who writes vouches for disjoint blocks.
-unsafe impl Sync for Out {}
-
-#[cfg(target_arch = "x86_64")]
-impl Out {
-    fn at(&self, element: usize) -> *mut f32 {
-        self.0.wrapping_add(element)
+/// A result in bf16 by way of sums in f32, some rows at a time.
+fn through_sums<A: Element, C: Element>(
+    c: MatMut<'_, C>,
+    finish: Finish<'_, A>,
+    a: Mat<'_, A>,
+    threads: Threads,
+    mut product: impl FnMut(MatMut<'_>, Mat<'_, A>),
+) {
+    let MatMut { data, rows, cols, row_stride } = c;
+    if rows == 0 || cols == 0 {
+        return;
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-simd! {
-    /// Writes or adds the first `rows` x `columns` of a block of 32 x 32, times `scale`, to rows `stride` apart.
-    ///
-    /// # Safety
-    /// They must be writable by this thread alone.
-    unsafe fn put(to: *mut f32, stride: usize, block: &[f32], [rows, columns]: [usize; 2], scale: f32, add: bool) {
-        for (row, sums) in block.chunks_exact(32).enumerate().take(rows) {
-            // SAFETY: the caller's promise.
-            let to = unsafe { std::slice::from_raw_parts_mut(to.add(row * stride), columns) };
-            match (<&mut [f32; 32]>::try_from(&mut *to), add) {
-                (Ok(to), true) => (0..32).for_each(|i| to[i] += scale * sums[i]),
-                (Ok(to), false) => (0..32).for_each(|i| to[i] = scale * sums[i]),
-                (Err(_), true) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += scale * sum),
-                (Err(_), false) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = scale * sum),
-            }
+    let step = wide::rows_at_a_time(cols).min(rows);
+    let mut buffer = crate::device::pool::HostBuffer::take(size_of::<f32>() * SUMS.max(step * cols));
+    let row = |to: &mut [C], sums: &[f32]| round_row(&mut to[..cols], sums, finish);
+    for (part, to) in data.chunks_mut(step * row_stride).enumerate().take(rows.div_ceil(step)) {
+        let part = step * part..rows.min(step * (part + 1));
+        let sums = &mut bytemuck::cast_slice_mut::<u8, f32>(buffer.bytes_mut())[..part.len() * cols];
+        product(MatMut::new(sums, part.len(), cols), a.part(part));
+        match threads {
+            Threads::All => to.par_chunks_mut(row_stride).zip(sums.par_chunks(cols)).for_each(|(to, s)| row(to, s)),
+            Threads::One => to.chunks_mut(row_stride).zip(sums.chunks(cols)).for_each(|(to, s)| row(to, s)),
         }
     }
 }
 
-fn by_the_crate(c: MatMut<'_>, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
-    let parallelism = match threads {
-        Threads::All => Parallelism::Rayon(0),
-        Threads::One => Parallelism::None,
-    };
-    let (add, alpha) = (into == Into::Add, if into == Into::Add { 1.0 } else { 0.0 });
-    // SAFETY: the constructors of Mat and MatMut checked that rows, columns and strides stay inside the slices, `c` is
-    // borrowed exclusively, and its rows do not overlap because its row stride is at least its number of columns or it
-    // has one row.
-    unsafe {
-        gemm::gemm(
-            c.rows,
-            c.cols,
-            a.cols,
-            c.data.as_mut_ptr(),
-            1,
-            c.row_stride as isize,
-            add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            alpha,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+simd! {
+    fn round_row<A: Element, C: Element>(to: &mut [C], sums: &[f32], finish: Finish<'_, A>) {
+        for (i, (to, sum)) in to.iter_mut().zip(sums).enumerate() {
+            let old = if finish.into == Into::Add { to.load() } else { 0.0 };
+            *to = C::store(old + finish.scale * sum + finish.bias.map_or(0.0, |bias| bias[i].load()));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     #[test]
     fn products_equal_f64_sums_in_every_layout() {
@@ -218,6 +218,38 @@ mod tests {
                         assert!((f64::from(c[i * n + j]) - truth).abs() < 1e-5);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn operands_in_bf16_are_exact_and_results_rounded_once() {
+        let fill = |n: usize, s: usize| {
+            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
+        };
+        for (m, k, n) in [(1, 5, 7), (9, 33, 17), (64, 64, 64)] {
+            let (a, b) = (fill(m * (k + 2), 7), fill(n * k, 5));
+            let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+            let (wide_a, wide_b) = (wide(&a), wide(&b));
+            let (mut c, mut sum, mut narrow) = (vec![1.0; m * n], vec![1.0; m * n], vec![bf16::ONE; m * (n + 3)]);
+            gemm(
+                MatMut::new(&mut c, m, n),
+                Into::Add,
+                0.5,
+                Mat::strided(&wide_a, m, k, k + 2),
+                Mat::new(&wide_b, n, k).t(),
+                Threads::One,
+            );
+            let (a, b) = (Mat::strided(&a, m, k, k + 2), Mat::new(&b, n, k).t());
+            gemm(MatMut::new(&mut sum, m, n), Into::Add, 0.5, a, b, Threads::One);
+            gemm(MatMut::strided(&mut narrow, m, n, n + 3), Into::Set, 0.5, a, b, Threads::All);
+            for i in 0..m {
+                for j in 0..n {
+                    assert!((c[i * n + j] - sum[i * n + j]).abs() < 1e-5);
+                    let (found, truth) = (narrow[i * (n + 3) + j].to_f32(), c[i * n + j] - 1.0);
+                    assert!((found - truth).abs() <= truth.abs() / 256.0 + 1e-5, "{found} for {truth}");
+                }
+                assert!(narrow[i * (n + 3)..][n..][..3].iter().all(|&gap| gap == bf16::ONE));
             }
         }
     }

@@ -11,8 +11,11 @@ use super::units::{Block, Ready};
 use crate::device::bf16_unit::Bf16Unit;
 use crate::device::pool::HostBuffer;
 
-/// The longest stretch of k of one pass, for values of one part; those of three have a third. It decides bits.
-const STRETCH: usize = 3072;
+/// The longest stretch of k of one pass, for values that are made of some parts. It decides bits.
+pub fn stretch(parts: usize) -> usize {
+    3072 / parts
+}
+
 /// Columns whose panels are packed at a time.
 const COLUMNS: usize = 2048;
 /// Bytes of the panels of A that a task keeps in its second-level cache, beside a panel of B that passes through.
@@ -49,7 +52,7 @@ pub unsafe fn multiply<E: Packed>(
     take: impl Fn(&Block, Place) + Sync,
 ) {
     // Stretches of one length, as far as whole steps allow.
-    let stretch = k.div_ceil(k.div_ceil(STRETCH / E::PARTS)).next_multiple_of(STEP);
+    let stretch = k.div_ceil(k.div_ceil(stretch(E::PARTS))).next_multiple_of(STEP);
     let mut columns = scratch(panel_len(stretch, E::PARTS) * n.min(COLUMNS).div_ceil(LINES));
     let columns = Shared(columns.bytes_mut().as_mut_ptr().cast::<u16>());
     for column in (0..n).step_by(COLUMNS) {

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -14,7 +15,7 @@ use crate::tensor::Tensor;
 pub fn relu2(tape: &mut Tape<'_>, x: &Var) -> Result<Var> {
     let mut y = Tensor::empty(x.value().device(), x.value().dtype(), x.value().shape())?;
     match x.value().gpu() {
-        None => cpu::forward(y.f32_mut(), x.value().f32()),
+        None => on_cpu!(y.dtype(), E => cpu::forward::<E>(y.values_mut(), x.value().values())),
         Some(gpu) => cuda::forward(gpu, &mut y, x.value())?,
     }
     Ok(tape.record(&[], y, || Box::new(Relu2 { x: x.clone() })))
@@ -30,7 +31,7 @@ impl Backward for Relu2 {
         let dx = match d.gpu() {
             None => {
                 let mut d = d.into_sole()?;
-                cpu::backward(d.f32_mut(), self.x.value().f32());
+                on_cpu!(d.dtype(), E => cpu::backward::<E>(d.values_mut(), self.x.value().values()));
                 d
             }
             Some(gpu) => cuda::backward(gpu, d, self.x.value())?,

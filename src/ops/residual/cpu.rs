@@ -1,13 +1,9 @@
 //! Residual addition on the CPU.
 
-use rayon::prelude::*;
-
-use crate::ops::lanes;
-
-/// Elements of one task.
-const CHUNK: usize = 1 << 14;
+use crate::ops::element::Element;
+use crate::tensor::element;
 
 /// `y += x`.
-pub fn forward(y: &mut [f32], x: &[f32]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| lanes::add(y, x));
+pub fn forward<E: Element>(y: &mut [E], x: &[E]) {
+    element::add_assign(y, x);
 }

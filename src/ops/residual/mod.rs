@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::{Element, on_cpu};
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
@@ -22,7 +23,7 @@ pub fn residual(tape: &mut Tape<'_>, x: &Var, delta: Var) -> Result<Var> {
     let ids = [x.id(), delta.id()];
     let mut y = delta.into_value().into_sole()?;
     match y.gpu() {
-        None => cpu::forward(y.f32_mut(), x.value().f32()),
+        None => on_cpu!(y.dtype(), E => cpu::forward::<E>(y.values_mut(), x.value().values())),
         Some(gpu) => cuda::forward(gpu, &mut y, x.value())?,
     }
     Ok(tape.record(&[], y, || Box::new(Residual { ids })))
@@ -42,12 +43,12 @@ impl Backward for Residual {
 }
 
 /// Adds `x` to `sum` where there is one, and gives what a norm then reads: the sum, else `x`.
-pub(super) fn sum_on_cpu<'t>(x: &'t Tensor, sum: Option<&'t mut Tensor>) -> &'t [f32] {
+pub(super) fn sum_on_cpu<'t, E: Element>(x: &'t Tensor, sum: Option<&'t mut Tensor>) -> &'t [E] {
     match sum {
-        None => x.f32(),
+        None => x.values(),
         Some(sum) => {
-            cpu::forward(sum.f32_mut(), x.f32());
-            sum.f32()
+            cpu::forward::<E>(sum.values_mut(), x.values());
+            sum.values()
         }
     }
 }
@@ -70,8 +71,7 @@ impl Incoming {
         let d = douts.pop().flatten();
         let so_far = match douts.pop() {
             Some(of_sum) => of_sum,
-            // On the CPU nothing is gained by adding in the same pass.
-            None if d.as_ref().is_some_and(|d| d.gpu().is_some()) => context.take(input),
+            None if d.is_some() => context.take(input),
             None => None,
         };
         let d = match (d, &so_far) {
@@ -80,20 +80,5 @@ impl Incoming {
             (None, None) => unreachable!("the tape calls with at least one gradient"),
         };
         Ok(Incoming { d, so_far })
-    }
-}
-
-/// The gradient of a sum on the CPU: what came along the residual stream, then the norm's share.
-///
-/// # Errors
-/// If memory cannot be had.
-pub(super) fn add_so_far(d: Tensor, so_far: Option<Tensor>) -> Result<Tensor> {
-    match so_far {
-        None => Ok(d),
-        Some(sum) => {
-            let mut sum = sum.into_sole()?;
-            sum.add_assign(&d)?;
-            Ok(sum)
-        }
     }
 }

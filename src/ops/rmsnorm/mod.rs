@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::ops::launch::NormSaved;
 use crate::ops::residual::{self, Incoming};
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
@@ -53,7 +54,10 @@ fn forward(
     let mut y = Tensor::empty(x.device(), x.dtype(), x.shape())?;
     let mut rstd = Tensor::empty(x.device(), DType::F32, &[x.rows()])?;
     match x.gpu() {
-        None => cpu::forward(y.f32_mut(), rstd.f32_mut(), residual::sum_on_cpu(x, sum), w.f32(), eps),
+        None => on_cpu!(y.dtype(), E => {
+            let x = residual::sum_on_cpu::<E>(x, sum);
+            cpu::forward(y.values_mut(), rstd.f32_mut(), x, w.values(), eps);
+        }),
         Some(gpu) => cuda::forward(gpu, &mut y, &mut rstd, x, sum, &w, eps)?,
     }
     Ok((y, rstd))
@@ -90,8 +94,11 @@ impl Backward for RmsNorm {
                     unwanted.resize(w.len(), 0.0);
                     &mut unwanted
                 });
-                cpu::backward(d.f32_mut(), dw, rstd.f32(), x.f32(), w.f32());
-                residual::add_so_far(d, so_far)?
+                let (rstd, so_far) = (rstd.f32(), so_far.as_ref());
+                on_cpu!(d.dtype(), E => {
+                    cpu::backward::<E>(d.values_mut(), dw, rstd, x.values(), w.values(), so_far.map(Tensor::values));
+                });
+                d
             }
         };
         context.add(ids[1], dx.clone())?;

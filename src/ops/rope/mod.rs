@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::math;
 use crate::ops::documents::Documents;
+use crate::ops::element::on_cpu;
 use crate::ops::heads::Heads;
 use crate::ops::launch::Past;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
@@ -128,7 +129,9 @@ fn rotate(qkv: Tensor, heads: Heads, table: &RopeTable, at: &Places, turn: cpu::
             let angles = first_position * half..(first_position + t) * half;
             let (cos, sin) = (&table.cos.f32()[angles.clone()], &table.sin.f32()[angles]);
             let positions = at.documents.as_ref().map(Documents::positions);
-            cpu::rotate(y.f32_mut(), heads, cos, sin, positions.as_deref(), turn);
+            on_cpu!(y.dtype(), E => {
+                cpu::rotate::<E>(y.values_mut(), heads, cos, sin, positions.as_deref(), turn);
+            });
         }
         Some(gpu) => {
             let from = Past::Same(first_position);

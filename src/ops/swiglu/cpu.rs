@@ -3,13 +3,14 @@
 use rayon::prelude::*;
 
 use crate::math;
+use crate::ops::element::Element;
 use crate::ops::simd;
 
 /// About this many elements of the output make one task: whole rows, at least one.
 const CHUNK: usize = 1 << 13;
 
 /// `y` [N, M] from `x` [N, 2M], gate first.
-pub fn forward(y: &mut [f32], x: &[f32], m: usize) {
+pub fn forward<E: Element>(y: &mut [E], x: &[E], m: usize) {
     let rows = (CHUNK / m).max(1);
     y.par_chunks_mut(rows * m).zip(x.par_chunks(rows * 2 * m)).for_each(|(y, x)| {
         for (y, x) in y.chunks_exact_mut(m).zip(x.chunks_exact(2 * m)) {
@@ -20,7 +21,7 @@ pub fn forward(y: &mut [f32], x: &[f32], m: usize) {
 }
 
 /// `dx` [N, 2M] from `dy` [N, M] and `x` [N, 2M].
-pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], m: usize) {
+pub fn backward<E: Element>(dx: &mut [E], dy: &[E], x: &[E], m: usize) {
     let rows = (CHUNK / m).max(1);
     let tasks = dx.par_chunks_mut(rows * 2 * m).zip(dy.par_chunks(rows * m)).zip(x.par_chunks(rows * 2 * m));
     tasks.for_each(|((dx, dy), x)| {
@@ -34,24 +35,26 @@ pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], m: usize) {
 /// `e^-x`, held below 1e35 so that its product with the sigmoid stays a number.
 #[inline(always)]
 fn decay(x: f32) -> f32 {
-    math::exp(if x < -80.0 { 80.0 } else { -x })
+    math::exp_near(if x < -80.0 { 80.0 } else { -x })
 }
 
 simd! {
     /// One row.
-    pub fn forward_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
-        for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-            *y = g / (1.0 + decay(g)) * u;
+    pub fn forward_row<E: Element>(y: &mut [E], gate: &[E], up: &[E]) {
+        for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+            let (g, u) = (g.load(), u.load());
+            *y = E::store(g / (1.0 + decay(g)) * u);
         }
     }
 
-    fn backward_row(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
-        for ((((dg, du), &d), &g), &u) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
+    fn backward_row<E: Element>(dgate: &mut [E], dup: &mut [E], dy: &[E], gate: &[E], up: &[E]) {
+        for ((((dg, du), d), g), u) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
+            let (d, g, u) = (d.load(), g.load(), u.load());
             let e = decay(g);
             let s = 1.0 / (1.0 + e);
             // 1 - s is e s, without cancellation.
-            *dg = d * u * (s + g * s * (e * s));
-            *du = d * (g * s);
+            *dg = E::store(d * u * (s + g * s * (e * s)));
+            *du = E::store(d * (g * s));
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::error::Result;
+use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -22,7 +23,7 @@ pub fn swiglu(tape: &mut Tape<'_>, gate_up: &Var) -> Result<Var> {
     *shape.last_mut().expect("a tensor with an axis") /= 2;
     let mut y = Tensor::empty(input.device(), input.dtype(), &shape)?;
     match input.gpu() {
-        None => cpu::forward(y.f32_mut(), input.f32(), shape[shape.len() - 1]),
+        None => on_cpu!(y.dtype(), E => cpu::forward::<E>(y.values_mut(), input.values(), shape[shape.len() - 1])),
         Some(gpu) => cuda::forward(gpu, &mut y, input)?,
     }
     Ok(tape.record(&[], y, || Box::new(SwiGlu { gate_up: gate_up.clone() })))
@@ -38,7 +39,9 @@ impl Backward for SwiGlu {
         let input = self.gate_up.value();
         let mut dx = Tensor::empty(input.device(), input.dtype(), input.shape())?;
         match input.gpu() {
-            None => cpu::backward(dx.f32_mut(), dy.f32(), input.f32(), dy.last()),
+            None => on_cpu!(dx.dtype(), E => {
+                cpu::backward::<E>(dx.values_mut(), dy.values(), input.values(), dy.last());
+            }),
             Some(gpu) => cuda::backward(gpu, &mut dx, &dy, input)?,
         }
         context.add(self.gate_up.id(), dx)

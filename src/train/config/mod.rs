@@ -316,7 +316,8 @@ impl Precision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrecisionConfig {
-    /// The number format of matrix products and activations. The CPU computes in `"fp32"`.
+    /// The number format of matrix products and activations. The CPU computes in `"fp32"`, and in `"bf16"`, which is fast where
+    /// it has AMX-BF16 or AVX512-BF16.
     #[schemars(extend("x-default" = "`\"bf16\"` on a GPU, `\"fp32\"` on the CPU"))]
     pub compute: Option<Precision>,
     /// A table of matrix product algorithms that `taper bench tune` measured on this kind of GPU. The run keeps a copy, which
@@ -329,15 +330,16 @@ impl PrecisionConfig {
     /// The precision on a GPU, or on the CPU.
     ///
     /// # Errors
-    /// If the CPU is asked for anything but fp32.
+    /// If the CPU is asked for anything but fp32 and bf16.
     pub fn resolve(&self, gpu: bool) -> Result<Precision> {
         match (self.compute, gpu) {
             (Some(precision), true) => Ok(precision),
             (None, true) => Ok(Precision::Bf16),
-            (None | Some(Precision::Fp32), false) => Ok(Precision::Fp32),
+            (None, false) => Ok(Precision::Fp32),
+            (Some(precision @ (Precision::Fp32 | Precision::Bf16)), false) => Ok(precision),
             (Some(other), false) => Err(Error::usage(format!(
-                "precision.compute = \"{}\" needs a GPU; the CPU computes in \"fp32\": remove the key, or take --device \
-                 cuda",
+                "precision.compute = \"{}\" needs a GPU; the CPU computes in \"fp32\" and \"bf16\": take one of them, or \
+                 --device cuda",
                 other.name()
             ))),
         }

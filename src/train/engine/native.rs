@@ -14,7 +14,7 @@ use crate::train::lanes::LaneTree;
 // Every rank's part of the gradients is made of whole chunks of the gradient norm.
 const _: () = assert!(ordered::ALIGN.is_multiple_of(PART_ALIGN));
 
-/// The native engine on the CPU.
+/// The native engine on the CPU, in the compute dtype of the parameters it is given.
 pub struct Native<'a> {
     model: &'a Gpt,
     params: Params,
@@ -68,6 +68,7 @@ impl Engine for Native<'_> {
             if outcome.class.is_applied() {
                 let frozen = self.params.layout().frozen();
                 ranks.all_gather("parameters", &mut self.params.flat_mut().f32_mut()[frozen..])?;
+                self.params.renew_compute()?;
             }
             outcome
         } else {

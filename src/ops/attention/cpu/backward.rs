@@ -7,20 +7,22 @@
 use rayon::prelude::*;
 
 use super::forward::{Block, Strided};
-use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
+use super::{Extent, HeadMask, KEYS, Pieces, QUERIES, operand};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
 use crate::ops::documents::Segment;
-use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::ops::element::{Element, narrow_block};
+use crate::ops::matmul::{Into, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
+use crate::tensor::element::convert_slice;
 
 /// `dqkv` [B, T, (H + 2K) * D] from `dout` and `out` [B, T, H * D] and what the forward pass saved. One task owns a
 /// key-value head of a segment and its group of query heads, and goes through them in order: no sum depends on the threads.
-pub fn backward(
-    dqkv: &mut [f32],
-    dout: &[f32],
-    qkv: &[f32],
-    out: &[f32],
+pub fn backward<E: Element>(
+    dqkv: &mut [E],
+    dout: &[E],
+    qkv: &[E],
+    out: &[E],
     lse: &[f32],
     extent: Extent<'_>,
     dropout: Option<AttentionDropout<'_>>,
@@ -36,7 +38,7 @@ pub fn backward(
         let write = |rows: &[f32], first: usize| {
             for (row, values) in rows.chunks_exact(d).enumerate() {
                 // SAFETY: tasks have different rows of a sequence or different columns; one row at a time.
-                unsafe { dqkv.piece(extent.packed_row(b, start + row) + first, d) }.copy_from_slice(values);
+                convert_slice(unsafe { dqkv.piece(extent.packed_row(b, start + row) + first, d) }, values);
             }
         };
         let sequence = &qkv[extent.packed_row(b, start)..];
@@ -63,12 +65,12 @@ pub fn backward(
 }
 
 /// One query head of one sequence.
-struct Head<'a> {
-    queries: Strided<'a>,
-    keys: Strided<'a>,
-    values: Strided<'a>,
-    out: Strided<'a>,
-    dout: Strided<'a>,
+struct Head<'a, E> {
+    queries: Strided<'a, E>,
+    keys: Strided<'a, E>,
+    values: Strided<'a, E>,
+    out: Strided<'a, E>,
+    dout: Strided<'a, E>,
     lse: &'a [f32],
     d: usize,
     scale: f32,
@@ -78,7 +80,7 @@ struct Head<'a> {
 /// What a task works in: reused from block to block and from head to head.
 #[derive(Default)]
 struct Scratch {
-    /// Scores, then probabilities, of a block.
+    /// Scores, then probabilities, of a block; in the end rounded in place to operands of products, as `ds` is.
     p: Vec<f32>,
     /// Gradients of probabilities, then of scores, of a block.
     ds: Vec<f32>,
@@ -108,7 +110,7 @@ impl Scratch {
     }
 
     /// Sets `dq`, and adds to `dk` and `dv`.
-    fn head(&mut self, head: &Head<'_>) {
+    fn head<E: Element>(&mut self, head: &Head<'_, E>) {
         let (d, t) = (head.d, head.lse.len());
         self.dq.fill(0.0);
         for (row, delta) in self.delta.iter_mut().enumerate() {
@@ -134,7 +136,9 @@ impl Scratch {
                         scores_back_dropped(p, ds, lse, delta, block, factors, mask, rows.start, first_key);
                     }
                 }
-                let (p, ds) = (Mat::strided(p, n, width, KEYS), Mat::strided(ds, n, width, KEYS));
+                narrow_block::<E>(p, width, KEYS);
+                narrow_block::<E>(ds, width, KEYS);
+                let (p, ds) = (operand(p, n, width), operand(ds, n, width));
                 let part = first_key * d..(first_key + width) * d;
                 let (dk, dv) = (&mut self.dk[part.clone()], &mut self.dv[part]);
                 gemm(MatMut::new(dv, width, d), Into::Add, 1.0, p.t(), dout, Threads::One);
@@ -147,7 +151,7 @@ impl Scratch {
 }
 
 simd! {
-    fn dot(x: &[f32], y: &[f32]) -> f32 {
+    fn dot<E: Element>(x: &[E], y: &[E]) -> f32 {
         lanes::sum2(x, y, |x, y| x * y)
     }
 
@@ -158,7 +162,7 @@ simd! {
             let padded = valid.next_multiple_of(lanes::LANES);
             let (lse, delta) = (lse[i], delta[i]);
             for (p, ds) in p[..padded].iter_mut().zip(&mut ds[..padded]) {
-                *p = math::exp(*p - lse);
+                *p = math::exp_near(*p - lse);
                 *ds = *p * (*ds - delta);
             }
             p[valid..block.width].fill(0.0);
@@ -184,7 +188,7 @@ simd! {
             mask.fill(&mut factors[..valid], query + i, key);
             let (lse, delta) = (lse[i], delta[i]);
             for ((p, ds), &factor) in p[..padded].iter_mut().zip(&mut ds[..padded]).zip(&factors[..padded]) {
-                let probability = math::exp(*p - lse);
+                let probability = math::exp_near(*p - lse);
                 *ds = probability * (*ds * factor - delta);
                 *p = probability * factor;
             }

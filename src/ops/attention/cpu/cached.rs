@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::forward::{Head, Scratch, Strided};
 use super::{Extent, Pieces, QUERIES};
 use crate::math;
+use crate::ops::element::Element;
 use crate::ops::{lanes, simd};
 
 /// Below so many elements of the cache to read, one thread is faster than waking others.
@@ -16,11 +17,11 @@ const WORTH_THREADS: usize = 1 << 17;
 
 /// Appends the keys and values of `qkv` [B, T, (H + 2K) * D] to the caches [B, K, C, D] at positions `past..past + T`,
 /// and writes to `out` [B, T, H * D] what query `t` takes from the positions `0..=past + t`.
-pub fn forward_cached(
-    out: &mut [f32],
-    qkv: &[f32],
-    keys: &mut [f32],
-    values: &mut [f32],
+pub fn forward_cached<E: Element>(
+    out: &mut [E],
+    qkv: &[E],
+    keys: &mut [E],
+    values: &mut [E],
     extent: Extent<'_>,
     capacity: usize,
     past: usize,
@@ -39,18 +40,19 @@ pub fn forward_cached(
     }
     let slot = |b: usize, h: usize| (b * heads.n_kv_head + heads.kv_of(h)) * capacity * d;
     if t == 1 {
-        let one = |scores: &mut Vec<f32>, (task, out): (usize, &mut [f32])| {
+        let one = |(scores, sums): &mut (Vec<f32>, Vec<f32>), (task, out): (usize, &mut [E])| {
             let (b, h) = (task / heads.n_head, task % heads.n_head);
             let cached = slot(b, h)..slot(b, h) + (past + 1) * d;
             let q = &qkv[extent.packed_row(b, 0) + heads.query(h)..][..d];
             scores.resize(past + 1, 0.0);
-            attend_one(out, q, &keys[cached.clone()], &values[cached], scores, extent.scale());
+            sums.resize(d, 0.0);
+            attend_one(out, q, &keys[cached.clone()], &values[cached], (scores, sums), extent.scale());
         };
         if b * heads.n_head * (past + 1) * d < WORTH_THREADS {
-            let mut scores = Vec::new();
-            out.chunks_exact_mut(d).enumerate().for_each(|task| one(&mut scores, task));
+            let mut scratch = Default::default();
+            out.chunks_exact_mut(d).enumerate().for_each(|task| one(&mut scratch, task));
         } else {
-            out.par_chunks_exact_mut(d).enumerate().for_each_init(Vec::new, one);
+            out.par_chunks_exact_mut(d).enumerate().for_each_init(Default::default, one);
         }
         return;
     }
@@ -77,32 +79,39 @@ pub fn forward_cached(
 }
 
 simd! {
-    /// One query `q` [D] over all of `keys` and `values` [N, D]; `scores` [N] is scratch.
-    fn attend_one(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], scores: &mut [f32], scale: f32) {
-        let d = q.len();
+    /// One query `q` [D] over all of `keys` and `values` [N, D]; scores [N] and sums [D] are scratch.
+    fn attend_one<E: Element>(
+        out: &mut [E],
+        q: &[E],
+        keys: &[E],
+        values: &[E],
+        scratch: (&mut [f32], &mut [f32]),
+        scale: f32,
+    ) {
+        let ((scores, sums), d) = (scratch, q.len());
         for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
             *score = lanes::sum2(q, key, |q, k| q * k) * scale;
         }
         let max = lanes::max(scores);
         scores.iter_mut().for_each(|score| *score = math::exp(*score - max));
         let inverse = 1.0 / lanes::sum(scores, |p| p);
-        out.fill(0.0);
-        // Four rows of values at a time: a quarter of the reads and writes of `out`.
+        sums.fill(0.0);
+        // Four rows of values at a time: a quarter of the reads and writes of the sums.
         let (fours, rest) = scores.split_at(scores.len() / 4 * 4);
         let (value_fours, value_rest) = values.split_at(fours.len() * d);
         for (p, v) in fours.chunks_exact(4).zip(value_fours.chunks_exact(4 * d)) {
             let (v0, v) = v.split_at(d);
             let (v1, v) = v.split_at(d);
             let (v2, v3) = v.split_at(d);
-            for ((((out, v0), v1), v2), v3) in out.iter_mut().zip(v0).zip(v1).zip(v2).zip(v3) {
-                *out += (p[0] * v0 + p[1] * v1) + (p[2] * v2 + p[3] * v3);
+            for ((((sum, v0), v1), v2), v3) in sums.iter_mut().zip(v0).zip(v1).zip(v2).zip(v3) {
+                *sum += (p[0] * v0.load() + p[1] * v1.load()) + (p[2] * v2.load() + p[3] * v3.load());
             }
         }
         for (p, v) in rest.iter().zip(value_rest.chunks_exact(d)) {
-            for (out, v) in out.iter_mut().zip(v) {
-                *out += p * v;
+            for (sum, v) in sums.iter_mut().zip(v) {
+                *sum += p * v.load();
             }
         }
-        out.iter_mut().for_each(|out| *out *= inverse);
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = E::store(*sum * inverse));
     }
 }

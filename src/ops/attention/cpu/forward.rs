@@ -4,18 +4,19 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Extent, HeadMask, KEYS, Pieces, QUERIES};
+use super::{Extent, HeadMask, KEYS, Pieces, QUERIES, operand};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
 use crate::ops::documents::Segment;
+use crate::ops::element::{Element, narrow_block};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
 
 /// `out` [B, T, H * D] and the log-sum-exp `lse` [B, H, T] of the scores of packed rows `qkv` [B, T, (H + 2K) * D].
-pub fn forward(
-    out: &mut [f32],
+pub fn forward<E: Element>(
+    out: &mut [E],
     lse: &mut [f32],
-    qkv: &[f32],
+    qkv: &[E],
     extent: Extent<'_>,
     dropout: Option<AttentionDropout<'_>>,
 ) {
@@ -53,28 +54,28 @@ pub fn forward(
 
 /// Rows of one head: `stride` apart, from the first element of `data` on.
 #[derive(Clone, Copy)]
-pub(super) struct Strided<'a> {
-    pub data: &'a [f32],
+pub(super) struct Strided<'a, E> {
+    pub data: &'a [E],
     pub stride: usize,
 }
 
-impl<'a> Strided<'a> {
+impl<'a, E: Element> Strided<'a, E> {
     /// The rows of a range, `d` wide.
-    pub fn rows(self, rows: Range<usize>, d: usize) -> Mat<'a> {
+    pub fn rows(self, rows: Range<usize>, d: usize) -> Mat<'a, E> {
         Mat::strided(&self.data[rows.start * self.stride..], rows.len(), d, self.stride)
     }
 
     /// One row.
-    pub fn row(self, row: usize, d: usize) -> &'a [f32] {
+    pub fn row(self, row: usize, d: usize) -> &'a [E] {
         &self.data[row * self.stride..][..d]
     }
 }
 
 /// One query head of one sequence: query row `i` sees the keys `0..=past + i`.
-pub(super) struct Head<'a> {
-    pub queries: Strided<'a>,
-    pub keys: Strided<'a>,
-    pub values: Strided<'a>,
+pub(super) struct Head<'a, E> {
+    pub queries: Strided<'a, E>,
+    pub keys: Strided<'a, E>,
+    pub values: Strided<'a, E>,
     pub d: usize,
     pub past: usize,
     pub scale: f32,
@@ -84,7 +85,8 @@ pub(super) struct Head<'a> {
 /// What a task works in: reused from block to block.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Scores, then probabilities, of a block: rows of KEYS, so that a row can be padded to whole lanes.
+    /// Scores, then probabilities, of a block: rows of KEYS, so that a row can be padded to whole lanes. Probabilities are summed
+    /// as they are, and rounded in place to operands of the second product.
     scores: Vec<f32>,
     /// The weighted values so far, relative to `max`, of QUERIES rows.
     acc: Vec<f32>,
@@ -98,7 +100,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Attention of the queries `rows`, at most QUERIES; [`Scratch::finish`] gives the rows of the result.
-    pub fn attend(&mut self, head: &Head<'_>, rows: Range<usize>) {
+    pub fn attend<E: Element>(&mut self, head: &Head<'_, E>, rows: Range<usize>) {
         let (n, d) = (rows.len(), head.d);
         self.scores.resize(QUERIES * KEYS, 0.0);
         self.factors.resize(KEYS, 0.0);
@@ -123,12 +125,13 @@ impl Scratch {
             }
             let into = if first == 0 { Into::Set } else { Into::Add };
             let values = head.values.rows(keys, d);
-            gemm(MatMut::new(acc, n, d), into, 1.0, Mat::strided(scores, n, width, KEYS), values, Threads::One);
+            narrow_block::<E>(scores, width, KEYS);
+            gemm(MatMut::new(acc, n, d), into, 1.0, operand(scores, n, width), values, Threads::One);
         }
     }
 
     /// Writes row `i` of the result to `out` and returns its log-sum-exp.
-    pub fn finish(&self, out: &mut [f32], i: usize) -> f32 {
+    pub fn finish<E: Element>(&self, out: &mut [E], i: usize) -> f32 {
         let d = out.len();
         scaled(out, &self.acc[i * d..][..d], 1.0 / self.sum[i]);
         (f64::from(self.max[i]) + math::ln(f64::from(self.sum[i]))) as f32
@@ -151,9 +154,9 @@ impl Block {
 }
 
 simd! {
-    fn scaled(out: &mut [f32], x: &[f32], factor: f32) {
+    fn scaled<E: Element>(out: &mut [E], x: &[f32], factor: f32) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = x * factor;
+            *out = E::store(x * factor);
         }
     }
 
@@ -171,11 +174,11 @@ simd! {
                 let new = if largest > max[i] || largest.is_nan() { largest } else { max[i] };
                 // Before the first block there is nothing to correct.
                 if new != max[i] && max[i] != f32::NEG_INFINITY {
-                    let correction = math::exp(max[i] - new);
+                    let correction = math::exp_near(max[i] - new);
                     acc[i * d..(i + 1) * d].iter_mut().for_each(|acc| *acc *= correction);
                     sum[i] *= correction;
                 }
-                padded.iter_mut().for_each(|score| *score = math::exp(*score - new));
+                padded.iter_mut().for_each(|score| *score = math::exp_near(*score - new));
                 sum[i] += lanes::sum(&padded[..valid], |p| p);
                 max[i] = new;
             }

@@ -16,7 +16,9 @@ pub use forward::forward;
 
 use super::AttentionDropout;
 use crate::ops::documents::{Documents, Segment};
+use crate::ops::element::{Element, per_f32};
 use crate::ops::heads::Heads;
+use crate::ops::matmul::Mat;
 use crate::random::Mask;
 
 /// Query rows of a block: few, because half of the block on the diagonal is computed for nothing.
@@ -104,18 +106,24 @@ impl HeadMask {
     }
 }
 
+/// A block of `rows` by `width` values that `element::narrow_block` has rounded, rows of `block` [N, KEYS], as an operand of a
+/// product.
+fn operand<E: Element>(block: &[f32], rows: usize, width: usize) -> Mat<'_, E> {
+    Mat::strided(bytemuck::cast_slice(block), rows, width, KEYS * per_f32::<E>())
+}
+
 /// A row-major matrix of which several tasks write disjoint pieces of rows: a head's columns.
-struct Pieces<'a> {
-    data: *mut f32,
+struct Pieces<'a, E> {
+    data: *mut E,
     len: usize,
-    life: PhantomData<&'a mut [f32]>,
+    life: PhantomData<&'a mut [E]>,
 }
 
 // SAFETY: the memory is borrowed exclusively for 'a, and `piece` makes its callers promise disjointness.
-unsafe impl Sync for Pieces<'_> {}
+unsafe impl<E: Element> Sync for Pieces<'_, E> {}
 
-impl<'a> Pieces<'a> {
-    fn new(data: &'a mut [f32]) -> Self {
+impl<'a, E: Element> Pieces<'a, E> {
+    fn new(data: &'a mut [E]) -> Self {
         Pieces { data: data.as_mut_ptr(), len: data.len(), life: PhantomData }
     }
 
@@ -124,7 +132,7 @@ impl<'a> Pieces<'a> {
     /// # Safety
     /// No other piece with one of these elements may be alive.
     #[expect(clippy::mut_from_ref, reason = "the caller promises that pieces are disjoint")]
-    unsafe fn piece(&self, first: usize, len: usize) -> &mut [f32] {
+    unsafe fn piece(&self, first: usize, len: usize) -> &mut [E] {
         assert!(first + len <= self.len, "a piece past the end");
         // SAFETY: inside the borrowed memory by the assertion, and not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(first), len) }
