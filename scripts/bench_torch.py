@@ -5,17 +5,17 @@ A machine drifts by 10 to 20% from minute to minute, so absolute numbers of two 
 little. Here each round runs taper, then PyTorch, each in a process of its own (so that peak memory is that of one of them
 alone), and the ratio of a round compares neighbours in time. What counts is the median of the rounds' ratios.
 
-Both sides do the same work: the shape of `taper bench step --shape NAME`, random tokens, float32, forward, backward,
+Both sides do the same work: the shape of `taper bench step --shape NAME`, random tokens, forward, backward,
 clipping to a global norm of 1, AdamW with decay on tensors of two or more dimensions. The PyTorch side is its strongest
 ordinary form: packed query-key-value projection, scaled_dot_product_attention, fused AdamW; `--mode compile` adds
-torch.compile, `--mode bf16` autocast to bfloat16.
+torch.compile, `--mode bf16` autocast to bfloat16, and `--mode compile-bf16` both. The modes in bf16 are compared with taper's
+bf16, the others are float32 on both sides.
 
 Run:  cargo build --release
       python scripts/bench_torch.py --taper target/release/taper --shape 10m --rounds 3
       python scripts/bench_torch.py --taper target/release/taper --shape 124m --mode compile --threads 2
 
-On a GPU both sides run several steps between two looks at the clock, memory is that of tensors on the GPU, and the bf16 modes
-compare with taper's bf16:
+On a GPU both sides run several steps between two looks at the clock, and memory is that of tensors on the GPU:
       python scripts/bench_torch.py --device cuda --shape 124m --batch 16 --mode compile-bf16
 
 Needs torch. Close everything else on the machine first.
@@ -170,7 +170,7 @@ def main():
                 steps = ["--steps", str(args.steps), "--device", args.device]
                 if args.batch:
                     steps += ["--batch", str(args.batch)]
-                precision = ["--precision", "bf16" if args.device == "cuda" and mode.endswith("bf16") else "fp32"]
+                precision = ["--precision", "bf16" if mode.endswith("bf16") else "fp32"]
                 taper = [args.taper, "bench", "step", "--shape", shape, "--json", *steps, *precision]
                 ours = output(taper, args.threads)
                 own = [sys.executable, __file__, "--only-torch", "--shape", shape, "--mode", mode]

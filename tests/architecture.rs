@@ -125,7 +125,7 @@ const KERNELS_ELSEWHERE: &[(&str, &[&str])] = &[
 ];
 /// Kernels that serve several operators, or tensors.
 const SHARED_KERNELS: &[&str] = &["cast", "reduce"];
-const OPERATOR_TEST_HELPERS: &[&str] = &["main", "oracle", "run"];
+const OPERATOR_TEST_HELPERS: &[&str] = &["main", "bf16", "oracle", "run"];
 const OPERATOR_BENCH_HELPERS: &[&str] = &["main", "operator"];
 
 fn root() -> PathBuf {

@@ -4,6 +4,7 @@ use super::common::{Batch, bits, engine, loss_and_grads, pass, random_values, sm
 use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
 use taper::optim::{Hyper, Optimizer};
+use taper::tensor::DType;
 use taper::train::lanes::LaneTree;
 
 /// Large enough that every operator has work for several threads: several chunks of every kind.
@@ -48,8 +49,9 @@ fn recomputation_changes_nothing() {
 }
 
 /// Two optimizer steps of four micro-batches in two lanes: losses, norms, weights and moments, as bits.
-fn two_steps(config: &ModelConfig) -> Vec<Vec<u32>> {
-    let (model, mut params) = engine(config, &random_values(config, 1));
+fn two_steps(config: &ModelConfig, dtype: DType) -> Vec<Vec<u32>> {
+    let (model, params) = engine(config, &random_values(config, 1));
+    let mut params = params.with_compute(dtype).unwrap();
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
     let mut optimizer = Optimizer::new(hyper, &params).unwrap();
     let mut lanes = LaneTree::new(2).unwrap();
@@ -77,15 +79,16 @@ fn two_steps(config: &ModelConfig) -> Vec<Vec<u32>> {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    for config in shapes() {
+    let cases = shapes().into_iter().flat_map(|config| [(config.clone(), DType::F32), (config, DType::BF16)]);
+    for (config, dtype) in cases {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| two_steps(&config))
+            pool.install(|| two_steps(&config, dtype))
         };
         let one = on(1);
         assert!(one.iter().flatten().any(|&bits| bits != 0));
         for threads in [2, 3] {
-            assert!(one == on(threads), "other bits on {threads} threads in {config:?}");
+            assert!(one == on(threads), "other bits on {threads} threads in {dtype:?} in {config:?}");
         }
     }
 }

@@ -7,9 +7,11 @@
 //! - [`decode`]: the key-value cache against whole sequences;
 //! - [`adapters`]: LoRA, its gradients and merging, and the files of peft;
 //! - [`documents`]: several in a row against each alone;
+//! - [`bf16`]: the same steps with activations in bf16;
 //! - [`bits`]: recomputation and the number of threads change nothing at all.
 
 mod adapters;
+mod bf16;
 mod bits;
 mod common;
 mod decode;

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod bf16;
 mod candidates;
 mod classifier;
 mod dropout;

@@ -3,11 +3,21 @@
 use super::oracle::{Input, normal};
 use taper::device::Device;
 use taper::tape::{Gradients, Layout, ParamId, Params, Tape, Var};
-use taper::tensor::Tensor;
+use taper::tensor::{DType, Tensor};
 
 /// The output, then the gradients of the inputs in order (zeros where none arrived). The arguments are those of
 /// `oracle::check`.
 pub fn run(
+    inputs: &[Input],
+    ours: impl Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> taper::Result<Var>,
+) -> taper::Result<Vec<Vec<f32>>> {
+    run_in(DType::F32, |len| normal("dout", len), inputs, ours)
+}
+
+/// [`run`] with activations and weights in a dtype, to which inputs and the gradient of the output (so many values) are rounded.
+pub fn run_in(
+    dtype: DType,
+    dout: impl Fn(usize) -> Vec<f32>,
     inputs: &[Input],
     ours: impl Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> taper::Result<Var>,
 ) -> taper::Result<Vec<Vec<f32>>> {
@@ -18,15 +28,18 @@ pub fn run(
     for (id, input) in ids.iter().zip(inputs.iter().filter(|input| input.is_param)) {
         params.set(*id, &input.values)?;
     }
+    let params = params.with_compute(dtype)?;
     let (mut grads, mut unused) = (Gradients::zeros_like(&params)?, Gradients::zeros_like(&params)?);
     let mut tape = Tape::training(&params, &mut unused);
     let mut vars = Vec::new();
     for input in inputs.iter().filter(|input| !input.is_param) {
-        vars.push(tape.input(Tensor::from_f32(&input.values, &input.shape)?));
+        vars.push(tape.input(Tensor::from_f32(&input.values, &input.shape)?.to_dtype(dtype)?));
     }
     let out = ours(&mut tape, &vars, &ids)?;
-    let dout = Tensor::from_f32(&normal("dout", out.value().len()), out.value().shape())?;
-    let mut all = vec![out.value().f32().to_vec()];
+    let dout = Tensor::from_f32(&dout(out.value().len()), out.value().shape())?;
+    // An output in f32, as losses are, has a gradient in f32.
+    let dout = dout.to_dtype(out.value().dtype())?;
+    let mut all = vec![out.value().to_vec_f32()?];
     let references: Vec<&Var> = vars.iter().collect();
     let mut found = tape.backward_from(&out, dout, &mut grads, &references, None)?.into_iter();
     let mut params = ids.iter();
@@ -35,7 +48,7 @@ pub fn run(
             grads.of(*params.next().expect("an id for each parameter")).to_vec()
         } else {
             let grad = found.next().expect("a place for each activation");
-            grad.map_or_else(|| vec![0.0; input.values.len()], |grad| grad.f32().to_vec())
+            grad.map_or_else(|| Ok(vec![0.0; input.values.len()]), |grad| grad.to_vec_f32())?
         });
     }
     Ok(all)
@@ -46,15 +59,17 @@ pub fn same_bits_on_any_number_of_threads(
     inputs: &[Input],
     ours: impl Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> taper::Result<Var> + Sync,
 ) {
-    let bits = |threads: usize| -> Vec<Vec<u32>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let all = pool.install(|| run(inputs, &ours)).unwrap();
-        all.iter().map(|values| values.iter().map(|value| value.to_bits()).collect()).collect()
-    };
-    let alone = bits(1);
-    assert!(alone.iter().flatten().any(|&bits| bits != 0));
-    assert_eq!(alone, bits(2));
-    assert_eq!(alone, bits(5));
+    for dtype in [DType::F32, DType::BF16] {
+        let bits = |threads: usize| -> Vec<Vec<u32>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let all = pool.install(|| run_in(dtype, |len| normal("dout", len), inputs, &ours)).unwrap();
+            all.iter().map(|values| values.iter().map(|value| value.to_bits()).collect()).collect()
+        };
+        let alone = bits(1);
+        assert!(alone.iter().flatten().any(|&bits| bits != 0));
+        assert_eq!(alone, bits(2), "{dtype:?}");
+        assert_eq!(alone, bits(5), "{dtype:?}");
+    }
 }
 
 /// An activation with given values.
@@ -77,7 +92,9 @@ pub fn nan_comes_out(
     ours: impl Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> taper::Result<Var>,
 ) {
     inputs[input].values[place] = f32::NAN;
-    let all = run(&inputs, ours).unwrap();
-    let found: Vec<usize> = (0..all[0].len()).filter(|&i| all[0][i].is_nan()).collect();
-    assert!(found.iter().copied().eq(expected), "NaN at {found:?}");
+    for dtype in [DType::F32, DType::BF16] {
+        let all = run_in(dtype, |len| normal("dout", len), &inputs, &ours).unwrap();
+        let found: Vec<usize> = (0..all[0].len()).filter(|&i| all[0][i].is_nan()).collect();
+        assert!(found.iter().copied().eq(expected.clone()), "{dtype:?}: NaN at {found:?}");
+    }
 }

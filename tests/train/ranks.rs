@@ -66,6 +66,22 @@ fn the_number_of_processes_changes_no_byte() {
     assert_eq!(story(&shop, "sharded"), story(&shop, "one"));
 }
 
+/// With parts of the optimizer's state as well, where each rank must round the weights that others have updated.
+#[test]
+fn the_number_of_processes_changes_no_byte_in_bf16() {
+    let shop = Shop::new();
+    let bf16 = |more: &[&'static str]| with(&[&["--set", "precision.compute=\"bf16\""], more].concat());
+    shop.trained("one", &bf16(&[]));
+    shop.trained("two", &bf16(&["--processes", "2"]));
+    the_same(&shop, "two", "one");
+    shop.trained("sharded", &bf16(&["--processes", "4", "--set", "dist.shard_optimizer=true"]));
+    for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
+        let of = |run: &str| read(&shop.path(run).join("checkpoints/step-00000024").join(name));
+        assert!(of("sharded") == of("one"), "sharded: {name}");
+    }
+    assert_eq!(story(&shop, "sharded"), story(&shop, "one"));
+}
+
 #[test]
 fn a_signal_stops_all_at_one_step_and_another_number_goes_on() {
     let shop = Shop::new();

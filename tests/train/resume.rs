@@ -47,6 +47,38 @@ fn killed_at_twenty_random_moments() {
     assert!(stderr(&again).contains("finished"), "{}", stderr(&again));
 }
 
+/// In bf16 the weights that products read are a rounded copy, which a resumed run makes anew from the master weights.
+#[test]
+fn killed_in_bf16() {
+    let shop = Shop::new();
+    let bf16 = ["--device", "cpu", "--set", "precision.compute=\"bf16\"", "--set", "checkpoint.keep_last=9"];
+    let output = shop.trained("runs/whole", &bf16);
+    assert!(stderr(&output).contains("bf16"), "{}", stderr(&output));
+    let environment = String::from_utf8(super::common::read(&shop.path("runs/whole/environment.json"))).unwrap();
+    assert!(environment.contains(r#""precision": "bf16""#), "{environment}");
+    // Killed once the first checkpoint is there.
+    let mut child = start(&shop, "runs/killed", &bf16);
+    let began = Instant::now();
+    while !shop.path("runs/killed/checkpoints/latest").exists() {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for step in [20, 30, 40] {
+        std::fs::remove_dir_all(shop.path(&format!("runs/killed/checkpoints/step-{step:08}"))).ok();
+    }
+    shop.trained("runs/killed", &[&bf16[..], &["--resume"]].concat());
+    assert_eq!(shop.checkpoint("runs/whole", 40), shop.checkpoint("runs/killed", 40));
+    assert_eq!(timeless(&shop.log("runs/whole")), timeless(&shop.log("runs/killed")));
+    // Other numbers than in fp32, and no other text.
+    shop.trained("runs/fp32", &["--device", "cpu"]);
+    let losses = |run: &str| shop.log(run).steps().map(|step| step.loss).collect::<Vec<f64>>();
+    let (narrow, wide) = (losses("runs/whole"), losses("runs/fp32"));
+    assert_ne!(narrow, wide);
+    assert!(narrow.iter().zip(&wide).all(|(a, b)| (a - b).abs() < 0.05), "{narrow:?}\n{wide:?}");
+}
+
 #[test]
 fn the_reference_engine_resumes_too() {
     let shop = Shop::new();
