@@ -164,9 +164,8 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
                 let (row, rows) = place_of(row_panel, self.rows);
                 // SAFETY: whole panels, packed above and by the caller.
                 unsafe {
-                    let next = columns.at((panel + 1) * len + index % 8 * (len / 8)).cast_const();
                     let operands = (packed.add(index * len).cast_const(), columns.at(panel * len).cast_const());
-                    unit.multiply(&mut block, operands, next, steps, E::PARTS);
+                    unit.multiply(&mut block, operands, steps, E::PARTS);
                 }
                 let column = self.place.column + column;
                 (self.take)(&block, Place { row, column, rows, columns: columns_here, ..self.place });

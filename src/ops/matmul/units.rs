@@ -53,25 +53,17 @@ impl Ready {
     }
 
     /// `out` = the product of two panels of `steps` steps, whose values are made of `parts` parts, 1 or 3. Of three parts,
-    /// those six products are added up that reach into the 24 bits of the result. `next` is what will be read soon: an eighth
-    /// of a panel from there on is brought nearer meanwhile (it need not be readable).
+    /// those six products are added up that reach into the 24 bits of the result.
     ///
     /// # Safety
     /// The panels must be whole and aligned to 64 bytes.
     #[inline]
-    pub unsafe fn multiply(
-        &self,
-        out: &mut Block,
-        (a, b): (*const u16, *const u16),
-        next: *const u16,
-        steps: usize,
-        parts: usize,
-    ) {
+    pub unsafe fn multiply(&self, out: &mut Block, (a, b): (*const u16, *const u16), steps: usize, parts: usize) {
         // SAFETY: the unit is there and ready, and the caller vouches for the panels.
         unsafe {
             match (self.unit, parts) {
-                (Bf16Unit::Amx, 1) => amx_plain(out.0.as_mut_ptr(), a, b, next, steps),
-                (Bf16Unit::Amx, _) => amx_split(out.0.as_mut_ptr(), a, b, next, steps),
+                (Bf16Unit::Amx, 1) => amx_plain(out.0.as_mut_ptr(), a, b, steps),
+                (Bf16Unit::Amx, _) => amx_split(out.0.as_mut_ptr(), a, b, steps),
                 (Bf16Unit::Avx512, 1) => avx512_plain(out, a, b, steps),
                 (Bf16Unit::Avx512, _) => unreachable!("three parts are worth it in AMX only"),
             }
@@ -128,15 +120,11 @@ macro_rules! columns {
     };
 }
 
-macro_rules! ahead {
-    ($($offset:literal)*) => { concat!($("prefetcht1 [{next} + ", $offset, "]\n"),*) };
-}
-
 /// The loop over the steps, with what is done in one.
 macro_rules! amx {
-    ($(#[$doc:meta])* $name:ident, $step_bytes:literal, $ahead_bytes:literal, $($part:expr),*) => {
+    ($(#[$doc:meta])* $name:ident, $step_bytes:literal, $($part:expr),*) => {
         $(#[$doc])*
-        unsafe fn $name(out: *mut f32, a: *const u16, b: *const u16, next: *const u16, steps: usize) {
+        unsafe fn $name(out: *mut f32, a: *const u16, b: *const u16, steps: usize) {
             debug_assert!(steps > 0);
             // SAFETY: reads `steps` steps of both panels and writes 32 x 32 sums; the compiler uses no tile registers.
             unsafe {
@@ -149,7 +137,6 @@ macro_rules! amx {
                     $($part,)*
                     concat!("add {a}, ", $step_bytes),
                     concat!("add {b}, ", $step_bytes),
-                    concat!("add {next}, ", $ahead_bytes),
                     "dec {steps}",
                     "jnz 2b",
                     "tilestored [{out} + {out_row}], tmm0",
@@ -158,7 +145,6 @@ macro_rules! amx {
                     "tilestored [{out} + {out_row} + 2112], tmm3",
                     a = inout(reg) a => _,
                     b = inout(reg) b => _,
-                    next = inout(reg) next => _,
                     steps = inout(reg) steps => _,
                     row = in(reg) 64_usize,
                     out = in(reg) out,
@@ -172,21 +158,19 @@ macro_rules! amx {
 
 amx! {
     /// Six products, the small ones first; from one to the next, one side stays in its registers.
-    amx_split, "6144", "768",
+    amx_split, "6144",
     rows!("0"), columns!("2"), four!(),
     columns!("1"), four!(),
     rows!("1"), four!(),
     columns!("0"), four!(),
     rows!("2"), four!(),
-    rows!("0"), four!(),
-    ahead!("0" "64" "128" "192" "256" "320" "384" "448" "512" "576" "640" "704")
+    rows!("0"), four!()
 }
 
 amx! {
     /// One product.
-    amx_plain, "2048", "256",
-    rows!("0"), columns!("0"), four!(),
-    ahead!("0" "64" "128" "192")
+    amx_plain, "2048",
+    rows!("0"), columns!("0"), four!()
 }
 
 /// The same by AVX512-BF16: eight rows at a time, whose sums stay in sixteen registers.
