@@ -53,7 +53,9 @@ pub(super) fn team(ranks: &Ranks, config: &Config) -> Team {
         Communication::Bf16 => Wire::Bf16,
     };
     let summation = Summation { ordered: config.dist.reduction == Reduction::Ordered, wire };
-    Team { ranks: ranks.clone(), summation, shard_optimizer: config.dist.shard_optimizer }
+    // Four bytes each. Something that is not 0 does not become 0.
+    let bucket = (config.dist.bucket_mb * f64::from(1 << 18)).ceil() as usize;
+    Team { ranks: ranks.clone(), summation, shard_optimizer: config.dist.shard_optimizer, bucket }
 }
 
 /// Before anything is done: the same program and the same config everywhere, key by key.

@@ -1,6 +1,7 @@
 //! What training sees of the other ranks: agreement, work of rank 0 that others wait for, the flag that asks all to stop,
 //! sums of gradients. A run on its own is a group of one, for which all of this is nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -146,7 +147,7 @@ impl Ranks {
     fn call(&self, name: &'static str) -> Call {
         let step = self.step.load(Ordering::Relaxed);
         if self.group.is_some() {
-            fault::before_collective(self.rank());
+            fault::before_collective(self.rank(), name, step);
         }
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }
     }
@@ -346,17 +347,27 @@ impl Ranks {
         }
     }
 
-    /// Adds a buffer over all ranks; each has the sum of its shard, and the rest is unspecified.
+    /// Adds a buffer over all ranks; each has the sum of its range, and the rest is unspecified.
     ///
     /// # Errors
     /// If a rank is gone or late.
-    pub fn reduce_scatter(&self, name: &'static str, data: &mut [f32], how: Summation) -> Result<()> {
+    pub fn reduce_scatter(
+        &self,
+        name: &'static str,
+        data: &mut [f32],
+        ranges: &[Range<usize>],
+        how: Summation,
+    ) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
-        let shards = self.shards(data.len());
         match (how.ordered, how.wire) {
-            (false, Wire::F32) => group.reduce_scatter(self.call(name), data, &shards),
-            _ => ordered::reduce_scatter(group.as_ref(), self.call(name), data, &shards, how.wire),
+            (false, Wire::F32) => group.reduce_scatter(self.call(name), data, ranges),
+            _ => ordered::reduce_scatter(group.as_ref(), self.call(name), data, ranges, how.wire),
         }
+    }
+
+    /// Whether sums can be made on another thread while this one computes.
+    pub fn can_overlap(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.size() > 1 && group.works_on_any_thread())
     }
 
     /// Gives every rank all shards of a buffer of which it has its own.

@@ -5,6 +5,10 @@
 //! of devices gives the same bits. Walking the lanes in order with a stack (a binary counter) needs log2(lanes) + 1
 //! buffers.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::tape::{Gradients, Params};
 
@@ -57,6 +61,34 @@ impl LaneTree {
         count: usize,
         mut run: impl FnMut(usize, &mut Gradients) -> Result<f64>,
     ) -> Result<(f64, StepGradients<'_>)> {
+        self.walk(params, count, false, |micro, grads, _| run(micro, grads))
+    }
+
+    /// As [`LaneTree::step`], for a step whose sums leave piece by piece while its last backward pass runs: with the last
+    /// micro-batch `run` gets the lanes before, and must see to it that [`Earlier::add_to`] was called once for every element of
+    /// the gradient.
+    ///
+    /// # Errors
+    /// As [`LaneTree::step`].
+    ///
+    /// # Panics
+    /// As [`LaneTree::step`].
+    pub fn step_in_pieces(
+        &mut self,
+        params: &Params,
+        count: usize,
+        run: impl FnMut(usize, &mut Gradients, Option<Earlier<'_>>) -> Result<f64>,
+    ) -> Result<(f64, StepGradients<'_>)> {
+        self.walk(params, count, true, run)
+    }
+
+    fn walk(
+        &mut self,
+        params: &Params,
+        count: usize,
+        in_pieces: bool,
+        mut run: impl FnMut(usize, &mut Gradients, Option<Earlier<'_>>) -> Result<f64>,
+    ) -> Result<(f64, StepGradients<'_>)> {
         assert!(count.is_multiple_of(self.lanes), "{} lanes for {count} micro-batches", self.lanes);
         self.free.extend(self.stack.drain(..).map(|sum| sum.grads));
         let per_lane = count / self.lanes;
@@ -70,23 +102,55 @@ impl LaneTree {
             };
             let mut loss = 0.0;
             for micro in lane * per_lane..(lane + 1) * per_lane {
-                loss += run(micro, &mut grads)?;
+                let earlier = (in_pieces && micro + 1 == count).then(|| Earlier { sums: &self.stack });
+                loss += run(micro, &mut grads, earlier)?;
             }
-            self.push(Sum { grads, loss, level: 0 })?;
+            self.push(Sum { grads, loss, level: 0 }, in_pieces && lane + 1 == self.lanes)?;
         }
         let total = self.stack.last().map(|sum| sum.loss).unwrap_or(0.0);
         Ok((total, StepGradients { tree: self }))
     }
 
-    fn push(&mut self, mut right: Sum) -> Result<()> {
+    /// Adds a lane, and what it completes; `is_added` if the gradients of the earlier ones are in it already.
+    fn push(&mut self, mut right: Sum, is_added: bool) -> Result<()> {
         while let Some(left) = self.stack.pop_if(|left| left.level == right.level) {
             let Sum { mut grads, loss, level } = left;
-            grads.flat_mut().add_assign(right.grads.flat())?;
-            self.free.push(right.grads);
-            right = Sum { grads, loss: loss + right.loss, level: level + 1 };
+            let (kept, free) = if is_added {
+                (right.grads, grads)
+            } else {
+                grads.flat_mut().add_assign(right.grads.flat())?;
+                (grads, right.grads)
+            };
+            self.free.push(free);
+            right = Sum { grads: kept, loss: loss + right.loss, level: level + 1 };
         }
         self.stack.push(right);
         Ok(())
+    }
+}
+
+/// The sums of the lanes before the last one, which completes all of them.
+pub struct Earlier<'t> {
+    sums: &'t [Sum],
+}
+
+impl Earlier<'_> {
+    /// Makes a range of the last lane's gradient (in host memory) that of the whole tree: the same additions as those of whole
+    /// buffers.
+    pub fn add_to(&self, grads: &mut Gradients, range: Range<usize>) {
+        const CHUNK: usize = 1 << 14;
+        let into = &mut grads.flat_mut().f32_mut()[range.clone()];
+        for sum in self.buffers() {
+            let sum = &sum.flat().f32()[range.clone()];
+            into.par_chunks_mut(CHUNK).zip(sum.par_chunks(CHUNK)).for_each(|(right, left)| {
+                right.iter_mut().zip(left).for_each(|(right, left)| *right += left);
+            });
+        }
+    }
+
+    /// The sums, in the order in which they are added to the last lane's.
+    pub fn buffers(&self) -> impl Iterator<Item = &Gradients> {
+        self.sums.iter().rev().map(|sum| &sum.grads)
     }
 }
 
@@ -153,6 +217,29 @@ mod tests {
             (((v(0) + v(1)) + (v(2) + v(3))) + ((v(4) + v(5)) + (v(6) + v(7))))
                 + (((v(8) + v(9)) + (v(10) + v(11))) + ((v(12) + v(13)) + (v(14) + v(15))))
         );
+    }
+
+    #[test]
+    fn a_gradient_that_leaves_in_pieces_has_the_same_bits() {
+        let params = params();
+        for (lanes, count) in [(1, 2), (2, 2), (4, 8), (8, 8), (8, 16)] {
+            let mut tree = LaneTree::new(lanes).unwrap();
+            for _ in 0..2 {
+                let (loss, grads) = tree
+                    .step_in_pieces(&params, count, |i, grads, earlier| {
+                        assert_eq!(earlier.is_some(), i + 1 == count);
+                        grads.of_mut(ParamId(0))[1] += value(i);
+                        if let Some(earlier) = earlier {
+                            earlier.add_to(grads, 1..16);
+                            earlier.add_to(grads, 0..1);
+                        }
+                        Ok(i as f64)
+                    })
+                    .unwrap();
+                assert_eq!(loss, (count * (count - 1) / 2) as f64);
+                assert_eq!(grads.get().of(ParamId(0))[1].to_bits(), total(lanes, count).to_bits(), "{lanes} lanes");
+            }
+        }
     }
 
     #[test]

@@ -367,7 +367,8 @@ impl<'a> Trainer<'a> {
         let Spread { slowest, slowest_ms, fastest_ms } = spread;
         let ranks = self.job.ranks.size() as u64;
         let slowest = slowest as u64;
-        self.record(Event::Ranks(events::Ranks { step: self.state.step, ranks, slowest, slowest_ms, fastest_ms }))
+        let (step, overlap) = (self.state.step, self.engine.overlaps());
+        self.record(Event::Ranks(events::Ranks { step, ranks, slowest, slowest_ms, fastest_ms, overlap }))
     }
 
     /// The event of the checkpoint of the state as it is.

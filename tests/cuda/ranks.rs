@@ -56,7 +56,7 @@ fn in_team(device: Device, model: &Gpt, precision: Precision, size: usize, how: 
                 let group = groups.lock().unwrap()[rank].take().unwrap();
                 let ranks = Ranks::of(Arc::new(group), rank);
                 let summation = Summation { ordered: true, wire: how.0 };
-                trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1 })
+                trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1, bucket: 0 })
             })
         };
         let threads: Vec<_> = (0..size).map(start).collect();

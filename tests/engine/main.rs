@@ -7,6 +7,7 @@
 //! - [`decode`]: the key-value cache against whole sequences;
 //! - [`adapters`]: LoRA, its gradients and merging, and the files of peft;
 //! - [`documents`]: several in a row against each alone;
+//! - [`ready`]: when a parameter's gradient is complete, and sums over ranks that are sent then;
 //! - [`bits`]: recomputation and the number of threads change nothing at all.
 
 mod adapters;
@@ -18,4 +19,5 @@ mod dropout;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod options;
+mod ready;
 mod transformers;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Shop, read, stderr, timeless};
 
-/// A model of several shards of the optimizer's state, with accumulation.
+/// A model of several shards of the optimizer's state and several buckets of gradients, with accumulation.
 pub const WIDER: &[&str] = &[
     "--set",
     "model.n_embd=64",
@@ -23,6 +23,8 @@ pub const WIDER: &[&str] = &[
     "sample.every=12",
     "--set",
     "dist.timeout=20",
+    "--set",
+    "dist.bucket_mb=0.05",
     "--device",
     "cpu",
 ];
@@ -53,7 +55,7 @@ fn the_number_of_processes_changes_no_byte() {
     }
     let ranks = shop.log("4");
     assert!(ranks.ranks().all(|spread| spread.ranks == 4 && spread.slowest_ms >= spread.fastest_ms));
-    assert!(ranks.ranks().count() > 0);
+    assert!(ranks.ranks().count() > 0 && ranks.ranks().all(|spread| spread.overlap));
     let environment = read(&shop.path("4").join("environment.json"));
     assert!(String::from_utf8_lossy(&environment).contains(r#""world_size": 4"#));
 
@@ -95,8 +97,8 @@ fn a_rank_that_is_killed_panics_or_stalls_is_named_and_the_run_ends_in_the_same_
     // Moments of every kind: before the first step, within a step, around a checkpoint.
     let faults = [
         ("1@70:kill", "rank 1 was killed by signal 9"),
-        ("0@45:panic", "rank 0 panicked"),
-        ("3@60:stall", "rank 3 does not answer"),
+        ("0@stop flag/0:panic", "rank 0 panicked"),
+        ("3@gradients/9:stall", "rank 3 does not answer"),
     ];
     for (number, (fault, words)) in faults.into_iter().enumerate() {
         let run = format!("run{number}");
@@ -120,7 +122,7 @@ fn a_rank_that_is_killed_panics_or_stalls_is_named_and_the_run_ends_in_the_same_
     let arguments = with(&["--processes", "2", "--restarts", "0"]);
     let output = shop
         .taper(&[&["train", "tiny.toml", "--run", "given-up"], &arguments[..]].concat())
-        .env("TAPER_FAULT", "1@50:kill")
+        .env("TAPER_FAULT", "1@gradients/3:kill")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -81,7 +81,7 @@ impl Engine for OnGpu<'_> {
         let (_, mut grads) = self.lanes.step(&self.params, own.len(), |micro, grads| {
             let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, self.optimizer.loss_scale());
-            let loss = micro_step(self.model, &self.params, grads, batch, micro, &pass)?;
+            let loss = micro_step(self.model, &self.params, grads, batch, micro, &pass, None)?;
             // The sum stays on the device, so its share here is nothing.
             self.optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
         })?;
@@ -114,7 +114,7 @@ impl Engine for OnGpu<'_> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, self.optimizer.loss_scale());
         // Reading the losses waits for the pass, so that its time can be taken.
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass)?.on_host().map(|_| ())
+        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None)?.on_host().map(|_| ())
     }
 
     fn params(&self) -> &Params {

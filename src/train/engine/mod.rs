@@ -3,10 +3,12 @@
 //! The loop is the same for both. An engine takes the micro-batches of a step, gives the loss and what became of the
 //! gradients, and shows its parameters; validation, samples and checkpoints work from those.
 
+mod buckets;
 mod candle;
 mod device_sums;
 mod gpu;
 mod native;
+mod overlap;
 mod team;
 
 pub use candle::OnCandle;
@@ -25,7 +27,7 @@ use crate::nn::Dropout;
 use crate::ops::classifier;
 use crate::ops::documents::Documents;
 use crate::optim::{Moments, Outcome, ScaleState};
-use crate::tape::{Gradients, Params, Tape};
+use crate::tape::{Gradients, Params, ReadyHook, Tape};
 use crate::tensor::Tensor;
 
 const _: () = assert!(IGNORE == classifier::IGNORE, "what data leaves out, the classifier leaves out");
@@ -104,6 +106,11 @@ pub trait Engine {
     /// As [`Engine::step`].
     fn probe(&mut self, batch: &StepBatch) -> Result<()>;
 
+    /// Whether gradients are sent to other ranks while the backward pass runs.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     /// The weights as they are.
     fn params(&self) -> &Params;
 
@@ -153,13 +160,15 @@ impl Setup {
 }
 
 /// Forward and backward of one micro-batch: adds the gradient of the step's mean loss to `grads`, gives the losses.
-fn micro_step(
-    model: &Gpt,
-    params: &Params,
-    grads: &mut Gradients,
+/// `hook` hears of every gradient that is complete.
+fn micro_step<'a>(
+    model: &'a Gpt,
+    params: &'a Params,
+    grads: &'a mut Gradients,
     batch: &StepBatch,
     micro: usize,
-    pass: &Pass,
+    pass: &'a Pass,
+    hook: Option<ReadyHook<'a>>,
 ) -> Result<Loss> {
     let rows = batch.read(micro)?;
     let (b, t) = (batch.micro_batch, batch.loader.context_length());
@@ -170,6 +179,9 @@ fn micro_step(
     };
     let pass = &Pass { documents, ..pass.clone() };
     let mut tape = Tape::training(params, grads);
+    if let Some(hook) = hook {
+        tape.on_ready(hook);
+    }
     let loss = model.loss(&mut tape, &inputs, &rows.targets, 1.0 / batch.targets() as f32, pass)?;
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1])?)?;
     Ok(loss)

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
+use super::buckets::Buckets;
+use super::{Engine, Setup, StepBatch, Team, check_len, micro_step, overlap};
 use crate::checkpoint::state::ArenaData;
 use crate::dist::ordered;
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::{Hyper, Moments, Optimizer, Outcome, PART_ALIGN, ScaleState};
-use crate::tape::{Gradients, Params};
+use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::lanes::LaneTree;
 
 // Every rank's part of the gradients is made of whole chunks of the gradient norm.
@@ -22,6 +23,8 @@ pub struct Native<'a> {
     lanes: LaneTree,
     setup: Setup,
     team: Team,
+    /// What is sent while backward runs.
+    buckets: Option<Buckets>,
     finished: Vec<(f64, Outcome)>,
 }
 
@@ -44,7 +47,9 @@ impl<'a> Native<'a> {
         let optimizer = Optimizer::of_part(hyper, &params, part)?;
         // Checked first: what divides by a power of two is one, or is refused for not being one.
         let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
-        Ok(Native { model, params, optimizer, lanes, setup, team, finished: Vec::new() })
+        let overlaps = team.bucket > 0 && team.ranks.can_overlap();
+        let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
+        Ok(Native { model, params, optimizer, lanes, setup, team, buckets, finished: Vec::new() })
     }
 }
 
@@ -52,17 +57,27 @@ impl Engine for Native<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let began = Instant::now();
         let own = self.team.micro_batches(batch.micro_batches);
-        let summed = self.lanes.step(&self.params, own.len(), |micro, grads| {
+        let run = |micro: usize, grads: &mut Gradients, hook: Option<ReadyHook<'_>>| {
             let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, None);
-            micro_step(self.model, &self.params, grads, batch, micro, &pass)?.sum()
-        });
-        let (sum, mut grads) = summed?;
-        let Team { ranks, summation, .. } = &self.team;
-        ranks.set_busy(began.elapsed());
+            micro_step(self.model, &self.params, grads, batch, micro, &pass, hook)?.sum()
+        };
+        let Team { ranks, .. } = &self.team;
+        let (sum, grads) = match &self.buckets {
+            Some(buckets) => {
+                let done = || ranks.set_busy(began.elapsed());
+                overlap::step(&self.team, buckets, &mut self.lanes, &self.params, own.len(), run, done)?
+            }
+            None => {
+                let (sum, mut grads) = self.lanes.step(&self.params, own.len(), |micro, grads| run(micro, grads, None))?;
+                ranks.set_busy(began.elapsed());
+                let flat = grads.get_mut().flat_mut().f32_mut();
+                self.team.reduce(flat, &(0..flat.len()), flat.len())?;
+                (sum, grads)
+            }
+        };
         let loss = ranks.sum("loss", sum)? / batch.targets() as f64;
         let outcome = if self.team.is_sharded() {
-            ranks.reduce_scatter("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
             let gather = &mut |mine: &[f64]| ranks.gather_numbers("gradient norm", mine);
             let outcome = self.optimizer.step_part(&mut self.params, grads.get(), gather, loss, lr)?;
             if outcome.class.is_applied() {
@@ -71,9 +86,6 @@ impl Engine for Native<'_> {
             }
             outcome
         } else {
-            if ranks.size() > 1 {
-                ranks.all_reduce("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
-            }
             self.optimizer.step(&mut self.params, grads.get(), loss, lr)
         };
         self.finished.push((loss, outcome));
@@ -87,7 +99,11 @@ impl Engine for Native<'_> {
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, None);
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass).map(|_| ())
+        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None).map(|_| ())
+    }
+
+    fn overlaps(&self) -> bool {
+        self.buckets.is_some()
     }
 
     fn params(&self) -> &Params {
