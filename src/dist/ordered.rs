@@ -271,7 +271,8 @@ mod tests {
             let mut found = vec![0; parts];
             for start in (0..len).step_by(10_001) {
                 let window = start..(start + 10_001).min(len);
-                for (rank, part) in shards.within(&window).into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+                for (rank, part) in shards.within(&window).into_iter().enumerate().filter(|(_, part)| !part.is_empty())
+                {
                     assert_eq!(start + part.start, ranges[rank].start + found[rank]);
                     found[rank] += part.len();
                 }

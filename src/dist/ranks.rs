@@ -203,6 +203,35 @@ impl Ranks {
         Ok(all)
     }
 
+    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on any, all
+    /// fail.
+    ///
+    /// # Errors
+    /// The rank's own error, else that of the first rank that has one; if a rank is gone or late.
+    pub fn gather_results(&self, name: &'static str, mine: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        if self.group.is_none() {
+            return Ok(vec![mine?]);
+        }
+        let told = match &mine {
+            Ok(bytes) => [b"+", bytes.as_slice()].concat(),
+            Err(error) => format!("-{error}").into_bytes(),
+        };
+        let all = self.gather_after_work(name, &told);
+        // If the others are gone, too, the own error is the one to show.
+        mine?;
+        let mut found = Vec::with_capacity(self.size());
+        for (rank, bytes) in all?.into_iter().enumerate() {
+            match bytes.split_first() {
+                Some((b'+', bytes)) => found.push(bytes.to_vec()),
+                Some((_, why)) => {
+                    return Err(Error::Training(format!("rank {rank}: {}", String::from_utf8_lossy(why))));
+                }
+                None => return Err(Error::Device(format!("rank {rank} sent nothing in {name:?}"))),
+            }
+        }
+        Ok(found)
+    }
+
     /// Checks that all ranks hold the same values of these fields.
     ///
     /// # Errors
@@ -439,6 +468,21 @@ mod tests {
         let alone = Ranks::alone();
         assert_eq!((alone.rank(), alone.size(), alone.sum("x", 2.0).unwrap()), (0, 1, 2.0));
         assert_eq!(alone.on_root("x", || Ok(1)).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn results_are_gathered_and_the_failure_of_one_is_that_of_all() {
+        let found = run(3, |ranks| {
+            let rank = ranks.rank() as u8;
+            let all = ranks.gather_results("work", Ok(vec![rank; rank.into()])).unwrap();
+            let wrong = if rank == 1 { Err(Error::Training("the disk is full".into())) } else { Ok(Vec::new()) };
+            (all, ranks.gather_results("work", wrong).unwrap_err().to_string())
+        });
+        for (rank, (all, error)) in found.into_iter().enumerate() {
+            assert_eq!(all, [vec![], vec![1], vec![2, 2]]);
+            assert_eq!(error, if rank == 1 { "the disk is full" } else { "rank 1: the disk is full" });
+        }
+        assert_eq!(Ranks::alone().gather_results("work", Ok(vec![7])).unwrap(), [[7]]);
     }
 
     #[test]

@@ -153,10 +153,26 @@ impl DeviceOptimizer {
     /// # Errors
     /// If the device fails.
     pub fn state(&self) -> Result<Moments> {
+        self.state_of(self.part())
+    }
+
+    /// [`DeviceOptimizer::state`] of some of the elements that are updated here. It waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If they are not updated here.
+    pub fn state_of(&self, part: Range<usize>) -> Result<Moments> {
         let words = self.state.to_vec_f32()?;
         let state: StepState = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
         let scale = self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
-        let (m, v) = (self.m.to_vec_f32()?, self.v.to_vec_f32()?);
+        let first = part.start - self.part.start;
+        let of = |moments: &Tensor| match part.is_empty() {
+            true => Ok(Vec::new()),
+            false => moments.view(first, &[part.len()]).to_vec_f32(),
+        };
+        let (m, v) = (of(&self.m)?, of(&self.v)?);
         Ok(Moments { m, v, updates: u64::from(state.updates), scale })
     }
 

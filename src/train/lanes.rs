@@ -17,6 +17,12 @@ pub fn default_lanes(micro_batches: usize) -> usize {
     [8, 4, 2].into_iter().find(|lanes| micro_batches.is_multiple_of(*lanes)).unwrap_or(1)
 }
 
+/// The lanes of a new run on so many ranks that the default is too few for them, if there can be so many.
+pub fn lanes_of_many(micro_batches: usize, ranks: usize) -> Option<usize> {
+    let fits = ranks.is_power_of_two() && micro_batches.is_multiple_of(ranks);
+    (fits && ranks > default_lanes(micro_batches)).then_some(ranks)
+}
+
 /// Gradient buffers that [`LaneTree`] needs for so many lanes.
 pub fn buffers(lanes: usize) -> usize {
     lanes.ilog2() as usize + 1
@@ -245,6 +251,11 @@ mod tests {
     #[test]
     fn defaults_divide() {
         assert_eq!([1, 2, 3, 4, 6, 8, 12, 16, 40].map(default_lanes), [1, 2, 1, 4, 2, 8, 4, 8, 8]);
+        assert_eq!(
+            [(32, 8), (32, 16), (32, 32), (32, 64), (40, 16), (48, 12)]
+                .map(|(count, ranks)| lanes_of_many(count, ranks)),
+            [None, Some(16), Some(32), None, None, None]
+        );
         assert_eq!([1, 2, 4, 8].map(buffers), [1, 2, 3, 4]);
         assert!(LaneTree::new(3).is_err());
     }

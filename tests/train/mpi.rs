@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::common::{Shop, read, stderr};
-use super::ranks::WIDER;
+use super::ranks::{Moments, WIDER};
 
 /// `mpiexec -n N taper train`, with a fault on purpose or none.
 fn mpiexec(shop: &Shop, processes: &str, run: &str, more: &[&str], fault: &str) -> Output {
@@ -49,7 +49,9 @@ fn mpi_processes_give_the_same_bytes() {
 fn a_failed_mpi_rank_ends_the_job_and_another_number_goes_on() {
     let shop = Shop::new();
     assert!(mpiexec(&shop, "1", "calm", &[], "").status.success());
-    for (fault, words) in [("1@checkpoint/8:kill", ""), ("2@gradients/12:panic", "panicked"), ("3@gradients/9:stall", "waited 2 s")] {
+    for (fault, words) in
+        [("1@checkpoint/8:kill", ""), ("2@gradients/12:panic", "panicked"), ("3@gradients/9:stall", "waited 2 s")]
+    {
         let run = fault.replace([':', '@', '/'], "-");
         let began = Instant::now();
         let output = mpiexec(&shop, "4", &run, &["--set", "dist.timeout=2"], fault);
@@ -57,6 +59,27 @@ fn a_failed_mpi_rank_ends_the_job_and_another_number_goes_on() {
         assert!(stderr(&output).contains(words), "{fault}: {}", stderr(&output));
         let output = mpiexec(&shop, "2", &run, &["--resume"], "");
         assert!(output.status.success(), "{fault}: {}", stderr(&output));
+        the_same(&shop, &run, "calm");
+    }
+}
+
+#[test]
+fn mpi_faults_at_random_moments_hang_nothing_and_the_run_ends_in_the_same_bytes() {
+    let shop = Shop::new();
+    let mut moments = Moments::new();
+    let began = Instant::now();
+    assert!(mpiexec(&shop, "4", "calm", &[], "").status.success());
+    let calm = began.elapsed();
+    for kind in ["kill", "panic", "stall"] {
+        let fault = moments.fault(kind, calm);
+        let (run, what) = (fault.replace([':', '@'], "-"), format!("TAPER_TEST_SEED={}: {fault}", moments.seed));
+        println!("{fault}");
+        let began = Instant::now();
+        // Whether the fault comes before the end of the run is a matter of chance.
+        mpiexec(&shop, "4", &run, &["--set", "dist.timeout=4"], &fault);
+        assert!(began.elapsed() < Duration::from_secs(120), "{what} took {:?}", began.elapsed());
+        let output = mpiexec(&shop, "2", &run, &["--resume"], "");
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
         the_same(&shop, &run, "calm");
     }
 }

@@ -7,6 +7,7 @@ use std::process::exit;
 use std::sync::Arc;
 
 use super::Team;
+use crate::checkpoint::arena_file;
 use crate::device::{DType, Gpu};
 use crate::dist::Wire;
 use crate::dist::nccl::{self, Element, Nccl, Part};
@@ -76,7 +77,8 @@ impl DeviceSums {
 
     /// How the elements of a buffer are divided among ranks.
     pub fn shards(&self, len: usize) -> Shards {
-        Shards::new(len, self.team.ranks.size(), 16)
+        // As ranks write checkpoints, each its own part.
+        Shards::new(len, self.team.ranks.size(), arena_file::chunk(len))
     }
 
     /// Sends `send[r]` to rank `r` and receives `receive[r]` from it; all are of one dtype.

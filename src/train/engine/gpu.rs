@@ -1,5 +1,7 @@
 //! The engine of this project on a GPU: the same passes, started without waiting for them.
 
+use std::ops::Range;
+
 use super::device_sums::DeviceSums;
 use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
@@ -131,6 +133,14 @@ impl Engine for OnGpu<'_> {
             Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(bytes)).collect())
         };
         Ok(Moments { m: whole(&moments.m)?, v: whole(&moments.v)?, ..moments })
+    }
+
+    fn held(&self) -> Range<usize> {
+        self.optimizer.part()
+    }
+
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        self.optimizer.state_of(part)
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {

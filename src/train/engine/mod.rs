@@ -16,6 +16,7 @@ pub use gpu::OnGpu;
 pub use native::Native;
 pub use team::Team;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::state::ArenaData;
@@ -120,6 +121,20 @@ pub trait Engine {
     /// # Errors
     /// If the device fails.
     fn moments(&self) -> Result<Moments>;
+
+    /// The elements whose moments this rank holds.
+    fn held(&self) -> Range<usize> {
+        0..self.params().layout().trained()
+    }
+
+    /// As [`Engine::moments`], of some of the elements that this rank holds; other ranks have no part in it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        let all = self.moments()?;
+        Ok(Moments { m: all.m[part.clone()].to_vec(), v: all.v[part].to_vec(), ..all })
+    }
 
     /// Takes up what a checkpoint holds.
     ///

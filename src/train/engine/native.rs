@@ -1,5 +1,6 @@
 //! The engine of this project on the CPU.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::buckets::Buckets;
@@ -42,9 +43,7 @@ impl<'a> Native<'a> {
     /// # Errors
     /// As [`Native::new`]; `Usage` if the ranks do not divide the lanes.
     pub fn in_team(model: &'a Gpt, params: Params, hyper: Hyper, setup: Setup, team: Team) -> Result<Native<'a>> {
-        let len = params.layout().trained();
-        let part = if team.is_sharded() { team.ranks.shards(len).range(team.ranks.rank()) } else { 0..len };
-        let optimizer = Optimizer::of_part(hyper, &params, part)?;
+        let optimizer = Optimizer::of_part(hyper, &params, team.held(params.layout().trained()))?;
         // Checked first: what divides by a power of two is one, or is refused for not being one.
         let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
         let overlaps = team.bucket > 0 && team.ranks.can_overlap();
@@ -69,7 +68,8 @@ impl Engine for Native<'_> {
                 overlap::step(&self.team, buckets, &mut self.lanes, &self.params, own.len(), run, done)?
             }
             None => {
-                let (sum, mut grads) = self.lanes.step(&self.params, own.len(), |micro, grads| run(micro, grads, None))?;
+                let (sum, mut grads) =
+                    self.lanes.step(&self.params, own.len(), |micro, grads| run(micro, grads, None))?;
                 ranks.set_busy(began.elapsed());
                 let flat = grads.get_mut().flat_mut().f32_mut();
                 self.team.reduce(flat, &(0..flat.len()), flat.len())?;
@@ -116,21 +116,29 @@ impl Engine for Native<'_> {
             if !self.team.is_sharded() {
                 return Ok(part.to_vec());
             }
-            let ranks = &self.team.ranks;
             let mut all = vec![0.0; self.params.layout().trained()];
-            all[ranks.shards(self.params.layout().trained()).range(ranks.rank())].copy_from_slice(part);
-            ranks.all_gather("moments", &mut all)?;
+            all[self.held()].copy_from_slice(part);
+            self.team.ranks.all_gather("moments", &mut all)?;
             Ok(all)
         };
         Ok(Moments { m: whole(m.f32())?, v: whole(v.f32())?, updates, scale: None })
     }
 
+    fn held(&self) -> Range<usize> {
+        self.team.held(self.params.layout().trained())
+    }
+
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        let (m, v, updates) = self.optimizer.state();
+        let first = self.held().start;
+        let of = |moments: &[f32]| moments[part.start - first..part.end - first].to_vec();
+        Ok(Moments { m: of(m.f32()), v: of(v.f32()), updates, scale: None })
+    }
+
     fn restore(&mut self, arena: &ArenaData, updates: u64, _scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
         self.params.load(&arena.weights)?;
-        let len = self.params.layout().trained();
-        let ranks = &self.team.ranks;
-        let part = if self.team.is_sharded() { ranks.shards(len).range(ranks.rank()) } else { 0..len };
+        let part = self.held();
         self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates);
         Ok(())
     }

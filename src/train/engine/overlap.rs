@@ -40,7 +40,8 @@ pub(super) fn step<'t>(
         let computed = lanes.step_in_pieces(params, count, |micro, grads, earlier| {
             let Some(earlier) = earlier else { return run(micro, grads, None) };
             let mut pass = buckets.pass();
-            let send = |bucket: usize, grads: &mut Gradients| hand_over(&sender, &earlier, &buckets.ranges()[bucket], grads);
+            let send =
+                |bucket: usize, grads: &mut Gradients| hand_over(&sender, &earlier, &buckets.ranges()[bucket], grads);
             let hook: ReadyHook<'_> =
                 Box::new(|id, grads| pass.complete(id).try_for_each(|bucket| send(bucket, grads)));
             let loss = run(micro, grads, Some(hook))?;
@@ -60,7 +61,12 @@ pub(super) fn step<'t>(
 }
 
 /// Completes a bucket with the lanes before, and sends a copy on its way.
-fn hand_over(sender: &Sender<Filled>, earlier: &Earlier<'_>, range: &Range<usize>, grads: &mut Gradients) -> Result<()> {
+fn hand_over(
+    sender: &Sender<Filled>,
+    earlier: &Earlier<'_>,
+    range: &Range<usize>,
+    grads: &mut Gradients,
+) -> Result<()> {
     earlier.add_to(grads, range.clone());
     let data = grads.flat().f32()[range.clone()].to_vec();
     let gone = |_| Error::Device("the thread that sends gradients has failed".into());

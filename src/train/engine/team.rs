@@ -31,6 +31,11 @@ impl Team {
         self.shard_optimizer && self.ranks.size() > 1
     }
 
+    /// The elements, of `len`, whose optimizer state this rank keeps (on a CPU).
+    pub fn held(&self, len: usize) -> Range<usize> {
+        if self.is_sharded() { self.ranks.shards(len).range(self.ranks.rank()) } else { 0..len }
+    }
+
     /// The lanes of `lanes` that this rank has.
     ///
     /// # Errors
