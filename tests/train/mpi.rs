@@ -68,17 +68,18 @@ fn mpi_faults_at_random_moments_hang_nothing_and_the_run_ends_in_the_same_bytes(
     let shop = Shop::new();
     let mut moments = Moments::new();
     let began = Instant::now();
-    assert!(mpiexec(&shop, "4", "calm", &[], "").status.success());
+    // Ranks of MPI wait in a loop: more of them than cores take long.
+    assert!(mpiexec(&shop, "2", "calm", &[], "").status.success());
     let calm = began.elapsed();
     for kind in ["kill", "panic", "stall"] {
-        let fault = moments.fault(kind, calm);
+        let fault = moments.fault(2, kind, calm);
         let (run, what) = (fault.replace([':', '@'], "-"), format!("TAPER_TEST_SEED={}: {fault}", moments.seed));
         println!("{fault}");
         let began = Instant::now();
         // Whether the fault comes before the end of the run is a matter of chance.
-        mpiexec(&shop, "4", &run, &["--set", "dist.timeout=4"], &fault);
+        mpiexec(&shop, "2", &run, &["--set", "dist.timeout=4"], &fault);
         assert!(began.elapsed() < Duration::from_secs(120), "{what} took {:?}", began.elapsed());
-        let output = mpiexec(&shop, "2", &run, &["--resume"], "");
+        let output = mpiexec(&shop, "1", &run, &["--resume"], "");
         assert!(output.status.success(), "{what}: {}", stderr(&output));
         the_same(&shop, &run, "calm");
     }

@@ -150,9 +150,9 @@ impl Moments {
         (taper::random::uniform(self.seed, taper::random::Purpose::Test, 0, self.drawn) * limit as f64) as u64
     }
 
-    /// A fault of one of four ranks within so many milliseconds.
-    pub fn fault(&mut self, kind: &str, within: Duration) -> String {
-        format!("{}@{}ms:{kind}", self.below(4), self.below(within.as_millis() as u64))
+    /// A fault of one of so many ranks within a time.
+    pub fn fault(&mut self, ranks: u64, kind: &str, within: Duration) -> String {
+        format!("{}@{}ms:{kind}", self.below(ranks), self.below(within.as_millis() as u64))
     }
 }
 
@@ -166,7 +166,7 @@ fn faults_at_random_moments_hang_nothing_and_change_no_byte() {
     shop.trained("calm", &arguments);
     let calm = began.elapsed();
     for (number, kind) in ["kill", "panic", "stall", "kill"].into_iter().enumerate() {
-        let (run, fault) = (format!("run{number}"), moments.fault(kind, calm));
+        let (run, fault) = (format!("run{number}"), moments.fault(4, kind, calm));
         let what = format!("TAPER_TEST_SEED={}: {fault}", moments.seed);
         println!("{fault}");
         let began = Instant::now();
