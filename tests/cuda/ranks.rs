@@ -14,6 +14,7 @@ use taper::random::{Purpose, uniform};
 use taper::train::config::Precision;
 use taper::train::engine::{Engine, OnGpu, Setup, StepBatch, Team};
 
+use super::emulated::traced;
 use super::{devices, models};
 
 const T: usize = 24;
@@ -56,15 +57,21 @@ fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec
 
 /// What every rank of a team has in the end.
 fn in_team(device: Device, model: &Gpt, precision: Precision, size: usize, how: (Wire, bool, usize)) -> Vec<Vec<u64>> {
+    on_ranks(size, |ranks| {
+        let summation = Summation { ordered: true, wire: how.0 };
+        trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1, bucket: how.2 })
+    })
+}
+
+/// What `work` gives on every rank of a group.
+fn on_ranks<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
     let groups = Mutex::new(local::group(size).into_iter().map(Some).collect::<Vec<_>>());
     std::thread::scope(|scope| {
-        let groups = &groups;
+        let (groups, work) = (&groups, &work);
         let start = |rank: usize| {
             scope.spawn(move || {
                 let group = groups.lock().unwrap()[rank].take().unwrap();
-                let ranks = Ranks::of(Arc::new(group), rank);
-                let summation = Summation { ordered: true, wire: how.0 };
-                trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1, bucket: how.2 })
+                work(Ranks::of(Arc::new(group), rank))
             })
         };
         let threads: Vec<_> = (0..size).map(start).collect();
@@ -107,6 +114,34 @@ fn a_model_too_small_for_whole_chunks_of_the_norm_is_sharded_all_the_same() {
         let alone = trained(*device, &model, Precision::Fp32, Team::alone());
         for (rank, found) in in_team(*device, &model, Precision::Fp32, 4, (Wire::F32, true, 1)).iter().enumerate() {
             assert!(*found == alone, "rank {rank}");
+        }
+    }
+}
+
+#[test]
+fn sums_are_put_beside_the_backward_pass_and_joined_before_the_update() {
+    for (_, device) in devices().iter().filter(|(place, _)| place == "emulated") {
+        let model = Gpt::new(models::gpt2()).unwrap();
+        let traces = on_ranks(2, |ranks| {
+            let summation = Summation { ordered: true, wire: Wire::F32 };
+            let team = Team { ranks, summation, shard_optimizer: false, bucket: 1 };
+            traced(|| drop(trained(*device, &model, Precision::Fp32, team)))
+        });
+        for trace in traces {
+            // The first step: up to its update.
+            let update = trace.iter().position(|work| work.starts_with("adamw")).unwrap();
+            let at = |what: &str| (0..update).filter(|&i| trace[i] == what).collect::<Vec<_>>();
+            let (begun, ended, joined) = (at("beside {"), at("}"), at("join"));
+            assert_eq!((begun.len(), joined.len()), (model.layout().infos().len(), 1), "a bucket for each parameter");
+            let norm = trace.iter().position(|work| work == "gradnorm_partial").unwrap();
+            assert!(ended[ended.len() - 1] < joined[0] && joined[0] < norm && norm < update);
+            // The pass goes on between buckets.
+            let between =
+                |first: usize, last: usize| trace[first..last].iter().filter(|work| *work == "multiply").count();
+            assert!(between(begun[0], joined[0]) > 6, "{:?}", &trace[begun[0]..joined[0]]);
+            // Beside it: this rank's earlier lane, and the other rank.
+            assert!(trace[begun[0] + 1..ended[0]].iter().all(|work| work == "reduce_add_f32"));
+            assert_eq!(ended[0] - begun[0], 3);
         }
     }
 }

@@ -132,7 +132,9 @@ mod tests {
 
     fn params() -> Params {
         let mut layout = Layout::default();
-        ["first", "middle", "last"].map(|name| layout.push(name, &[16]));
+        for name in ["first", "middle", "last"] {
+            layout.push(name, &[16]);
+        }
         Params::zeros(layout, Device::Cpu).unwrap()
     }
 
