@@ -1,8 +1,8 @@
 // The norm of all gradients, what kind of step that makes, and what AdamW has to do: without the host.
 // Definition: src/ops/gradnorm and src/optim/optimizer.rs.
 //
-// gradnorm_partial(grads, n, partial_sums, partial_bad)
-//   For each chunk of CHUNK (16384) elements of grads f32 [n], as they are (scaled by the loss scale): the sum of squares in
+// gradnorm_partial(grads, n, first, partial_sums, partial_bad)
+//   For each chunk from chunk `first` on, as many as there are blocks: of of CHUNK (16384) elements of grads f32 [n], as they are (scaled by the loss scale): the sum of squares in
 //   a fixed order, and the first index of an element that is not finite (~0 if all are). Grid ceil(n / 16384), block 256.
 //   Bytes: 4 n; the floor is bytes / bandwidth.
 // gradnorm_finish(partial_sums, partial_bad, n_partials, lane_losses, lanes, state, record, lr, beta1, beta2, weight_decay,
@@ -30,10 +30,11 @@ DEVICE u64 warp_first(u64 x) {
     return x;
 }
 
-KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, float* partial_sums, u64* partial_bad) {
+KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, u32 first, float* partial_sums, u64* partial_bad) {
     SHARED_ARRAY(float, scratch, WARP);
     SHARED_ARRAY(u64, scratch_bad, WARP);
-    u64 start = u64(blockIdx.x) * CHUNK, end = n - start < CHUNK ? n : start + CHUNK;
+    u32 chunk = first + blockIdx.x;
+    u64 start = u64(chunk) * CHUNK, end = n - start < CHUNK ? n : start + CHUNK;
     // Four sums for each thread, so that no chain of additions is longer than a sixteenth of the chunk's share.
     float sums[4] = {};
     u64 bad = NONE_BAD;
@@ -55,8 +56,8 @@ KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, float* partial_sums,
     sync_threads();
     if (threadIdx.x == 0) {
         for (u32 w = 1; w < THREADS / WARP; w++) bad = scratch_bad[w] < bad ? scratch_bad[w] : bad;
-        partial_sums[blockIdx.x] = sum;
-        partial_bad[blockIdx.x] = bad;
+        partial_sums[chunk] = sum;
+        partial_bad[chunk] = bad;
     }
 }
 TAPER_KERNEL(gradnorm_partial, THREADS)

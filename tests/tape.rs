@@ -91,7 +91,10 @@ fn the_hook_is_called_once_for_each_parameter_after_its_last_gradient() {
     probe(&mut tape, "lost", &second, &[lost], &log);
     let third = probe(&mut tape, "third", &second, &[tied], &log);
     let seen = log.clone();
-    tape.on_ready(Box::new(move |id| seen.borrow_mut().push(Event::Ready(id))));
+    tape.on_ready(Box::new(move |id, _| {
+        seen.borrow_mut().push(Event::Ready(id));
+        Ok(())
+    }));
     tape.backward(&third, normal("dout", &[4])).unwrap();
     let expected = [
         Event::Backward("third"),
@@ -115,7 +118,10 @@ fn a_parameter_used_twice_by_one_operator_is_reported_once() {
     let x = tape.input(normal("x", &[4]));
     let y = probe(&mut tape, "both", &x, &[ids[0], ids[0]], &log);
     let seen = log.clone();
-    tape.on_ready(Box::new(move |id| seen.borrow_mut().push(Event::Ready(id))));
+    tape.on_ready(Box::new(move |id, _| {
+        seen.borrow_mut().push(Event::Ready(id));
+        Ok(())
+    }));
     tape.backward(&y, normal("dout", &[4])).unwrap();
     assert_eq!(*log.borrow(), [Event::Backward("both"), Event::Ready(ids[0])]);
 }
@@ -206,7 +212,10 @@ fn train(recompute: bool) -> Trained {
     let stored = live_bytes() - before;
     let ready = Rc::new(RefCell::new(Vec::new()));
     let seen = ready.clone();
-    let hook = Box::new(move |id| seen.borrow_mut().push(id));
+    let hook = Box::new(move |id, _: &mut Gradients| {
+        seen.borrow_mut().push(id);
+        Ok(())
+    });
     let dout = normal("dout", h.value().shape());
     let dx = tape.backward_from(&h, dout, &mut grads, &[&x], Some(hook)).unwrap().pop().flatten().unwrap();
     let ready = ready.borrow().clone();

@@ -49,7 +49,7 @@ fn events(done: u64) -> Vec<Event> {
             }));
         }
     }
-    let spread = Ranks { step: done, ranks: 4, slowest: 2, slowest_ms: 450.0, fastest_ms: 300.0 };
+    let spread = Ranks { step: done, ranks: 4, slowest: 2, slowest_ms: 450.0, fastest_ms: 300.0, overlap: true };
     events.push(Event::Ranks(spread));
     events.push(Event::Sample(Sample { step: done, prompt: "Once".into(), text: " upon\u{7} a\ntime".into() }));
     events

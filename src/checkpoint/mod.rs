@@ -12,6 +12,7 @@
 //! loaded, changed and saved again by transformers.
 
 pub mod adapter;
+pub mod arena_file;
 pub mod config;
 pub mod convert;
 mod folder;

@@ -1,25 +1,25 @@
 //! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
-//! The arena file holds the fp32 master weights and both moments as flat tensors in the arena's order, so that what is
-//! read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
+//! The arena file ([`super::arena_file`]) holds the fp32 master weights and both moments as flat tensors in the arena's order, so
+//! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
 //! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use xxhash_rust::xxh3::Xxh3;
 
+use super::arena_file::{self, ARENA};
 use crate::error::{Error, Result};
 
 /// The folder of the training state within a checkpoint.
 pub const TRAINING: &str = "training";
-const ARENA: &str = "arena.safetensors";
 const STATE: &str = "state.json";
-const VERSION: u32 = 1;
+/// 2: the arena's checksum is made of chunks.
+const VERSION: u32 = 2;
 
 /// Everything besides the numbers of the arena that is needed to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,25 +87,19 @@ pub struct ArenaData {
     pub v: Vec<f32>,
 }
 
-/// Writes the state into a checkpoint folder that holds the model already; `model_sha256` are the digests of its weight
-/// files by name. Files are synced to disk.
+/// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of that
+/// ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name. Files are synced
+/// to disk.
 ///
 /// # Errors
 /// If something cannot be written.
-pub fn write(
-    folder: &Path,
-    state: &TrainingState,
-    [weights, m, v]: [&[f32]; 3],
-    model_sha256: &[(String, String)],
-) -> Result<()> {
+pub fn write(folder: &Path, state: &TrainingState, arena: &str, model_sha256: &[(String, String)]) -> Result<()> {
     let training = folder.join(TRAINING);
-    std::fs::create_dir_all(&training).map_err(Error::io("create", &training))?;
-    let arena = training.join(ARENA);
-    let checksum = write_arena(&arena, [("weights", weights), ("m", m), ("v", v)])?;
     let mut files: BTreeMap<String, String> =
         model_sha256.iter().map(|(name, digest)| (name.clone(), format!("sha256:{digest}"))).collect();
-    files.insert(format!("{TRAINING}/{ARENA}"), format!("xxh3:{checksum}"));
-    let file = StateFile { state: state.clone(), files };
+    files.insert(format!("{TRAINING}/{ARENA}"), arena.to_string());
+    let state = TrainingState { version: VERSION, ..state.clone() };
+    let file = StateFile { state, files };
     let mut json = serde_json::to_value(&file).map_err(|error| Error::data(&training, error.to_string()))?;
     let own = seal(&json);
     json["checksum"] = own.into();
@@ -141,9 +135,9 @@ pub fn read(folder: &Path) -> Result<(TrainingState, ArenaData)> {
         }
     }
     let arena = folder.join(TRAINING).join(ARENA);
-    let recorded = file.files.get(&format!("{TRAINING}/{ARENA}")).and_then(|sum| sum.strip_prefix("xxh3:"));
+    let recorded = file.files.get(&format!("{TRAINING}/{ARENA}"));
     let recorded = recorded.ok_or_else(|| damaged("it has no checksum of the arena".into()))?;
-    Ok((file.state, read_arena(&arena, recorded)?))
+    Ok((file.state, arena_file::read(&arena, recorded)?))
 }
 
 /// Reads where in its run a checkpoint stands, and none of the large files.
@@ -169,56 +163,6 @@ fn read_file(folder: &Path) -> Result<(StateFile, impl Fn(String) -> Error)> {
     }
     let file: StateFile = serde_json::from_value(json).map_err(|error| damaged(error.to_string()))?;
     Ok((file, damaged))
-}
-
-/// Writes flat f32 tensors as safetensors and gives the XXH3 of the file.
-fn write_arena(path: &Path, tensors: [(&str, &[f32]); 3]) -> Result<String> {
-    let mut header = serde_json::Map::new();
-    let mut offset = 0;
-    for (name, values) in tensors {
-        let end = offset + values.len() * 4;
-        let info = serde_json::json!({"dtype": "F32", "shape": [values.len()], "data_offsets": [offset, end]});
-        header.insert(name.into(), info);
-        offset = end;
-    }
-    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-    // The data starts at a multiple of eight bytes; blanks are legal at the end of the header.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let file = File::create(path).map_err(Error::io("create", path))?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    let mut hash = Xxh3::new();
-    let length = (header.len() as u64).to_le_bytes();
-    let mut put = |bytes: &[u8]| {
-        hash.update(bytes);
-        out.write_all(bytes).map_err(Error::io("write", path))
-    };
-    put(&length)?;
-    put(&header)?;
-    for (_, values) in tensors {
-        if cfg!(target_endian = "little") {
-            put(bytemuck::cast_slice(values))?;
-        } else {
-            put(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
-        }
-    }
-    let file = out.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
-    file.sync_all().map_err(Error::io("write", path))?;
-    Ok(format!("{:016x}", hash.digest()))
-}
-
-fn read_arena(path: &Path, recorded: &str) -> Result<ArenaData> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let found = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
-    if found != recorded {
-        return Err(Error::data(path, "was changed or torn: its checksum is not the one that was recorded"));
-    }
-    let tensors =
-        safetensors::SafeTensors::deserialize(&bytes).map_err(|error| Error::data(path, error.to_string()))?;
-    let get = |name: &str| -> Result<Vec<f32>> {
-        let view = tensors.tensor(name).map_err(|error| Error::data(path, error.to_string()))?;
-        Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-    };
-    Ok(ArenaData { weights: get("weights")?, m: get("m")?, v: get("v")? })
 }
 
 fn sha256_file(path: &Path) -> Result<String> {
@@ -273,7 +217,10 @@ mod tests {
         let digest = sha256_file(&model).unwrap();
         let (w, m, v) = ([1.0f32, -2.5, f32::MIN_POSITIVE], [0.1f32, 0.2, 0.3], [4.0f32, 5.0, 6.0]);
         let model_files = [("model.safetensors".to_string(), digest)];
-        write(folder.path(), &state(), [&w, &m, &v], &model_files).unwrap();
+        let file = arena_file::ArenaFile::of(folder.path(), 3);
+        file.create().unwrap();
+        let part = file.write(0..3, [&w, &m, &v]).unwrap();
+        write(folder.path(), &state(), &file.checksum(&[part]).unwrap(), &model_files).unwrap();
         let (found, arena) = read(folder.path()).unwrap();
         assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), m: m.into(), v: v.into() }));
 
@@ -296,5 +243,16 @@ mod tests {
             std::fs::write(&path, &whole).unwrap();
         }
         assert!(read(folder.path()).is_ok());
+
+        // As version 1 wrote it: one checksum of the whole file.
+        let arena = std::fs::read(folder.path().join("training/arena.safetensors")).unwrap();
+        let path = folder.path().join("training/state.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json["version"] = 1.into();
+        let old = format!("xxh3:{:016x}", xxhash_rust::xxh3::xxh3_64(&arena));
+        json["files"]["training/arena.safetensors"] = old.into();
+        json["checksum"] = seal(&json).into();
+        std::fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(read(folder.path()).unwrap().1.v, v);
     }
 }

@@ -61,26 +61,40 @@ impl Store {
     /// # Errors
     /// Those of `fill`, or if the disk refuses; an unfinished folder is removed, and what was there before stays.
     pub fn save(&self, step: u64, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let draft = self.begin(step)?;
+        fill(&draft.path)?;
+        draft.publish()
+    }
+
+    /// Where the checkpoint of a step is put together: for processes that help the one that has begun it.
+    pub fn draft(&self, step: u64) -> PathBuf {
+        self.folder.join(format!(".{}", name(step)))
+    }
+
+    /// Begins a checkpoint, in an empty folder.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn begin(&self, step: u64) -> Result<Draft> {
         std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
-        let temporary = self.folder.join(format!(".{}", name(step)));
-        remove(&temporary)?;
-        std::fs::create_dir(&temporary).map_err(Error::io("create", &temporary))?;
-        let filled = fill(&temporary).and_then(|()| sync_folder(&temporary));
-        if let Err(error) = filled {
-            // The error is what matters; a leftover is swept at the next start.
-            let _ = remove(&temporary);
-            return Err(error);
-        }
+        let path = self.draft(step);
+        remove(&path)?;
+        std::fs::create_dir(&path).map_err(Error::io("create", &path))?;
+        Ok(Draft { store: self.clone(), step, path })
+    }
+
+    fn publish(&self, step: u64, temporary: &Path) -> Result<PathBuf> {
+        sync_folder(temporary)?;
         let path = self.path(step);
         if path.exists() {
             // A damaged one, or the same step once more after a resume: out of the way first, removed last.
             let old = self.folder.join(format!(".old-{}", name(step)));
             remove(&old)?;
             std::fs::rename(&path, &old).map_err(Error::io("rename", &path))?;
-            std::fs::rename(&temporary, &path).map_err(Error::io("rename", &temporary))?;
+            std::fs::rename(temporary, &path).map_err(Error::io("rename", temporary))?;
             remove(&old)?;
         } else {
-            std::fs::rename(&temporary, &path).map_err(Error::io("rename", &temporary))?;
+            std::fs::rename(temporary, &path).map_err(Error::io("rename", temporary))?;
         }
         sync_folder(&self.folder)?;
         Ok(path)
@@ -146,6 +160,36 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// A checkpoint in the making. It is removed when this is dropped, unless it was published.
+#[derive(Debug)]
+pub struct Draft {
+    store: Store,
+    step: u64,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the folder its name, at once.
+    ///
+    /// # Errors
+    /// If the disk refuses; then what was there before stays.
+    pub fn publish(self) -> Result<PathBuf> {
+        self.store.publish(self.step, &self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // The error that led here is what matters; a leftover is swept at the next start. Published, it is not there.
+        let _ = remove(&self.path);
     }
 }
 

@@ -30,7 +30,7 @@ use crate::optim::Hyper;
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
-use crate::train::run::{EVENTS, MATMUL_TABLE, RunFolder, matmul_table, use_matmul_table};
+use crate::train::run::{EVENTS, MATMUL_TABLE, RunFolder, is_shared, matmul_table, use_matmul_table};
 use crate::train::source::{self, Streams};
 use crate::train::{self, Findings, Job, Trainer, batch, lanes, save};
 
@@ -124,6 +124,14 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     }
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
     let folder = ranks.on_root("run folder", || RunFolder::open(&run, args.resume))?;
+    let is_shared = is_shared(ranks, &run)?;
+    if !is_shared {
+        say(&format!(
+            "NOTE: not all processes see what rank 0 writes to {}: rank 0 writes checkpoints alone, and sends them to the others \
+             when a run goes on",
+            run.display()
+        ));
+    }
     for note in config.notes() {
         say(&format!("note: {note}"));
     }
@@ -140,7 +148,7 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     }
 
     let store = Store::of_run(&run);
-    let found = if args.resume { find_state(ranks, &run, &store)? } else { None };
+    let found = if args.resume { find_state(ranks, &run, &store, is_shared)? } else { None };
 
     let from = config.model.init_from.as_ref();
     let init_from = ranks.root_first("initial model", || from.map(|from| models::locate(from)).transpose())?;
@@ -159,6 +167,7 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let lora = adapters(&config, &shape, init_from.as_deref())?;
     let model = Gpt::with_adapters(shape, lora)?;
     resolve_micro_batch(&mut config, &model, device, found.as_ref().map(|(state, _)| state), ranks)?;
+    train_ranks::resolve_lanes(&mut config, ranks, &run, found.is_some())?;
     config.check_lanes()?;
     let (streams, tokenizer) = ranks.root_first("data", || {
         // Rank 0 has prepared the tokens that the others open.
@@ -188,7 +197,8 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
         folder.write("config.toml", &config.to_toml())?;
         folder.write_environment(device, precision.name(), rayon::current_num_threads(), ranks)
     })?;
-    let ready = Ready { run, config, model, tokenizer, streams, init, init_from, device, ranks: ranks.clone() };
+    let ready =
+        Ready { run, config, model, tokenizer, streams, init, init_from, device, ranks: ranks.clone(), is_shared };
     train(ready, args.engine, found)
 }
 
@@ -203,6 +213,7 @@ pub(super) struct Ready {
     pub init_from: Option<PathBuf>,
     pub device: Device,
     pub ranks: Ranks,
+    pub is_shared: bool,
 }
 
 impl Ready {
@@ -445,6 +456,7 @@ fn train(ready: Ready, engine: Engine, found: Option<(TrainingState, ArenaData)>
         card: &card,
         peak_flops: peak_flops(ready.device, ready.precision()).map(|peak| peak * ranks.size() as f64),
         ranks: ranks.clone(),
+        is_shared: ready.is_shared,
     };
     check_prompts(&ready)?;
     let stop = stop_flag()?;

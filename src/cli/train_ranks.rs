@@ -15,6 +15,7 @@ use crate::dist::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor
 use crate::error::{Error, Result};
 use crate::train::config::{Communication, Reduction};
 use crate::train::engine::Team;
+use crate::train::lanes;
 use crate::train::run::binary_hash;
 
 /// How long ranks wait for each other to start.
@@ -33,6 +34,7 @@ pub(super) fn join() -> Result<Ranks> {
         silence();
     }
     let ranks = Ranks::of(connect(&place)?, place.local_rank);
+    fault::start_clock(place.rank);
     ranks.end_on_panic();
     Ok(ranks)
 }
@@ -53,7 +55,9 @@ pub(super) fn team(ranks: &Ranks, config: &Config) -> Team {
         Communication::Bf16 => Wire::Bf16,
     };
     let summation = Summation { ordered: config.dist.reduction == Reduction::Ordered, wire };
-    Team { ranks: ranks.clone(), summation, shard_optimizer: config.dist.shard_optimizer }
+    // Four bytes each. Something that is not 0 does not become 0.
+    let bucket = (config.dist.bucket_mb * f64::from(1 << 18)).ceil() as usize;
+    Team { ranks: ranks.clone(), summation, shard_optimizer: config.dist.shard_optimizer, bucket }
 }
 
 /// Before anything is done: the same program and the same config everywhere, key by key.
@@ -78,6 +82,35 @@ pub(super) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
     }
     let fields: Vec<(&str, String)> = fields.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     ranks.agree(&fields)
+}
+
+/// `dist.lanes`, where the config leaves it open: a run that `goes_on` keeps its own; a new one on more ranks than there are
+/// lanes by default gets one for each.
+///
+/// # Errors
+/// If the run's config cannot be read, or a rank is gone.
+pub(super) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes_on: bool) -> Result<()> {
+    if config.dist.lanes.is_some() {
+        return Ok(());
+    }
+    let micro_batches = config.train.global_batch() / config.train.micro_batch.sequences().unwrap_or(1);
+    let lanes = ranks.from_root("lanes", || {
+        let lanes = if goes_on {
+            let path = run.join("config.toml");
+            let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            Config::from_str(&text, &path.to_string_lossy(), &[])?.dist.lanes
+        } else {
+            lanes::lanes_of_many(micro_batches, ranks.size())
+        };
+        Ok(lanes.map_or(String::new(), |lanes| lanes.to_string()))
+    })?;
+    config.dist.lanes = lanes.parse().ok();
+    if let (Some(lanes), false) = (config.dist.lanes, goes_on) {
+        say(&format!(
+            "note: dist.lanes = {lanes}, one for each process; fewer processes give the same bits only with the same dist.lanes"
+        ));
+    }
+    Ok(())
 }
 
 /// Before the first step: the same tokenizer and tokens everywhere.

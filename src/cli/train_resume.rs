@@ -11,8 +11,13 @@ use crate::error::{Error, Result};
 use crate::train::run::EVENTS;
 use crate::train::save;
 
-/// The state to go on from: rank 0 looks for it, and all read it.
-pub(super) fn find_state(ranks: &Ranks, run: &Path, store: &Store) -> Result<Option<(TrainingState, ArenaData)>> {
+/// The state to go on from: rank 0 looks for it, and all read it, or get it from rank 0 where the run folder `is_shared` not.
+pub(super) fn find_state(
+    ranks: &Ranks,
+    run: &Path,
+    store: &Store,
+    is_shared: bool,
+) -> Result<Option<(TrainingState, ArenaData)>> {
     let mut found = None;
     let step = ranks.from_root("checkpoint", || {
         found = save::newest_whole(store, &|note| say(note))?;
@@ -26,10 +31,31 @@ pub(super) fn find_state(ranks: &Ranks, run: &Path, store: &Store) -> Result<Opt
         }
         Ok(found.as_ref().map_or(String::new(), |(state, _): &(TrainingState, ArenaData)| state.step.to_string()))
     })?;
+    if !is_shared && !step.is_empty() {
+        return sent_by_root(ranks, found).map(Some);
+    }
     match step.parse() {
         Ok(step) if !ranks.is_root() => state::read(&store.path(step)).map(Some),
         _ => Ok(found),
     }
+}
+
+/// Gives every rank what rank 0 has `found`.
+fn sent_by_root(ranks: &Ranks, found: Option<(TrainingState, ArenaData)>) -> Result<(TrainingState, ArenaData)> {
+    let wrong = |why: String| Error::Training(format!("rank 0 sent a checkpoint that cannot be read: {why}"));
+    let (mut json, mut numbers) = (Vec::new(), [const { Vec::new() }; 3]);
+    if let Some((state, arena)) = found {
+        json = serde_json::to_vec(&state).map_err(|error| wrong(error.to_string()))?;
+        numbers = [arena.weights, arena.m, arena.v];
+    }
+    let json = ranks.gather_after_work("checkpoint", &json)?.swap_remove(0);
+    let state = serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
+    let send = |mine: Vec<f32>| -> Result<Vec<f32>> {
+        let bytes = ranks.gather_after_work("checkpoint", bytemuck::cast_slice(&mine))?.swap_remove(0);
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    };
+    let [weights, m, v] = numbers;
+    Ok((state, ArenaData { weights: send(weights)?, m: send(m)?, v: send(v)? }))
 }
 
 /// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other

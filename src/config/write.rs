@@ -21,6 +21,7 @@ const NOT_DETERMINING: &[&str] = &[
     "stability.spike_window",
     "stability.spike_threshold",
     "dist.shard_optimizer",
+    "dist.bucket_mb",
     "dist.timeout",
     "eval",
     "checkpoint",

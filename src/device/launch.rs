@@ -5,9 +5,14 @@
 //! without a GPU; what is left to a real one are the driver calls themselves.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::DType;
 use crate::error::Result;
+
+/// A moment in the order of a GPU's work, set when the GPU comes to it.
+pub type Mark = Arc<OnceLock<Instant>>;
 
 /// A kernel's argument, by value, in the order of its C signature.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -272,6 +277,32 @@ pub trait Driver: Send + Sync {
     /// A `Device` error.
     fn stream(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    /// Puts what `work` starts (copies within the device, kernels, and what a library puts on [`Driver::stream`]) beside the other
+    /// work, after all that was started before. [`Driver::join`] brings the two together; until then memory that it uses must
+    /// not go to another owner. A driver that does all work at once (an emulator) calls `work`, and that is all.
+    ///
+    /// # Errors
+    /// That of `work`; a `Device` error.
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
+
+    /// Lets all work that is started from now on wait for what was put beside it.
+    ///
+    /// # Errors
+    /// A `Device` error.
+    fn join(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The time at which all work started so far will have been done. It is set then.
+    ///
+    /// # Errors
+    /// A `Device` error.
+    fn mark(&self) -> Result<Mark> {
+        Ok(Arc::new(OnceLock::from(Instant::now())))
     }
 
     /// Waits for all work.

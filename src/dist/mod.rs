@@ -25,6 +25,7 @@ mod wire;
 pub use ordered::Wire;
 pub use ranks::Ranks;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -57,6 +58,11 @@ pub trait Collective: Send + Sync {
 
     /// The engine's name: "local", "tcp", "mpi".
     fn engine(&self) -> &'static str;
+
+    /// Whether calls may be made on another thread than the one that joined the group (one at a time).
+    fn works_on_any_thread(&self) -> bool {
+        true
+    }
 
     /// Sends `send[r]` to every rank `r` and receives `receive[r]` from it; what a rank keeps for itself is copied. The
     /// receiver knows the length of what it gets.
@@ -92,13 +98,13 @@ pub trait Collective: Send + Sync {
     /// As [`Collective::all_to_all`].
     fn all_reduce(&self, call: Call, data: &mut [f32]) -> Result<()>;
 
-    /// As [`Collective::all_reduce`], but each rank gets its shard of the sum only; the rest of `data` is unspecified
+    /// As [`Collective::all_reduce`], but each rank gets its range of the sum only; the rest of `data` is unspecified
     /// afterwards.
     ///
     /// # Errors
     /// As [`Collective::all_to_all`].
-    fn reduce_scatter(&self, call: Call, data: &mut [f32], shards: &ordered::Shards) -> Result<()> {
-        let _ = shards;
+    fn reduce_scatter(&self, call: Call, data: &mut [f32], ranges: &[Range<usize>]) -> Result<()> {
+        let _ = ranges;
         self.all_reduce(call, data)
     }
 

@@ -26,13 +26,15 @@ pub struct Mpi {
     rank: usize,
     size: usize,
     busy: Mutex<()>,
+    /// Whether MPI allows calls from any thread.
+    any_thread: bool,
     watchdog: Watchdog,
     /// Ends MPI when dropped.
     _universe: Universe,
 }
 
-// SAFETY: the communicator is MPI_COMM_WORLD, which lives as long as MPI. Every call but MPI_Abort is made under `busy`, and
-// MPI was asked to allow calls from any thread.
+// SAFETY: the communicator is MPI_COMM_WORLD, which lives as long as MPI. Every call but MPI_Abort is made under `busy`, and on
+// another thread than the one that began MPI only where MPI allows that (`works_on_any_thread`).
 unsafe impl Send for Mpi {}
 // SAFETY: as above.
 unsafe impl Sync for Mpi {}
@@ -43,7 +45,7 @@ impl Mpi {
     /// # Errors
     /// A `Device` error if MPI was used before in this process.
     pub fn start() -> Result<Mpi> {
-        let (universe, _) = mpi::initialize_with_threading(Threading::Multiple)
+        let (universe, provided) = mpi::initialize_with_threading(Threading::Multiple)
             .ok_or_else(|| Error::Device("MPI is in use in this process already".into()))?;
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
@@ -56,7 +58,9 @@ impl Mpi {
                 1,
             );
         });
-        Ok(Mpi { world, rank, size, busy: Mutex::new(()), watchdog, _universe: universe })
+        // Calls are made one at a time (`busy`), so this much is enough.
+        let any_thread = provided >= Threading::Serialized;
+        Ok(Mpi { world, rank, size, busy: Mutex::new(()), any_thread, watchdog, _universe: universe })
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {
@@ -104,6 +108,10 @@ impl Collective for Mpi {
 
     fn engine(&self) -> &'static str {
         "mpi"
+    }
+
+    fn works_on_any_thread(&self) -> bool {
+        self.any_thread
     }
 
     fn all_to_all(&self, call: Call, send: &[&[u8]], receive: &mut [&mut [u8]]) -> Result<()> {

@@ -5,6 +5,8 @@
 //! `p` pieces in the fixed tree, and shards are gathered again. That moves the bytes of a ring's reduce-scatter and
 //! all-gather. Recursive halving gives the same tree; the all-to-all needs one round in place of log2(p).
 
+use std::ops::Range;
+
 use super::{Call, Collective};
 use crate::error::Result;
 
@@ -30,21 +32,32 @@ impl Shards {
     }
 
     /// The range of rank `rank`; empty where there is nothing left for it.
-    pub fn range(&self, rank: usize) -> std::ops::Range<usize> {
+    pub fn range(&self, rank: usize) -> Range<usize> {
         let at = |rank: usize| (rank * self.each).min(self.len);
         at(rank)..at(rank + 1)
     }
 
     /// Piece `index` of rank `rank`'s range, of at most `most` elements.
-    pub fn piece(&self, rank: usize, index: usize, most: usize) -> std::ops::Range<usize> {
-        let range = self.range(rank);
-        let at = |index: usize| (range.start + index * most).min(range.end);
-        at(index)..at(index + 1)
+    pub fn piece(&self, rank: usize, index: usize, most: usize) -> Range<usize> {
+        piece(&self.range(rank), index, most)
     }
 
-    fn pieces(&self, most: usize) -> usize {
-        (0..self.parts).map(|rank| self.range(rank).len().div_ceil(most)).max().unwrap_or(0)
+    /// The ranges of all ranks.
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        (0..self.parts).map(|rank| self.range(rank)).collect()
     }
+
+    /// What of each rank's range lies in `window`, counted from the start of that.
+    pub fn within(&self, window: &Range<usize>) -> Vec<Range<usize>> {
+        let place = |at: usize| at.clamp(window.start, window.end) - window.start;
+        self.ranges().iter().map(|range| place(range.start)..place(range.end)).collect()
+    }
+}
+
+/// Piece `index` of a range, of at most `most` elements.
+fn piece(range: &Range<usize>, index: usize, most: usize) -> Range<usize> {
+    let at = |index: usize| (range.start + index * most).min(range.end);
+    at(index)..at(index + 1)
 }
 
 /// The numbers on the wire.
@@ -56,12 +69,19 @@ pub enum Wire {
     Bf16,
 }
 
-/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its shard afterwards, and the rest is as before.
+/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its range of `ranges` afterwards, and the rest is as
+/// before.
 ///
 /// # Errors
 /// Those of the engine.
-pub fn reduce_scatter(group: &dyn Collective, call: Call, data: &mut [f32], shards: &Shards, wire: Wire) -> Result<()> {
-    exchange(group, call, data, shards, wire, BUCKET)
+pub fn reduce_scatter(
+    group: &dyn Collective,
+    call: Call,
+    data: &mut [f32],
+    ranges: &[Range<usize>],
+    wire: Wire,
+) -> Result<()> {
+    exchange(group, call, data, ranges, wire, BUCKET)
 }
 
 /// Gives every rank the shards of all ranks.
@@ -99,7 +119,7 @@ pub fn all_gather(group: &dyn Collective, call: Call, data: &mut [f32], shards: 
 /// Those of the engine.
 pub fn all_reduce(group: &dyn Collective, call: Call, data: &mut [f32], wire: Wire) -> Result<()> {
     let shards = Shards::new(data.len(), group.size(), 16);
-    reduce_scatter(group, call, data, &shards, wire)?;
+    reduce_scatter(group, call, data, &shards.ranges(), wire)?;
     all_gather(group, call, data, &shards, wire)
 }
 
@@ -119,7 +139,7 @@ fn exchange(
     group: &dyn Collective,
     call: Call,
     data: &mut [f32],
-    shards: &Shards,
+    ranges: &[Range<usize>],
     wire: Wire,
     bucket: usize,
 ) -> Result<()> {
@@ -129,20 +149,21 @@ fn exchange(
     }
     assert!(size.is_power_of_two(), "a binary tree over {size} ranks");
     let mut received: Vec<Vec<f32>> = vec![Vec::new(); size];
-    for index in 0..shards.pieces(bucket) {
-        let own = shards.piece(rank, index, bucket);
+    let pieces = ranges.iter().map(|range| range.len().div_ceil(bucket)).max().unwrap_or(0);
+    for index in 0..pieces {
+        let own = piece(&ranges[rank], index, bucket);
         match wire {
             Wire::F32 => {
                 received.iter_mut().for_each(|part| part.resize(own.len(), 0.0));
                 let send: Vec<&[u8]> =
-                    (0..size).map(|to| bytemuck::cast_slice(&data[shards.piece(to, index, bucket)])).collect();
+                    (0..size).map(|to| bytemuck::cast_slice(&data[piece(&ranges[to], index, bucket)])).collect();
                 let mut receive: Vec<&mut [u8]> =
                     received.iter_mut().map(|part| bytemuck::cast_slice_mut(part)).collect();
                 group.all_to_all(call, &send, &mut receive)?;
             }
             Wire::Bf16 => {
                 let narrow: Vec<Vec<u16>> =
-                    (0..size).map(|to| to_bf16(&data[shards.piece(to, index, bucket)])).collect();
+                    (0..size).map(|to| to_bf16(&data[piece(&ranges[to], index, bucket)])).collect();
                 let mut halves = vec![vec![0u16; own.len()]; size];
                 let send: Vec<&[u8]> = narrow.iter().map(|part| bytemuck::cast_slice(part)).collect();
                 let mut receive: Vec<&mut [u8]> =
@@ -202,7 +223,7 @@ mod tests {
         local::run(size, |group| {
             let mut data = tree(&lanes[group.rank() * each..(group.rank() + 1) * each]);
             let shards = Shards::new(data.len(), size, if sharded { 32 } else { 16 });
-            exchange(group, CALL, &mut data, &shards, wire, bucket).unwrap();
+            exchange(group, CALL, &mut data, &shards.ranges(), wire, bucket).unwrap();
             all_gather(group, CALL, &mut data, &shards, wire).unwrap();
             data.iter().map(|value| value.to_bits()).collect()
         })
@@ -246,6 +267,17 @@ mod tests {
             assert_eq!((ranges[0].start, ranges[parts - 1].end), (0, len));
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert!(ranges.iter().all(|range| range.start == len || range.start % ALIGN == 0));
+            // Windows that cover everything hold every shard, cut up.
+            let mut found = vec![0; parts];
+            for start in (0..len).step_by(10_001) {
+                let window = start..(start + 10_001).min(len);
+                for (rank, part) in shards.within(&window).into_iter().enumerate().filter(|(_, part)| !part.is_empty())
+                {
+                    assert_eq!(start + part.start, ranges[rank].start + found[rank]);
+                    found[rank] += part.len();
+                }
+            }
+            assert!(found.iter().zip(&ranges).all(|(&found, range)| found == range.len()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What training sees of the other ranks: agreement, work of rank 0 that others wait for, the flag that asks all to stop,
 //! sums of gradients. A run on its own is a group of one, for which all of this is nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -146,7 +147,7 @@ impl Ranks {
     fn call(&self, name: &'static str) -> Call {
         let step = self.step.load(Ordering::Relaxed);
         if self.group.is_some() {
-            fault::before_collective(self.rank());
+            fault::before_collective(self.rank(), name, step);
         }
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }
     }
@@ -200,6 +201,35 @@ impl Ranks {
         let mut slices: Vec<&mut [u8]> = all.iter_mut().map(Vec::as_mut_slice).collect();
         group.all_gather(call, mine, &mut slices)?;
         Ok(all)
+    }
+
+    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on any, all
+    /// fail.
+    ///
+    /// # Errors
+    /// The rank's own error, else that of the first rank that has one; if a rank is gone or late.
+    pub fn gather_results(&self, name: &'static str, mine: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        if self.group.is_none() {
+            return Ok(vec![mine?]);
+        }
+        let told = match &mine {
+            Ok(bytes) => [b"+", bytes.as_slice()].concat(),
+            Err(error) => format!("-{error}").into_bytes(),
+        };
+        let all = self.gather_after_work(name, &told);
+        // If the others are gone, too, the own error is the one to show.
+        mine?;
+        let mut found = Vec::with_capacity(self.size());
+        for (rank, bytes) in all?.into_iter().enumerate() {
+            match bytes.split_first() {
+                Some((b'+', bytes)) => found.push(bytes.to_vec()),
+                Some((_, why)) => {
+                    return Err(Error::Training(format!("rank {rank}: {}", String::from_utf8_lossy(why))));
+                }
+                None => return Err(Error::Device(format!("rank {rank} sent nothing in {name:?}"))),
+            }
+        }
+        Ok(found)
     }
 
     /// Checks that all ranks hold the same values of these fields.
@@ -346,17 +376,27 @@ impl Ranks {
         }
     }
 
-    /// Adds a buffer over all ranks; each has the sum of its shard, and the rest is unspecified.
+    /// Adds a buffer over all ranks; each has the sum of its range, and the rest is unspecified.
     ///
     /// # Errors
     /// If a rank is gone or late.
-    pub fn reduce_scatter(&self, name: &'static str, data: &mut [f32], how: Summation) -> Result<()> {
+    pub fn reduce_scatter(
+        &self,
+        name: &'static str,
+        data: &mut [f32],
+        ranges: &[Range<usize>],
+        how: Summation,
+    ) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
-        let shards = self.shards(data.len());
         match (how.ordered, how.wire) {
-            (false, Wire::F32) => group.reduce_scatter(self.call(name), data, &shards),
-            _ => ordered::reduce_scatter(group.as_ref(), self.call(name), data, &shards, how.wire),
+            (false, Wire::F32) => group.reduce_scatter(self.call(name), data, ranges),
+            _ => ordered::reduce_scatter(group.as_ref(), self.call(name), data, ranges, how.wire),
         }
+    }
+
+    /// Whether sums can be made on another thread while this one computes.
+    pub fn can_overlap(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.size() > 1 && group.works_on_any_thread())
     }
 
     /// Gives every rank all shards of a buffer of which it has its own.
@@ -428,6 +468,21 @@ mod tests {
         let alone = Ranks::alone();
         assert_eq!((alone.rank(), alone.size(), alone.sum("x", 2.0).unwrap()), (0, 1, 2.0));
         assert_eq!(alone.on_root("x", || Ok(1)).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn results_are_gathered_and_the_failure_of_one_is_that_of_all() {
+        let found = run(3, |ranks| {
+            let rank = ranks.rank() as u8;
+            let all = ranks.gather_results("work", Ok(vec![rank; rank.into()])).unwrap();
+            let wrong = if rank == 1 { Err(Error::Training("the disk is full".into())) } else { Ok(Vec::new()) };
+            (all, ranks.gather_results("work", wrong).unwrap_err().to_string())
+        });
+        for (rank, (all, error)) in found.into_iter().enumerate() {
+            assert_eq!(all, [vec![], vec![1], vec![2, 2]]);
+            assert_eq!(error, if rank == 1 { "the disk is full" } else { "rank 1: the disk is full" });
+        }
+        assert_eq!(Ranks::alone().gather_results("work", Ok(vec![7])).unwrap(), [[7]]);
     }
 
     #[test]

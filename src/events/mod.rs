@@ -370,6 +370,9 @@ pub struct Ranks {
     /// The fastest rank's time in milliseconds (a timing).
     #[serde(with = "number")]
     pub fastest_ms: f64,
+    /// Whether gradients are sent while the backward pass runs.
+    #[serde(default)]
+    pub overlap: bool,
 }
 
 /// Why a process stopped training.

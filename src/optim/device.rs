@@ -83,6 +83,9 @@ pub struct DeviceOptimizer {
 }
 
 impl DeviceOptimizer {
+    /// The elements of a chunk of the norm: see [`DeviceOptimizer::step_part`].
+    pub const PART_ALIGN: usize = gradnorm::CHUNK;
+
     /// A fresh optimizer for parameters that lie on a GPU.
     ///
     /// # Errors
@@ -153,10 +156,26 @@ impl DeviceOptimizer {
     /// # Errors
     /// If the device fails.
     pub fn state(&self) -> Result<Moments> {
+        self.state_of(self.part())
+    }
+
+    /// [`DeviceOptimizer::state`] of some of the elements that are updated here. It waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If they are not updated here.
+    pub fn state_of(&self, part: Range<usize>) -> Result<Moments> {
         let words = self.state.to_vec_f32()?;
         let state: StepState = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
         let scale = self.scaling.map(|_| ScaleState { loss_scale: state.loss_scale, good_steps: state.good_steps });
-        let (m, v) = (self.m.to_vec_f32()?, self.v.to_vec_f32()?);
+        let first = part.start - self.part.start;
+        let of = |moments: &Tensor| match part.is_empty() {
+            true => Ok(Vec::new()),
+            false => moments.view(first, &[part.len()]).to_vec_f32(),
+        };
+        let (m, v) = (of(&self.m)?, of(&self.v)?);
         Ok(Moments { m, v, updates: u64::from(state.updates), scale })
     }
 
@@ -213,6 +232,31 @@ impl DeviceOptimizer {
     /// # Panics
     /// If [`MOST_IN_FLIGHT`] records wait already.
     pub fn step(&mut self, params: &mut Params, grads: &Gradients, lr: f64) -> Result<()> {
+        gradnorm::partial(self.gpu, grads.flat(), 0..grads.flat().len(), &mut self.partials)?;
+        self.decide_and_update(params, grads, lr)
+    }
+
+    /// [`DeviceOptimizer::step`] where only this optimizer's own elements of `grads` are the sum of all processes', and are whole
+    /// chunks of the norm ([`DeviceOptimizer::PART_ALIGN`]): `gather` completes the chunks of the norm with those of the others.
+    ///
+    /// # Errors
+    /// If the device fails; that of `gather`.
+    ///
+    /// # Panics
+    /// As [`DeviceOptimizer::step`].
+    pub fn step_part(
+        &mut self,
+        params: &mut Params,
+        grads: &Gradients,
+        lr: f64,
+        gather: impl FnOnce([&mut Tensor; 2]) -> Result<()>,
+    ) -> Result<()> {
+        gradnorm::partial(self.gpu, grads.flat(), self.part(), &mut self.partials)?;
+        gather(self.partials.buffers_mut())?;
+        self.decide_and_update(params, grads, lr)
+    }
+
+    fn decide_and_update(&mut self, params: &mut Params, grads: &Gradients, lr: f64) -> Result<()> {
         assert!(self.in_flight < MOST_IN_FLIGHT, "records of steps that nobody asked for");
         let record = self.records.address_mut() + (self.in_flight * StepRecord::WORDS * 4) as u64;
         let Hyper { beta1, beta2, eps, weight_decay, clip_norm } = self.hyper;
@@ -227,15 +271,7 @@ impl DeviceOptimizer {
         };
         let lanes = self.lane_losses.len() / 2;
         let losses = (self.lane_losses.address(), lanes);
-        gradnorm::classify(
-            self.gpu,
-            grads.flat(),
-            &mut self.partials,
-            losses,
-            self.state.address(),
-            record,
-            &decision,
-        )?;
+        gradnorm::finish(self.gpu, &mut self.partials, losses, self.state.address(), record, &decision)?;
         let moments = (&mut self.m, &mut self.v);
         let part = self.part.clone();
         adamw::cuda::update(self.gpu, params, grads, moments, &self.decays, part, record, (beta1, beta2, eps))?;

@@ -118,8 +118,9 @@ struct Node<'a> {
     params: Vec<ParamId>,
 }
 
-/// Called with each parameter that is trained as soon as its gradient is complete.
-pub type ReadyHook<'a> = Box<dyn FnMut(ParamId) + 'a>;
+/// Called with each parameter that is trained as soon as its gradient is complete, and with the gradients so far. Its error
+/// ends the backward pass.
+pub type ReadyHook<'a> = Box<dyn FnMut(ParamId, &mut Gradients) -> Result<()> + 'a>;
 
 /// The record of a forward pass. `'a` is the life of the parameters (and of the model that recomputation refers to).
 pub struct Tape<'a> {
@@ -249,12 +250,12 @@ impl<'a> Tape<'a> {
             let douts: Vec<Option<Tensor>> = var_grads[node.outs].iter_mut().map(Option::take).collect();
             // An operator whose result nobody used has no gradient to pass on, but its parameters are done all the same.
             if douts.iter().any(Option::is_some) {
-                node.op.backward_some(douts, &mut Context { params, grads, var_grads: &mut var_grads })?;
+                node.op.backward_some(douts, &mut Context { params, grads: &mut *grads, var_grads: &mut var_grads })?;
             }
             for id in node.params {
                 pending[id.0] -= 1;
                 if let (0, true, Some(hook)) = (pending[id.0], params.layout().is_trained(id), &mut hook) {
-                    hook(id);
+                    hook(id, grads)?;
                 }
             }
         }

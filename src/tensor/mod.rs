@@ -380,10 +380,7 @@ impl Tensor {
     pub fn add_assign(&mut self, term: &Tensor) -> Result<()> {
         assert_eq!((self.len(), self.dtype), (term.len(), term.dtype), "lengths and dtypes of a sum");
         if let Some(gpu) = self.gpu() {
-            let kernel = format!("reduce_add_{}", self.dtype.suffix());
-            let arguments =
-                [Arg::Pointer(self.address_mut()), Arg::Pointer(term.address()), Arg::U64(self.len() as u64)];
-            return gpu.launch(&kernel, per_element(self.len(), self.dtype), &arguments);
+            return add_at(gpu, self.address_mut(), term.address(), self.len(), self.dtype);
         }
         match self.dtype {
             DType::BF16 => element::add_assign::<bf16>(self.values_mut(), term.values()),
@@ -424,6 +421,15 @@ const THREADS: usize = 256;
 /// The launch of an element-wise kernel over `len` elements of a dtype: 16 bytes a thread.
 pub fn per_element(len: usize, dtype: DType) -> Geometry {
     Geometry::linear(len.div_ceil(THREADS * 16 / dtype.size()), THREADS)
+}
+
+/// Adds `len` numbers of a GPU's memory to as many others, in place: [`Tensor::add_assign`] by addresses, for parts of buffers.
+///
+/// # Errors
+/// If the device fails.
+pub fn add_at(gpu: &Gpu, sum: u64, term: u64, len: usize, dtype: DType) -> Result<()> {
+    let arguments = [Arg::Pointer(sum), Arg::Pointer(term), Arg::U64(len as u64)];
+    gpu.launch(&format!("reduce_add_{}", dtype.suffix()), per_element(len, dtype), &arguments)
 }
 
 fn check_len(len: usize, shape: &[usize]) -> Result<()> {

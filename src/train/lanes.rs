@@ -5,12 +5,22 @@
 //! of devices gives the same bits. Walking the lanes in order with a stack (a binary counter) needs log2(lanes) + 1
 //! buffers.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::tape::{Gradients, Params};
 
 /// The default number of lanes: the largest power of two up to 8 that divides the number of micro-batches.
 pub fn default_lanes(micro_batches: usize) -> usize {
     [8, 4, 2].into_iter().find(|lanes| micro_batches.is_multiple_of(*lanes)).unwrap_or(1)
+}
+
+/// The lanes of a new run on so many ranks that the default is too few for them, if there can be so many.
+pub fn lanes_of_many(micro_batches: usize, ranks: usize) -> Option<usize> {
+    let fits = ranks.is_power_of_two() && micro_batches.is_multiple_of(ranks);
+    (fits && ranks > default_lanes(micro_batches)).then_some(ranks)
 }
 
 /// Gradient buffers that [`LaneTree`] needs for so many lanes.
@@ -57,6 +67,34 @@ impl LaneTree {
         count: usize,
         mut run: impl FnMut(usize, &mut Gradients) -> Result<f64>,
     ) -> Result<(f64, StepGradients<'_>)> {
+        self.walk(params, count, false, |micro, grads, _| run(micro, grads))
+    }
+
+    /// As [`LaneTree::step`], for a step whose sums leave piece by piece while its last backward pass runs: with the last
+    /// micro-batch `run` gets the lanes before, and must see to it that [`Earlier::add_to`] was called once for every element of
+    /// the gradient.
+    ///
+    /// # Errors
+    /// As [`LaneTree::step`].
+    ///
+    /// # Panics
+    /// As [`LaneTree::step`].
+    pub fn step_in_pieces(
+        &mut self,
+        params: &Params,
+        count: usize,
+        run: impl FnMut(usize, &mut Gradients, Option<Earlier<'_>>) -> Result<f64>,
+    ) -> Result<(f64, StepGradients<'_>)> {
+        self.walk(params, count, true, run)
+    }
+
+    fn walk(
+        &mut self,
+        params: &Params,
+        count: usize,
+        in_pieces: bool,
+        mut run: impl FnMut(usize, &mut Gradients, Option<Earlier<'_>>) -> Result<f64>,
+    ) -> Result<(f64, StepGradients<'_>)> {
         assert!(count.is_multiple_of(self.lanes), "{} lanes for {count} micro-batches", self.lanes);
         self.free.extend(self.stack.drain(..).map(|sum| sum.grads));
         let per_lane = count / self.lanes;
@@ -70,23 +108,55 @@ impl LaneTree {
             };
             let mut loss = 0.0;
             for micro in lane * per_lane..(lane + 1) * per_lane {
-                loss += run(micro, &mut grads)?;
+                let earlier = (in_pieces && micro + 1 == count).then(|| Earlier { sums: &self.stack });
+                loss += run(micro, &mut grads, earlier)?;
             }
-            self.push(Sum { grads, loss, level: 0 })?;
+            self.push(Sum { grads, loss, level: 0 }, in_pieces && lane + 1 == self.lanes)?;
         }
         let total = self.stack.last().map(|sum| sum.loss).unwrap_or(0.0);
         Ok((total, StepGradients { tree: self }))
     }
 
-    fn push(&mut self, mut right: Sum) -> Result<()> {
+    /// Adds a lane, and what it completes; `is_added` if the gradients of the earlier ones are in it already.
+    fn push(&mut self, mut right: Sum, is_added: bool) -> Result<()> {
         while let Some(left) = self.stack.pop_if(|left| left.level == right.level) {
             let Sum { mut grads, loss, level } = left;
-            grads.flat_mut().add_assign(right.grads.flat())?;
-            self.free.push(right.grads);
-            right = Sum { grads, loss: loss + right.loss, level: level + 1 };
+            let (kept, free) = if is_added {
+                (right.grads, grads)
+            } else {
+                grads.flat_mut().add_assign(right.grads.flat())?;
+                (grads, right.grads)
+            };
+            self.free.push(free);
+            right = Sum { grads: kept, loss: loss + right.loss, level: level + 1 };
         }
         self.stack.push(right);
         Ok(())
+    }
+}
+
+/// The sums of the lanes before the last one, which completes all of them.
+pub struct Earlier<'t> {
+    sums: &'t [Sum],
+}
+
+impl Earlier<'_> {
+    /// Makes a range of the last lane's gradient (in host memory) that of the whole tree: the same additions as those of whole
+    /// buffers.
+    pub fn add_to(&self, grads: &mut Gradients, range: Range<usize>) {
+        const CHUNK: usize = 1 << 14;
+        let into = &mut grads.flat_mut().f32_mut()[range.clone()];
+        for sum in self.buffers() {
+            let sum = &sum.flat().f32()[range.clone()];
+            into.par_chunks_mut(CHUNK).zip(sum.par_chunks(CHUNK)).for_each(|(right, left)| {
+                right.iter_mut().zip(left).for_each(|(right, left)| *right += left);
+            });
+        }
+    }
+
+    /// The sums, in the order in which they are added to the last lane's.
+    pub fn buffers(&self) -> impl Iterator<Item = &Gradients> {
+        self.sums.iter().rev().map(|sum| &sum.grads)
     }
 }
 
@@ -156,8 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn a_gradient_that_leaves_in_pieces_has_the_same_bits() {
+        let params = params();
+        for (lanes, count) in [(1, 2), (2, 2), (4, 8), (8, 8), (8, 16)] {
+            let mut tree = LaneTree::new(lanes).unwrap();
+            for _ in 0..2 {
+                let (loss, grads) = tree
+                    .step_in_pieces(&params, count, |i, grads, earlier| {
+                        assert_eq!(earlier.is_some(), i + 1 == count);
+                        grads.of_mut(ParamId(0))[1] += value(i);
+                        if let Some(earlier) = earlier {
+                            earlier.add_to(grads, 1..16);
+                            earlier.add_to(grads, 0..1);
+                        }
+                        Ok(i as f64)
+                    })
+                    .unwrap();
+                assert_eq!(loss, (count * (count - 1) / 2) as f64);
+                assert_eq!(grads.get().of(ParamId(0))[1].to_bits(), total(lanes, count).to_bits(), "{lanes} lanes");
+            }
+        }
+    }
+
+    #[test]
     fn defaults_divide() {
         assert_eq!([1, 2, 3, 4, 6, 8, 12, 16, 40].map(default_lanes), [1, 2, 1, 4, 2, 8, 4, 8, 8]);
+        assert_eq!(
+            [(32, 8), (32, 16), (32, 32), (32, 64), (40, 16), (48, 12)]
+                .map(|(count, ranks)| lanes_of_many(count, ranks)),
+            [None, Some(16), Some(32), None, None, None]
+        );
         assert_eq!([1, 2, 4, 8].map(buffers), [1, 2, 3, 4]);
         assert!(LaneTree::new(3).is_err());
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -11,6 +12,9 @@ use crate::device::info::CpuInfo;
 use crate::device::products::ProductTable;
 use crate::dist::Ranks;
 use crate::error::{Error, Result};
+
+/// How long a rank looks for what rank 0 has left in the run folder.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// The event log's name.
 pub const EVENTS: &str = "events.jsonl";
@@ -103,6 +107,33 @@ impl RunFolder {
         });
         self.write("environment.json", &format!("{environment:#}\n"))
     }
+}
+
+/// Whether all ranks see one run folder: rank 0 leaves a file there, and the others look for it. All call it together.
+///
+/// # Errors
+/// If a rank is gone, or rank 0 cannot write.
+pub fn is_shared(ranks: &Ranks, run: &Path) -> Result<bool> {
+    if ranks.size() == 1 {
+        return Ok(true);
+    }
+    // A name that was never there before: file systems over networks remember for a while what they did not find.
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let name = format!(".shared-{}-{}", std::process::id(), since.as_nanos());
+    let name = ranks.from_root("shared run folder", || {
+        std::fs::write(run.join(&name), []).map_err(Error::io("write", run))?;
+        Ok(name.clone())
+    })?;
+    let path = run.join(name);
+    let began = Instant::now();
+    while !path.exists() && began.elapsed() < PROBE {
+        std::thread::sleep(PROBE / 20);
+    }
+    let all = ranks.gather("shared run folder", &[u8::from(path.exists())])?;
+    if ranks.is_root() {
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    Ok(all.iter().all(|found| found == &[1]))
 }
 
 /// The table of matrix products that a run goes by, as text for [`use_matmul_table`]: the copy of its folder where it `goes_on`

@@ -1,10 +1,10 @@
-//! Writing a checkpoint: a model folder (or one of adapters), and beside it all that is needed to go on.
+//! A checkpoint's files: a model folder (or one of adapters), and beside it all that is needed to go on.
 
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::adapter::write_adapter;
 use crate::checkpoint::state::{self, TrainingState};
-use crate::checkpoint::store::{Keep, Store};
+use crate::checkpoint::store::{Draft, Keep, Store};
 use crate::checkpoint::write_model_folder;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -15,16 +15,12 @@ use crate::tape::Params;
 pub struct Snapshot<'a> {
     /// The model's shape and parameter names.
     pub model: &'a Gpt,
-    /// The weights.
+    /// The weights, in host memory.
     pub params: &'a Params,
-    /// First and second moments, flat in arena layout.
-    pub moments: [&'a [f32]; 2],
     /// The tokenizer, whose files go into the folder.
     pub tokenizer: &'a Tokenizer,
     /// With adapters: what they correct.
     pub base: Option<&'a Base>,
-    /// The counters.
-    pub state: &'a TrainingState,
     /// README.md, and what it was made from.
     pub card: Card,
 }
@@ -63,36 +59,47 @@ pub struct Card {
 /// The card's facts within a checkpoint.
 pub const CARD_FACTS: &str = "training/card.json";
 
-/// Writes the checkpoint, moves the pointers, and removes old ones.
+/// Writes the model's files into a checkpoint's folder; gives the SHA-256 of its weights by name.
 ///
 /// # Errors
-/// If the disk refuses (a full disk, for one); then nothing is lost that was there before.
-pub fn save(store: &Store, snapshot: &Snapshot<'_>, keep: Keep) -> Result<PathBuf> {
-    let step = snapshot.state.step;
-    let path = store.save(step, |folder| fill(folder, snapshot))?;
-    store.point("latest", step)?;
-    let best = snapshot.state.best.map(|(step, _)| step);
-    if best == Some(step) {
-        store.point("best", step)?;
-    }
-    store.prune(keep, best)?;
-    Ok(path)
-}
-
-fn fill(folder: &Path, snapshot: &Snapshot<'_>) -> Result<()> {
+/// If the disk refuses.
+pub fn write_model(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Vec<(String, String)>> {
     let model = snapshot.model;
     let written = match (model.lora(), snapshot.base) {
         (Some(lora), Some(base)) => write_adapter(folder, lora, &base.name, model.layout(), snapshot.params)?,
         _ => write_model_folder(folder, model.config(), snapshot.params, snapshot.tokenizer.eot())?,
     };
     snapshot.tokenizer.save(folder, model.config().context_length)?;
-    let readme = folder.join("README.md");
-    std::fs::write(&readme, &snapshot.card.readme).map_err(Error::io("write", &readme))?;
-    let [m, v] = snapshot.moments;
-    let digests = [(written.name, written.sha256)];
-    state::write(folder, snapshot.state, [snapshot.params.trained().f32(), m, v], &digests)?;
-    let facts = folder.join(CARD_FACTS);
-    std::fs::write(&facts, &snapshot.card.facts).map_err(Error::io("write", &facts))
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(Error::io("write", &path))
+    };
+    write("README.md", &snapshot.card.readme)?;
+    write(CARD_FACTS, &snapshot.card.facts)?;
+    Ok(vec![(written.name, written.sha256)])
+}
+
+/// Gives a checkpoint that has its model and its arena the state, and its name; moves the pointers, and removes old ones.
+///
+/// # Errors
+/// If the disk refuses (a full disk, for one); then nothing is lost that was there before.
+pub fn publish(
+    store: &Store,
+    draft: Draft,
+    state: &TrainingState,
+    arena: &str,
+    model_sha256: &[(String, String)],
+    keep: Keep,
+) -> Result<PathBuf> {
+    state::write(draft.path(), state, arena, model_sha256)?;
+    let path = draft.publish()?;
+    store.point("latest", state.step)?;
+    let best = state.best.map(|(step, _)| step);
+    if best == Some(state.step) {
+        store.point("best", state.step)?;
+    }
+    store.prune(keep, best)?;
+    Ok(path)
 }
 
 /// The newest checkpoint that is whole, with its content. Damaged ones are passed over with a word each.

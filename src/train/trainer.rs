@@ -5,6 +5,7 @@
 
 mod evaluate;
 mod rollback;
+mod saving;
 mod steps;
 
 pub use evaluate::score_event;
@@ -14,10 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
-use crate::checkpoint::store::{Keep, Store};
+use crate::checkpoint::store::Store;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, Sequences};
-use crate::device::{DType, Device};
 use crate::dist::Ranks;
 use crate::dist::ranks::{Spread, spread};
 use crate::error::{Error, Result};
@@ -25,12 +25,12 @@ use crate::eval::Evaluation;
 use crate::eval::tasks::Task;
 use crate::events::{self, Event, EventLog, EventWriter};
 use crate::model::Gpt;
+use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
-use crate::optim::{Moments, ScaleState};
 use crate::sample::{Request, SamplerConfig, generate};
 use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
-use crate::train::save::{self, Card, Snapshot};
+use crate::train::save::{self, Card};
 use crate::train::spike::SpikeWatch;
 use steps::StartedStep;
 
@@ -94,8 +94,10 @@ pub struct Job<'a> {
     pub card: &'a CardWriter<'a>,
     /// What the device could do at most, in FLOP/s of the precision, where that is known.
     pub peak_flops: Option<f64>,
-    /// The processes that train together. Rank 0 alone writes.
+    /// The processes that train together. Rank 0 alone writes, but for parts of checkpoints.
     pub ranks: Ranks,
+    /// Whether all of them see the same run folder, so that each can write its part of a checkpoint.
+    pub is_shared: bool,
 }
 
 /// Someone who watches a run: a progress bar, charts, a push. It cannot fail the run.
@@ -367,7 +369,8 @@ impl<'a> Trainer<'a> {
         let Spread { slowest, slowest_ms, fastest_ms } = spread;
         let ranks = self.job.ranks.size() as u64;
         let slowest = slowest as u64;
-        self.record(Event::Ranks(events::Ranks { step: self.state.step, ranks, slowest, slowest_ms, fastest_ms }))
+        let (step, overlap) = (self.state.step, self.engine.overlaps());
+        self.record(Event::Ranks(events::Ranks { step, ranks, slowest, slowest_ms, fastest_ms, overlap }))
     }
 
     /// The event of the checkpoint of the state as it is.
@@ -388,50 +391,5 @@ impl<'a> Trainer<'a> {
             self.record(self.saved())?;
         }
         self.record(Event::Resume(events::Resume { step, time }))
-    }
-
-    /// Writes a checkpoint of the state as it is.
-    fn save(&mut self) -> Result<()> {
-        // Every rank may hold a part of the moments.
-        let moments = self.engine.moments()?;
-        let ranks = self.job.ranks.clone();
-        ranks.on_root("checkpoint", || self.save_here(&moments)).map(|_| ())
-    }
-
-    fn save_here(&mut self, moments: &Moments) -> Result<()> {
-        let step = self.state.step;
-        // The log must not end before the state that it leads to.
-        self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
-        let store = Store::of_run(self.job.folder);
-        // Only what was measured at this very step counts, so that a resumed run decides alike.
-        let val = self.last_val.filter(|(at, _)| *at == step).map(|(_, found)| found);
-        let val_loss = val.map(|found| found.loss());
-        self.state.val_loss = val_loss;
-        self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
-        self.last_samples.retain(|sample| sample.step == step);
-        self.last_tasks.retain(|task| task.step == step);
-        let findings = Findings { val: val.as_ref(), tasks: &self.last_tasks, samples: &self.last_samples };
-        if let Some(loss) = val_loss.filter(|loss| loss.is_finite())
-            && self.state.best.is_none_or(|(best, lowest)| loss < lowest || best == step)
-        {
-            self.state.best = Some((step, loss));
-        }
-        let keep =
-            Keep { last: self.job.checkpoint.keep_last, every: self.job.checkpoint.keep_every, pinned: self.pinned() };
-        let snapshot = Snapshot {
-            model: self.model,
-            params: &self.engine.params().to_device(Device::Cpu, DType::F32)?,
-            moments: [&moments.m, &moments.v],
-            tokenizer: self.job.tokenizer,
-            base: self.job.base.as_ref(),
-            state: &self.state,
-            card: (self.job.card)(&self.state, findings)?,
-        };
-        let path = save::save(&store, &snapshot, keep)?;
-        self.record(self.saved())?;
-        self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
-        let run = self.job.folder;
-        self.observers.iter_mut().for_each(|observer| observer.checkpoint(run, &path));
-        Ok(())
     }
 }

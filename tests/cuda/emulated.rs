@@ -1,6 +1,7 @@
 //! An emulated GPU: the kernels built for the CPU by the machine's C++ compiler, host memory, and a matrix product on the
 //! CPU with cuBLASLt's semantics. Everything of the engine but the driver calls themselves runs on it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Mutex;
@@ -13,6 +14,22 @@ use taper::ops::gelu;
 use taper::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
 use super::library::Library;
+
+thread_local! {
+    /// What this thread has asked for since [`traced`] began: kernels by name, "multiply", and where work went beside.
+    static TRACE: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Everything that `work` asks of the emulated GPU, in order.
+pub fn traced(work: impl FnOnce()) -> Vec<String> {
+    TRACE.set(Some(Vec::new()));
+    work();
+    TRACE.take().unwrap_or_default()
+}
+
+fn note(what: &str) {
+    TRACE.with_borrow_mut(|trace| trace.iter_mut().for_each(|trace| trace.push(what.into())));
+}
 
 /// The emulated GPU.
 pub struct Emulated {
@@ -215,10 +232,23 @@ impl Driver for &'static Emulated {
         Ok(())
     }
 
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        note("beside {");
+        let done = work();
+        note("}");
+        done
+    }
+
+    fn join(&self) -> Result<()> {
+        note("join");
+        Ok(())
+    }
+
     fn launch(&self, kernel: &str, geometry: Geometry, arguments: &[Arg]) -> Result<()> {
         if self.recorded(|| Work::Launch(kernel.to_string(), geometry, arguments.to_vec())) {
             return Ok(());
         }
+        note(kernel);
         // What a real launch would find by name must be in a file that the binary holds.
         taper::device::kernels::source_of(kernel)?;
         let name = CString::new(kernel).expect("a kernel's name");
@@ -240,6 +270,7 @@ impl Driver for &'static Emulated {
         if self.recorded(|| Work::Multiply(*product)) {
             return Ok(());
         }
+        note("multiply");
         let Product { a, b, c, alpha, beta, bias, epilogue } = *product;
         let ((m, k), (inner, n)) = (a.extent(), b.extent());
         let shapes = format!("{a:?} times {b:?} into {c:?}");

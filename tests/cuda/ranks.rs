@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use taper::data::{Loader, TokenStream};
 use taper::device::Device;
-use taper::dist::ranks::Summation;
+use taper::dist::ranks::{Summation, spread};
 use taper::dist::{Ranks, Wire, local};
 use taper::model::Gpt;
 use taper::optim::Hyper;
@@ -14,6 +14,7 @@ use taper::random::{Purpose, uniform};
 use taper::train::config::Precision;
 use taper::train::engine::{Engine, OnGpu, Setup, StepBatch, Team};
 
+use super::emulated::traced;
 use super::{devices, models};
 
 const T: usize = 24;
@@ -31,7 +32,10 @@ fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
     let setup = Setup { seed_dropout: 5, recompute: false, lanes: 4 };
     let (gpu, params) = (device.gpu().unwrap().unwrap(), model.initialise(1).unwrap());
+    let ranks = team.ranks.clone();
+    let overlaps = ranks.size() > 1 && team.bucket > 0 && team.summation.wire == Wire::F32;
     let mut engine = OnGpu::in_team(gpu, model, &params, hyper, setup, precision, false, team).unwrap();
+    assert_eq!(engine.overlaps(), overlaps);
     let loader = loader(model.config().vocab_size);
     for step in 0..STEPS {
         let first_sequence = step * MICRO_BATCHES as u64;
@@ -40,23 +44,34 @@ fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec
         engine.step(&batch, 3e-3).unwrap();
     }
     let mut bits: Vec<u64> = engine.finished().unwrap().iter().map(|(loss, _)| loss.to_bits()).collect();
+    // How long each rank's GPU has computed is known to all.
+    let pulse = ranks.pulse(false).unwrap();
+    assert!(ranks.size() == 1 || (spread(&pulse.busy_ms).is_some() && pulse.busy_ms.len() == ranks.size()));
     let moments = engine.moments().unwrap();
+    let held = engine.moments_of(engine.held()).unwrap();
+    assert!(held.m == moments.m[engine.held()] && held.v == moments.v[engine.held()]);
     let weights = engine.params().flat().to_vec_f32().unwrap();
     bits.extend([weights, moments.m, moments.v].concat().iter().map(|value| u64::from(value.to_bits())));
     bits
 }
 
 /// What every rank of a team has in the end.
-fn in_team(device: Device, model: &Gpt, precision: Precision, size: usize, how: (Wire, bool)) -> Vec<Vec<u64>> {
+fn in_team(device: Device, model: &Gpt, precision: Precision, size: usize, how: (Wire, bool, usize)) -> Vec<Vec<u64>> {
+    on_ranks(size, |ranks| {
+        let summation = Summation { ordered: true, wire: how.0 };
+        trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1, bucket: how.2 })
+    })
+}
+
+/// What `work` gives on every rank of a group.
+fn on_ranks<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
     let groups = Mutex::new(local::group(size).into_iter().map(Some).collect::<Vec<_>>());
     std::thread::scope(|scope| {
-        let groups = &groups;
+        let (groups, work) = (&groups, &work);
         let start = |rank: usize| {
             scope.spawn(move || {
                 let group = groups.lock().unwrap()[rank].take().unwrap();
-                let ranks = Ranks::of(Arc::new(group), rank);
-                let summation = Summation { ordered: true, wire: how.0 };
-                trained(device, model, precision, Team { ranks, summation, shard_optimizer: how.1 })
+                work(Ranks::of(Arc::new(group), rank))
             })
         };
         let threads: Vec<_> = (0..size).map(start).collect();
@@ -70,17 +85,63 @@ fn the_number_of_gpus_changes_no_bit() {
         let model = Gpt::new(models::dropout()).unwrap();
         for precision in [Precision::Fp32, Precision::Bf16] {
             let alone = trained(*device, &model, precision, Team::alone());
-            for (size, sharded) in [(2, false), (4, false), (2, true), (4, true)] {
-                for of_rank in in_team(*device, &model, precision, size, (Wire::F32, sharded)) {
+            // Sent after backward, or while it runs: each parameter on its own, several together.
+            for (size, sharded, bucket) in
+                [(2, false, 0), (4, false, 1), (2, true, 1), (4, true, 0), (4, true, 20_000), (2, false, 1 << 30)]
+            {
+                for of_rank in in_team(*device, &model, precision, size, (Wire::F32, sharded, bucket)) {
                     let differ = of_rank.iter().zip(&alone).filter(|(a, b)| a != b).count();
-                    assert_eq!((of_rank.len(), differ), (alone.len(), 0), "{place}: {size} ranks, sharded {sharded}");
+                    assert_eq!(
+                        (of_rank.len(), differ),
+                        (alone.len(), 0),
+                        "{place}: {size} ranks, sharded {sharded}, bucket {bucket}"
+                    );
                 }
             }
             // Rounded on the way: near, and the same on every rank.
-            let narrow = in_team(*device, &model, precision, 2, (Wire::Bf16, false));
+            let narrow = in_team(*device, &model, precision, 2, (Wire::Bf16, false, 1));
             assert!(narrow[0] == narrow[1] && narrow[0] != alone, "{place}");
             let loss = |bits: &[u64]| f64::from_bits(bits[STEPS as usize - 1]);
             assert!((loss(&narrow[0]) - loss(&alone)).abs() < 1e-2 * loss(&alone), "{place}");
+        }
+    }
+}
+
+#[test]
+fn a_model_too_small_for_whole_chunks_of_the_norm_is_sharded_all_the_same() {
+    for (_, device) in devices().iter().filter(|(place, _)| place == "emulated") {
+        let model = Gpt::new(models::llama()).unwrap();
+        let alone = trained(*device, &model, Precision::Fp32, Team::alone());
+        for (rank, found) in in_team(*device, &model, Precision::Fp32, 4, (Wire::F32, true, 1)).iter().enumerate() {
+            assert!(*found == alone, "rank {rank}");
+        }
+    }
+}
+
+#[test]
+fn sums_are_put_beside_the_backward_pass_and_joined_before_the_update() {
+    for (_, device) in devices().iter().filter(|(place, _)| place == "emulated") {
+        let model = Gpt::new(models::gpt2()).unwrap();
+        let traces = on_ranks(2, |ranks| {
+            let summation = Summation { ordered: true, wire: Wire::F32 };
+            let team = Team { ranks, summation, shard_optimizer: false, bucket: 1 };
+            traced(|| drop(trained(*device, &model, Precision::Fp32, team)))
+        });
+        for trace in traces {
+            // The first step: up to its update.
+            let update = trace.iter().position(|work| work.starts_with("adamw")).unwrap();
+            let at = |what: &str| (0..update).filter(|&i| trace[i] == what).collect::<Vec<_>>();
+            let (begun, ended, joined) = (at("beside {"), at("}"), at("join"));
+            assert_eq!((begun.len(), joined.len()), (model.layout().infos().len(), 1), "a bucket for each parameter");
+            let norm = trace.iter().position(|work| work == "gradnorm_partial").unwrap();
+            assert!(ended[ended.len() - 1] < joined[0] && joined[0] < norm && norm < update);
+            // The pass goes on between buckets.
+            let between =
+                |first: usize, last: usize| trace[first..last].iter().filter(|work| *work == "multiply").count();
+            assert!(between(begun[0], joined[0]) > 6, "{:?}", &trace[begun[0]..joined[0]]);
+            // Beside it: this rank's earlier lane, and the other rank.
+            assert!(trace[begun[0] + 1..ended[0]].iter().all(|work| work == "reduce_add_f32"));
+            assert_eq!(ended[0] - begun[0], 3);
         }
     }
 }

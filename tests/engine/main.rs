@@ -8,6 +8,7 @@
 //! - [`adapters`]: LoRA, its gradients and merging, and the files of peft;
 //! - [`documents`]: several in a row against each alone;
 //! - [`bf16`]: the same steps with activations in bf16;
+//! - [`ready`]: when a parameter's gradient is complete, and sums over ranks that are sent then;
 //! - [`bits`]: recomputation and the number of threads change nothing at all.
 
 mod adapters;
@@ -20,4 +21,5 @@ mod dropout;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod options;
+mod ready;
 mod transformers;

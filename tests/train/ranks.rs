@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Shop, read, stderr, timeless};
 
-/// A model of several shards of the optimizer's state, with accumulation.
+/// A model of several shards of the optimizer's state and several buckets of gradients, with accumulation.
 pub const WIDER: &[&str] = &[
     "--set",
     "model.n_embd=64",
@@ -23,6 +23,8 @@ pub const WIDER: &[&str] = &[
     "sample.every=12",
     "--set",
     "dist.timeout=20",
+    "--set",
+    "dist.bucket_mb=0.05",
     "--device",
     "cpu",
 ];
@@ -53,7 +55,7 @@ fn the_number_of_processes_changes_no_byte() {
     }
     let ranks = shop.log("4");
     assert!(ranks.ranks().all(|spread| spread.ranks == 4 && spread.slowest_ms >= spread.fastest_ms));
-    assert!(ranks.ranks().count() > 0);
+    assert!(ranks.ranks().count() > 0 && ranks.ranks().all(|spread| spread.overlap));
     let environment = read(&shop.path("4").join("environment.json"));
     assert!(String::from_utf8_lossy(&environment).contains(r#""world_size": 4"#));
 
@@ -111,8 +113,8 @@ fn a_rank_that_is_killed_panics_or_stalls_is_named_and_the_run_ends_in_the_same_
     // Moments of every kind: before the first step, within a step, around a checkpoint.
     let faults = [
         ("1@70:kill", "rank 1 was killed by signal 9"),
-        ("0@45:panic", "rank 0 panicked"),
-        ("3@60:stall", "rank 3 does not answer"),
+        ("0@stop flag/0:panic", "rank 0 panicked"),
+        ("3@gradients/9:stall", "rank 3 does not answer"),
     ];
     for (number, (fault, words)) in faults.into_iter().enumerate() {
         let run = format!("run{number}");
@@ -136,12 +138,106 @@ fn a_rank_that_is_killed_panics_or_stalls_is_named_and_the_run_ends_in_the_same_
     let arguments = with(&["--processes", "2", "--restarts", "0"]);
     let output = shop
         .taper(&[&["train", "tiny.toml", "--run", "given-up"], &arguments[..]].concat())
-        .env("TAPER_FAULT", "1@50:kill")
+        .env("TAPER_FAULT", "1@gradients/3:kill")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let end = shop.log("given-up").end().and_then(|end| end.message.clone()).unwrap_or_default();
     assert!(end.contains("rank 1 is gone") && end.contains("of step"), "{end}");
+}
+
+/// Random numbers below each limit. The seed stands in the messages; TAPER_TEST_SEED repeats what it gave.
+pub struct Moments {
+    pub seed: u64,
+    drawn: u64,
+}
+
+impl Moments {
+    pub fn new() -> Moments {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let given = std::env::var("TAPER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or(since.as_nanos() as u64 % 1_000_000_007);
+        println!("TAPER_TEST_SEED={seed}");
+        Moments { seed, drawn: 0 }
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.drawn += 1;
+        (taper::random::uniform(self.seed, taper::random::Purpose::Test, 0, self.drawn) * limit as f64) as u64
+    }
+
+    /// A fault of one of so many ranks within a time.
+    pub fn fault(&mut self, ranks: u64, kind: &str, within: Duration) -> String {
+        format!("{}@{}ms:{kind}", self.below(ranks), self.below(within.as_millis() as u64))
+    }
+}
+
+#[test]
+fn faults_at_random_moments_hang_nothing_and_change_no_byte() {
+    let shop = Shop::new();
+    let mut moments = Moments::new();
+    // Not so long that a test waits for it, and not so short that a busy machine looks like a fault.
+    let arguments = with(&["--processes", "4", "--set", "dist.timeout=4", "--set", "dist.shard_optimizer=true"]);
+    let began = Instant::now();
+    shop.trained("calm", &arguments);
+    let calm = began.elapsed();
+    for (number, kind) in ["kill", "panic", "stall", "kill"].into_iter().enumerate() {
+        let (run, fault) = (format!("run{number}"), moments.fault(4, kind, calm));
+        let what = format!("TAPER_TEST_SEED={}: {fault}", moments.seed);
+        println!("{fault}");
+        let began = Instant::now();
+        let output = shop
+            .taper(&[&["train", "tiny.toml", "--run", &run], &arguments[..]].concat())
+            .env("TAPER_FAULT", &fault)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
+        assert!(began.elapsed() < Duration::from_secs(120), "{what} took {:?}", began.elapsed());
+        for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
+            let of = |run: &str| read(&shop.path(run).join("checkpoints/step-00000024").join(name));
+            assert!(of(&run) == of("calm"), "{what}: {name}");
+        }
+        let left = std::fs::read_dir(shop.path(&run).join("checkpoints")).unwrap().flatten();
+        let left: Vec<_> =
+            left.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
+}
+
+#[test]
+fn ranks_that_do_not_share_a_folder_leave_checkpoints_to_rank_0() {
+    let shop = Shop::new();
+    shop.trained("one", &with(&[]));
+    // Two machines, each with a folder of its own: the contract of torchrun.
+    let train = || {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let start = |rank: &str, run: &str| {
+            let more = with(&["--resume", "--set", "dist.shard_optimizer=true"]);
+            let mut command = shop.taper(&[&["train", "tiny.toml", "--run", run], &more[..]].concat());
+            command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")]);
+            command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port.as_str())]);
+            command.stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let ranks = [start("0", "here"), start("1", "there")];
+        let outputs = ranks.map(|rank| rank.wait_with_output().unwrap());
+        assert!(outputs.iter().all(|output| output.status.success()), "{}", outputs.each_ref().map(stderr).join("\n"));
+        assert!(stderr(&outputs[0]).contains("rank 0 writes checkpoints alone"), "{}", stderr(&outputs[0]));
+    };
+    let of = |run: &str, name: &str| read(&shop.path(run).join("checkpoints/step-00000024").join(name));
+    train();
+    assert!(!shop.path("there/checkpoints").exists());
+    for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
+        assert!(of("here", name) == of("one", name), "{name}");
+    }
+    // On from rank 0's checkpoint, which rank 1 does not see.
+    for newer in ["step-00000024", "latest"] {
+        let path = shop.path("here/checkpoints").join(newer);
+        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+    train();
+    for name in ["model.safetensors", "training/arena.safetensors"] {
+        assert!(of("here", name) == of("one", name), "resumed: {name}");
+    }
 }
 
 #[test]

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use super::blas::Blas;
 use super::compile::{Compiler, Instance};
 use super::graph::{self, Graph};
+use super::side::{self, Side};
 use super::{MINIMUM_CUDA, libraries};
 use crate::device::kernels;
-use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Product, Recording};
+use crate::device::launch::{Arg, Driver, Geometry, GpuFacts, Mark, Product, Recording};
 use crate::error::{Error, Result};
 
 /// Bytes of page-locked host memory that uploads pass through, in turn. An upload of more waits for its own copy.
@@ -28,6 +29,7 @@ pub struct CudaDriver {
     modules: Mutex<BTreeMap<Instance, Module>>,
     blas: Blas,
     staging: Mutex<Staging>,
+    side: OnceLock<Side>,
 }
 
 #[derive(Clone, Copy)]
@@ -151,12 +153,21 @@ impl CudaDriver {
             modules: Mutex::default(),
             blas,
             staging: Mutex::new(Staging { memory: staging.cast(), used: 0 }),
+            side: OnceLock::new(),
         })
     }
 
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as the process.
         check("entering the context", unsafe { sys::cuCtxSetCurrent(self.context) })
+    }
+
+    /// The stream that this thread's work goes to.
+    fn current(&self) -> sys::CUstream {
+        match self.side.get() {
+            Some(side) if side::is_beside() => side.stream(),
+            _ => self.stream,
+        }
     }
 
     /// The kernel of this name, allowed so much dynamic shared memory; compiled and loaded when first asked for.
@@ -194,6 +205,14 @@ impl CudaDriver {
         }
         functions.insert(kernel.to_string(), Function { handle, shared_bytes });
         Ok(handle)
+    }
+}
+
+/// What is always put on the first stream cannot be part of work beside it.
+fn refuse_beside(what: &str) -> Result<()> {
+    match side::is_beside() {
+        true => Err(Error::Device(format!("{what} cannot be part of work beside the other"))),
+        false => Ok(()),
     }
 }
 
@@ -248,6 +267,7 @@ impl Driver for CudaDriver {
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
+        refuse_beside("copying to the GPU")?;
         graph::refuse_while_recording(self.stream, "copying to the GPU")?;
         let mut staging = self.staging.lock().unwrap_or_else(|poison| poison.into_inner());
         for part in bytes.chunks(STAGING) {
@@ -272,6 +292,7 @@ impl Driver for CudaDriver {
 
     fn download(&self, bytes: &mut [u8], address: u64) -> Result<()> {
         self.enter()?;
+        refuse_beside("copying from the GPU")?;
         // SAFETY: both sides are as long as `bytes`, and the copy is over before the borrow ends (synchronize).
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), address, bytes.len(), self.stream) };
         check("copying from the GPU", copied)?;
@@ -281,13 +302,13 @@ impl Driver for CudaDriver {
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: both buffers are live and long enough (tensors see to it).
-        check("copying on the GPU", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) })
+        check("copying on the GPU", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.current()) })
     }
 
     fn clear(&self, address: u64, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: the buffer is live and long enough.
-        check("clearing memory", unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream) })
+        check("clearing memory", unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.current()) })
     }
 
     fn launch(&self, kernel: &str, geometry: Geometry, arguments: &[Arg]) -> Result<()> {
@@ -308,7 +329,7 @@ impl Driver for CudaDriver {
                 by,
                 bz,
                 shared_bytes,
-                self.stream,
+                self.current(),
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -318,6 +339,7 @@ impl Driver for CudaDriver {
 
     fn multiply(&self, product: &Product) -> Result<()> {
         self.enter()?;
+        refuse_beside("a matrix product")?;
         self.blas.multiply(product)
     }
 
@@ -344,7 +366,29 @@ impl Driver for CudaDriver {
 
     fn stream(&self) -> Result<Option<u64>> {
         self.enter()?;
-        Ok(Some(self.stream as u64))
+        Ok(Some(self.current() as u64))
+    }
+
+    fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.enter()?;
+        let side = match self.side.get() {
+            Some(side) => side,
+            None => {
+                let made = Side::new()?;
+                self.side.get_or_init(|| made)
+            }
+        };
+        side.run(self.stream, work)
+    }
+
+    fn join(&self) -> Result<()> {
+        self.enter()?;
+        self.side.get().map_or(Ok(()), |side| side.join(self.stream))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.enter()?;
+        side::mark(self.stream)
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -9,6 +9,7 @@ mod compile;
 mod driver;
 mod graph;
 mod libraries;
+mod side;
 
 pub use compile::{CompileFacts, compile_all};
 pub use driver::CudaDriver;

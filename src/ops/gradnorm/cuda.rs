@@ -1,5 +1,7 @@
 //! Norm, classification and decision of a step on CUDA, without a word to the host: see `kernels/gradnorm.cu`.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::launch::{Arg, Geometry};
@@ -8,7 +10,7 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// Gradient elements of one block; part of the definition, because it fixes the order of the sum.
-const CHUNK: usize = 16_384;
+pub const CHUNK: usize = 16_384;
 const THREADS: usize = 256;
 
 /// What lives from step to step, as the kernels lay it out (`kernels/step.cuh`).
@@ -134,16 +136,38 @@ impl Partials {
         let sums = Tensor::empty(gpu.device(), DType::F32, &[blocks])?;
         Ok(Partials { sums, bad: Tensor::empty(gpu.device(), DType::U32, &[2 * blocks])? })
     }
+
+    /// The sums of squares, one for each chunk, and the first element that is not finite, two words for each: for those of
+    /// other processes' chunks to be written there.
+    pub fn buffers_mut(&mut self) -> [&mut Tensor; 2] {
+        [&mut self.sums, &mut self.bad]
+    }
 }
 
-/// Classifies `grads`, decides, and writes state and record (device addresses). `losses` are the lanes' sums: their
-/// address and number.
+/// The first stage for the chunks of `part`, which starts at a multiple of [`CHUNK`], and ends at one or at the end of `grads`.
 ///
 /// # Errors
 /// If the device fails.
-pub fn classify(
+pub fn partial(gpu: &Gpu, grads: &Tensor, part: Range<usize>, partials: &mut Partials) -> Result<()> {
+    let first = part.start / CHUNK;
+    debug_assert!(part.start.is_multiple_of(CHUNK));
+    let arguments = [
+        Arg::Pointer(grads.address()),
+        Arg::U64(grads.len() as u64),
+        Arg::U32(first as u32),
+        Arg::Pointer(partials.sums.address_mut()),
+        Arg::Pointer(partials.bad.address_mut()),
+    ];
+    gpu.launch("gradnorm_partial", Geometry::linear(part.end.div_ceil(CHUNK) - first, THREADS), &arguments)
+}
+
+/// Classifies the gradients whose first stage is in `partials`, decides, and writes state and record (device addresses).
+/// `losses` are the lanes' sums: their address and number.
+///
+/// # Errors
+/// If the device fails.
+pub fn finish(
     gpu: &Gpu,
-    grads: &Tensor,
     partials: &mut Partials,
     losses: (u64, usize),
     state: u64,
@@ -152,9 +176,6 @@ pub fn classify(
 ) -> Result<()> {
     let blocks = partials.sums.len();
     let (sums, bad) = (partials.sums.address_mut(), partials.bad.address_mut());
-    let arguments =
-        [Arg::Pointer(grads.address()), Arg::U64(grads.len() as u64), Arg::Pointer(sums), Arg::Pointer(bad)];
-    gpu.launch("gradnorm_partial", Geometry::linear(blocks, THREADS), &arguments)?;
     let (min_scale, max_scale, growth_interval) = with.scaling.unwrap_or((1.0, 1.0, u32::MAX));
     let arguments = [
         Arg::Pointer(sums),

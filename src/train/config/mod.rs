@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DType;
 use crate::error::{Error, Result};
-use crate::setting::{Limit, MOST, Problem, above_zero, count};
+use crate::setting::{Limit, MOST, Problem, above_zero, count, not_negative};
 
 pub use run::{DeviceChoice, RunConfig};
 
@@ -379,6 +379,9 @@ pub struct DistConfig {
     pub shard_optimizer: bool,
     /// In which numbers gradients are sent.
     pub communication: Communication,
+    /// MiB of neighbouring gradients that are sent as soon as they are complete, while the backward pass goes on. 0 sends
+    /// everything after it.
+    pub bucket_mb: f64,
     /// Seconds that a device waits for another before the run is given up. The first step may take three times as long, an
     /// evaluation or a checkpoint twenty times.
     pub timeout: f64,
@@ -391,6 +394,7 @@ impl Default for DistConfig {
             reduction: Reduction::Ordered,
             shard_optimizer: false,
             communication: Communication::Fp32,
+            bucket_mb: 25.0,
             timeout: 100.0,
         }
     }
@@ -407,6 +411,7 @@ impl DistConfig {
         {
             return Err(Problem::expected("dist.lanes", lanes, "a power of two"));
         }
+        not_negative("dist.bucket_mb", self.bucket_mb)?;
         above_zero("dist.timeout", self.timeout)
     }
 }

@@ -2,11 +2,16 @@
 //!
 //! What is exchanged goes by NCCL, in the order of the engine's own stream. A device that is none of NVIDIA's (the emulator
 //! of the tests) goes by way of the host and the ranks' own connections, with the same bits.
+//!
+//! Buckets of gradients are added beside the backward pass that goes on: on a second stream, in place, with buffers that are kept
+//! for it, since the pool of memory knows of one order of work only.
 
+use std::ops::Range;
 use std::process::exit;
 use std::sync::Arc;
 
 use super::Team;
+use crate::checkpoint::arena_file;
 use crate::device::{DType, Gpu};
 use crate::dist::Wire;
 use crate::dist::nccl::{self, Element, Nccl, Part};
@@ -14,7 +19,8 @@ use crate::dist::ordered::Shards;
 use crate::dist::ranks::Wait;
 use crate::dist::watchdog::{Watchdog, Watched};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::optim::DeviceOptimizer;
+use crate::tensor::{Tensor, add_at};
 
 /// Elements of each rank's shard that are exchanged at once: 16 MiB.
 const BUCKET: usize = 4 << 20;
@@ -25,6 +31,8 @@ pub(super) struct DeviceSums {
     gpu: &'static Gpu,
     nccl: Option<(Nccl, u64)>,
     watchdog: Watchdog,
+    /// What is received beside other work: a buffer for each rank. It is used in the order of that work alone.
+    received: Vec<Tensor>,
 }
 
 impl DeviceSums {
@@ -58,7 +66,7 @@ impl DeviceSums {
             told.abort(&error);
             exit(1);
         });
-        Ok(Some(DeviceSums { team: team.clone(), gpu, nccl, watchdog }))
+        Ok(Some(DeviceSums { team: team.clone(), gpu, nccl, watchdog, received: Vec::new() }))
     }
 
     /// Watches a wait for the GPU.
@@ -76,7 +84,144 @@ impl DeviceSums {
 
     /// How the elements of a buffer are divided among ranks.
     pub fn shards(&self, len: usize) -> Shards {
-        Shards::new(len, self.team.ranks.size(), 16)
+        let size = self.team.ranks.size();
+        let whole = Shards::new(len, size, DeviceOptimizer::PART_ALIGN);
+        // Whole chunks of the norm where there are enough; in any case as ranks write checkpoints, each its own part.
+        match whole.range(size - 1).is_empty() {
+            true => Shards::new(len, size, arena_file::chunk(len)),
+            false => whole,
+        }
+    }
+
+    /// Whether each rank's shard is made of whole chunks of the norm, so that it need not have the whole sum.
+    pub fn splits_norm(&self, len: usize) -> bool {
+        let shards = self.shards(len);
+        shards
+            .ranges()
+            .iter()
+            .all(|range| range.start == len || range.start.is_multiple_of(DeviceOptimizer::PART_ALIGN))
+    }
+
+    /// Gives every rank the chunks of the norm of all, whose shards are those of `len` elements.
+    ///
+    /// # Errors
+    /// If a rank is gone, or memory cannot be had.
+    pub fn share_norm(&mut self, [sums, bad]: [&mut Tensor; 2]) -> Result<()> {
+        let size = self.team.ranks.size();
+        let shards = Shards::new(sums.len(), size, 1);
+        self.all_gather("gradient norm", sums, &shards)?;
+        let shards = Shards::new(bad.len(), size, 2);
+        self.all_gather("gradient norm", bad, &shards)
+    }
+
+    /// Whether sums can be made beside other work.
+    pub fn can_overlap(&self) -> bool {
+        // Rounding to bf16 would need buffers of its own.
+        self.team.bucket > 0 && self.team.summation.wire == Wire::F32
+    }
+
+    /// Adds `window` of a buffer of `len` f32 that starts at the address `base` over all ranks, beside the other work of the GPU,
+    /// this rank's own sums at the addresses `earlier` first. After [`DeviceSums::join`] all have the sum, or each that of its
+    /// shard where `is_split`.
+    ///
+    /// # Errors
+    /// If a rank is gone, or memory cannot be had.
+    pub fn reduce_beside(
+        &mut self,
+        base: u64,
+        window: &Range<usize>,
+        len: usize,
+        earlier: &[u64],
+        is_split: bool,
+    ) -> Result<()> {
+        let (gpu, size, at) = (self.gpu, self.team.ranks.size(), 4 * window.start as u64);
+        let ranges = match is_split {
+            true => self.shards(len).within(window),
+            false => Shards::new(window.len(), size, 16).ranges(),
+        };
+        if self.received.is_empty() {
+            let new = || Tensor::empty(gpu.device(), DType::F32, &[BUCKET]);
+            self.received = (0..size).map(|_| new()).collect::<Result<_>>()?;
+        }
+        gpu.driver().beside(&mut || {
+            for sum in earlier {
+                add_at(gpu, base + at, sum + at, window.len(), DType::F32)?;
+            }
+            self.reduce_at(base + at, window.len(), &ranges, !is_split)
+        })
+    }
+
+    /// Lets all later work wait for the sums that were made beside it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn join(&self) -> Result<()> {
+        self.gpu.driver().join()
+    }
+
+    /// Adds `len` f32 at an address over all ranks; each has the sum of its range, and gives it to all if `gathers`.
+    fn reduce_at(&mut self, base: u64, len: usize, ranges: &[Range<usize>], gathers: bool) -> Result<()> {
+        let (gpu, rank, size) = (self.gpu, self.team.ranks.rank(), self.team.ranks.size());
+        if !self.team.summation.ordered
+            && let Some((nccl, _)) = &mut self.nccl
+            && let Some(stream) = gpu.driver().stream()?
+        {
+            let part = Part { address: base, count: len };
+            // SAFETY: the caller's buffer lives on until the work beside is joined.
+            return unsafe { nccl.all_reduce(part, Element::F32, stream, self.team.ranks.limit(Wait::Step)) };
+        }
+        let received: Vec<u64> = self.received.iter_mut().map(Tensor::address_mut).collect();
+        let part = |address: u64, count: usize| Part { address, count: 4 * count };
+        let pieces = ranges.iter().map(|range| range.len().div_ceil(BUCKET)).max().unwrap_or(0);
+        for index in 0..pieces {
+            let place = |of: usize| {
+                let range = &ranges[of];
+                let at = |index: usize| (range.start + index * BUCKET).min(range.end);
+                part(base + 4 * at(index) as u64, at(index + 1) - at(index))
+            };
+            let own = place(rank);
+            let send: Vec<Part> = (0..size).map(place).collect();
+            let into: Vec<Part> = received.iter().map(|&address| Part { address, ..own }).collect();
+            self.exchange_at("gradients", &send, &into)?;
+            let mut step = 1;
+            while step < size && own.count > 0 {
+                for left in (0..size).step_by(2 * step) {
+                    add_at(gpu, received[left], received[left + step], own.count / 4, DType::F32)?;
+                }
+                step *= 2;
+            }
+            let sum = Part { address: received[0], ..own };
+            match gathers {
+                true => self.exchange_at("gradients", &vec![sum; size], &(0..size).map(place).collect::<Vec<_>>())?,
+                false if own.count > 0 => gpu.driver().copy(own.address, sum.address, own.count)?,
+                false => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends `send[r]` to rank `r` and receives `receive[r]` from it: bytes of device memory, in the order of the work at hand.
+    fn exchange_at(&mut self, name: &'static str, send: &[Part], receive: &[Part]) -> Result<()> {
+        let (driver, ranks) = (self.gpu.driver(), &self.team.ranks);
+        if let Some((nccl, _)) = &mut self.nccl
+            && let Some(stream) = driver.stream()?
+        {
+            // SAFETY: parts of buffers that live until the work beside is joined; those that are received do not overlap.
+            return unsafe { nccl.all_to_all(send, receive, Element::U8, stream, ranks.limit(Wait::Step)) };
+        }
+        let filled = |part: &Part| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; part.count];
+            if part.count > 0 {
+                driver.download(&mut bytes, part.address)?;
+            }
+            Ok(bytes)
+        };
+        let out = send.iter().map(filled).collect::<Result<Vec<_>>>()?;
+        let mut into: Vec<Vec<u8>> = receive.iter().map(|part| vec![0; part.count]).collect();
+        let mut slices: Vec<&mut [u8]> = into.iter_mut().map(Vec::as_mut_slice).collect();
+        ranks.exchange(name, &out.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut slices)?;
+        let taken = receive.iter().zip(&into).filter(|(part, _)| part.count > 0);
+        taken.into_iter().try_for_each(|(part, bytes)| driver.upload(part.address, bytes))
     }
 
     /// Sends `send[r]` to rank `r` and receives `receive[r]` from it; all are of one dtype.

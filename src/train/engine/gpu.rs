@@ -1,19 +1,25 @@
 //! The engine of this project on a GPU: the same passes, started without waiting for them.
 
+use std::ops::Range;
+use std::time::Duration;
+
+use super::buckets::Buckets;
 use super::device_sums::DeviceSums;
 use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
 use crate::checkpoint::state::ArenaData;
 use crate::device::Gpu;
+use crate::device::launch::Mark;
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::device::MOST_IN_FLIGHT;
 use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Moments, Outcome, ScaleState};
-use crate::tape::{Gradients, Params};
+use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::config::Precision;
 use crate::train::lanes::LaneTree;
 
 /// The native engine on a GPU.
 pub struct OnGpu<'a> {
+    gpu: &'static Gpu,
     model: &'a Gpt,
     params: Params,
     optimizer: DeviceOptimizer,
@@ -21,8 +27,14 @@ pub struct OnGpu<'a> {
     setup: Setup,
     team: Team,
     sums: Option<DeviceSums>,
+    /// What is sent while backward runs.
+    buckets: Option<Buckets>,
+    /// Whether each rank needs its shard of the sum of gradients only.
+    is_split: bool,
     /// Targets that count, of each step in flight.
     targets: Vec<usize>,
+    /// When each step in flight began and had computed its gradients.
+    computed: Vec<(Mark, Mark)>,
 }
 
 impl<'a> OnGpu<'a> {
@@ -68,7 +80,11 @@ impl<'a> OnGpu<'a> {
         let params = params.to_device(gpu.device(), precision.dtype())?;
         let scaling = (precision == Precision::Fp16).then(LossScaling::default);
         let optimizer = DeviceOptimizer::of_part(gpu, hyper, scaling, stop, &params, setup.lanes, part)?;
-        Ok(OnGpu { model, params, optimizer, lanes, setup, team, sums, targets: Vec::new() })
+        let overlaps = sums.as_ref().is_some_and(DeviceSums::can_overlap);
+        let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
+        let is_split = team.is_sharded() && sums.as_ref().is_some_and(|sums| sums.splits_norm(len));
+        let (targets, computed) = (Vec::new(), Vec::new());
+        Ok(OnGpu { gpu, model, params, optimizer, lanes, setup, team, sums, buckets, is_split, targets, computed })
     }
 }
 
@@ -78,21 +94,50 @@ impl Engine for OnGpu<'_> {
         self.optimizer.begin_step()?;
         let per_lane = batch.micro_batches / self.setup.lanes;
         let own = self.team.micro_batches(batch.micro_batches);
-        let (_, mut grads) = self.lanes.step(&self.params, own.len(), |micro, grads| {
+        let len = self.params.layout().trained();
+        let driver = self.gpu.driver();
+        let began = self.sums.is_some().then(|| driver.mark()).transpose()?;
+        let (setup, model, params, optimizer) = (&self.setup, self.model, &self.params, &mut self.optimizer);
+        let mut run = |micro: usize, grads: &mut Gradients, hook: Option<ReadyHook<'_>>| {
             let micro = own.start + micro;
-            let pass = self.setup.pass(self.model, batch, micro, self.optimizer.loss_scale());
-            let loss = micro_step(self.model, &self.params, grads, batch, micro, &pass)?;
+            let pass = setup.pass(model, batch, micro, optimizer.loss_scale());
+            let loss = micro_step(model, params, grads, batch, micro, &pass, hook)?;
             // The sum stays on the device, so its share here is nothing.
-            self.optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
-        })?;
+            optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
+        };
+        let (_, mut grads) = match (&self.buckets, &mut self.sums) {
+            (Some(buckets), Some(sums)) => self.lanes.step_in_pieces(params, own.len(), |micro, grads, earlier| {
+                let Some(earlier) = earlier else { return run(micro, grads, None) };
+                let earlier: Vec<u64> = earlier.buffers().map(|sum| sum.flat().address()).collect();
+                let mut pass = buckets.pass();
+                let mut send = |bucket: usize, grads: &mut Gradients| {
+                    let window = &buckets.ranges()[bucket];
+                    sums.reduce_beside(grads.flat_mut().address_mut(), window, len, &earlier, self.is_split)
+                };
+                let hook: ReadyHook<'_> =
+                    Box::new(|id, grads| pass.complete(id).try_for_each(|bucket| send(bucket, grads)));
+                let loss = run(micro, grads, Some(hook))?;
+                pass.rest().try_for_each(|bucket| send(bucket, grads))?;
+                Ok(loss)
+            })?,
+            _ => self.lanes.step(params, own.len(), |micro, grads| run(micro, grads, None))?,
+        };
         let Some(sums) = &mut self.sums else {
             return self.optimizer.step(&mut self.params, grads.get(), lr);
         };
+        self.computed.extend(began.zip(Some(driver.mark()?)));
+        match self.buckets {
+            Some(_) => sums.join()?,
+            None => sums.all_reduce("gradients", grads.get_mut().flat_mut())?,
+        }
         sums.share("losses", self.optimizer.lane_losses_mut())?;
-        sums.all_reduce("gradients", grads.get_mut().flat_mut())?;
-        self.optimizer.step(&mut self.params, grads.get(), lr)?;
+        if self.buckets.is_some() && self.is_split {
+            self.optimizer.step_part(&mut self.params, grads.get(), lr, |partials| sums.share_norm(partials))?;
+        } else {
+            self.optimizer.step(&mut self.params, grads.get(), lr)?;
+        }
         if self.team.is_sharded() {
-            let shards = sums.shards(self.params.layout().trained());
+            let shards = sums.shards(len);
             sums.all_gather("parameters", self.params.flat_mut(), &shards)?;
             self.params.renew_compute()?;
         }
@@ -103,7 +148,17 @@ impl Engine for OnGpu<'_> {
         let _watched = self.sums.as_ref().map(DeviceSums::watch);
         let finished = self.optimizer.finished(&self.params, &std::mem::take(&mut self.targets))?;
         self.sums.as_ref().map_or(Ok(()), DeviceSums::check)?;
+        // All of it is done: the mean time in which this rank's GPU has computed a step's gradients.
+        let spans = self.computed.drain(..).filter_map(|(began, ended)| Some((*began.get()?, *ended.get()?)));
+        let spans: Vec<Duration> = spans.map(|(began, ended)| ended.saturating_duration_since(began)).collect();
+        if !spans.is_empty() {
+            self.team.ranks.set_busy(spans.iter().sum::<Duration>() / spans.len() as u32);
+        }
         Ok(finished)
+    }
+
+    fn overlaps(&self) -> bool {
+        self.buckets.is_some()
     }
 
     fn most_in_flight(&self) -> u64 {
@@ -114,7 +169,7 @@ impl Engine for OnGpu<'_> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, self.optimizer.loss_scale());
         // Reading the losses waits for the pass, so that its time can be taken.
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass)?.on_host().map(|_| ())
+        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None)?.on_host().map(|_| ())
     }
 
     fn params(&self) -> &Params {
@@ -131,6 +186,14 @@ impl Engine for OnGpu<'_> {
             Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(bytes)).collect())
         };
         Ok(Moments { m: whole(&moments.m)?, v: whole(&moments.v)?, ..moments })
+    }
+
+    fn held(&self) -> Range<usize> {
+        self.optimizer.part()
+    }
+
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        self.optimizer.state_of(part)
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {

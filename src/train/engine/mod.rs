@@ -3,10 +3,12 @@
 //! The loop is the same for both. An engine takes the micro-batches of a step, gives the loss and what became of the
 //! gradients, and shows its parameters; validation, samples and checkpoints work from those.
 
+mod buckets;
 mod candle;
 mod device_sums;
 mod gpu;
 mod native;
+mod overlap;
 mod team;
 
 pub use candle::OnCandle;
@@ -14,6 +16,7 @@ pub use gpu::OnGpu;
 pub use native::Native;
 pub use team::Team;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::state::ArenaData;
@@ -25,7 +28,7 @@ use crate::nn::Dropout;
 use crate::ops::classifier;
 use crate::ops::documents::Documents;
 use crate::optim::{Moments, Outcome, ScaleState};
-use crate::tape::{Gradients, Params, Tape};
+use crate::tape::{Gradients, Params, ReadyHook, Tape};
 use crate::tensor::Tensor;
 
 const _: () = assert!(IGNORE == classifier::IGNORE, "what data leaves out, the classifier leaves out");
@@ -104,6 +107,11 @@ pub trait Engine {
     /// As [`Engine::step`].
     fn probe(&mut self, batch: &StepBatch) -> Result<()>;
 
+    /// Whether gradients are sent to other ranks while the backward pass runs.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     /// The weights as they are.
     fn params(&self) -> &Params;
 
@@ -113,6 +121,20 @@ pub trait Engine {
     /// # Errors
     /// If the device fails.
     fn moments(&self) -> Result<Moments>;
+
+    /// The elements whose moments this rank holds.
+    fn held(&self) -> Range<usize> {
+        0..self.params().layout().trained()
+    }
+
+    /// As [`Engine::moments`], of some of the elements that this rank holds; other ranks have no part in it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        let all = self.moments()?;
+        Ok(Moments { m: all.m[part.clone()].to_vec(), v: all.v[part].to_vec(), ..all })
+    }
 
     /// Takes up what a checkpoint holds.
     ///
@@ -153,13 +175,15 @@ impl Setup {
 }
 
 /// Forward and backward of one micro-batch: adds the gradient of the step's mean loss to `grads`, gives the losses.
-fn micro_step(
-    model: &Gpt,
-    params: &Params,
-    grads: &mut Gradients,
+/// `hook` hears of every gradient that is complete.
+fn micro_step<'a>(
+    model: &'a Gpt,
+    params: &'a Params,
+    grads: &'a mut Gradients,
     batch: &StepBatch,
     micro: usize,
-    pass: &Pass,
+    pass: &'a Pass,
+    hook: Option<ReadyHook<'a>>,
 ) -> Result<Loss> {
     let rows = batch.read(micro)?;
     let (b, t) = (batch.micro_batch, batch.loader.context_length());
@@ -170,6 +194,9 @@ fn micro_step(
     };
     let pass = &Pass { documents, ..pass.clone() };
     let mut tape = Tape::training(params, grads);
+    if let Some(hook) = hook {
+        tape.on_ready(hook);
+    }
     let loss = model.loss(&mut tape, &inputs, &rows.targets, 1.0 / batch.targets() as f32, pass)?;
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1])?)?;
     Ok(loss)

@@ -1,14 +1,16 @@
 //! The engine of this project on the CPU.
 
+use std::ops::Range;
 use std::time::Instant;
 
-use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
+use super::buckets::Buckets;
+use super::{Engine, Setup, StepBatch, Team, check_len, micro_step, overlap};
 use crate::checkpoint::state::ArenaData;
 use crate::dist::ordered;
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::{Hyper, Moments, Optimizer, Outcome, PART_ALIGN, ScaleState};
-use crate::tape::{Gradients, Params};
+use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::lanes::LaneTree;
 
 // Every rank's part of the gradients is made of whole chunks of the gradient norm.
@@ -22,6 +24,8 @@ pub struct Native<'a> {
     lanes: LaneTree,
     setup: Setup,
     team: Team,
+    /// What is sent while backward runs.
+    buckets: Option<Buckets>,
     finished: Vec<(f64, Outcome)>,
 }
 
@@ -39,12 +43,12 @@ impl<'a> Native<'a> {
     /// # Errors
     /// As [`Native::new`]; `Usage` if the ranks do not divide the lanes.
     pub fn in_team(model: &'a Gpt, params: Params, hyper: Hyper, setup: Setup, team: Team) -> Result<Native<'a>> {
-        let len = params.layout().trained();
-        let part = if team.is_sharded() { team.ranks.shards(len).range(team.ranks.rank()) } else { 0..len };
-        let optimizer = Optimizer::of_part(hyper, &params, part)?;
+        let optimizer = Optimizer::of_part(hyper, &params, team.held(params.layout().trained()))?;
         // Checked first: what divides by a power of two is one, or is refused for not being one.
         let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
-        Ok(Native { model, params, optimizer, lanes, setup, team, finished: Vec::new() })
+        let overlaps = team.bucket > 0 && team.ranks.can_overlap();
+        let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
+        Ok(Native { model, params, optimizer, lanes, setup, team, buckets, finished: Vec::new() })
     }
 }
 
@@ -52,17 +56,28 @@ impl Engine for Native<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let began = Instant::now();
         let own = self.team.micro_batches(batch.micro_batches);
-        let summed = self.lanes.step(&self.params, own.len(), |micro, grads| {
+        let run = |micro: usize, grads: &mut Gradients, hook: Option<ReadyHook<'_>>| {
             let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, None);
-            micro_step(self.model, &self.params, grads, batch, micro, &pass)?.sum()
-        });
-        let (sum, mut grads) = summed?;
-        let Team { ranks, summation, .. } = &self.team;
-        ranks.set_busy(began.elapsed());
+            micro_step(self.model, &self.params, grads, batch, micro, &pass, hook)?.sum()
+        };
+        let Team { ranks, .. } = &self.team;
+        let (sum, grads) = match &self.buckets {
+            Some(buckets) => {
+                let done = || ranks.set_busy(began.elapsed());
+                overlap::step(&self.team, buckets, &mut self.lanes, &self.params, own.len(), run, done)?
+            }
+            None => {
+                let (sum, mut grads) =
+                    self.lanes.step(&self.params, own.len(), |micro, grads| run(micro, grads, None))?;
+                ranks.set_busy(began.elapsed());
+                let flat = grads.get_mut().flat_mut().f32_mut();
+                self.team.reduce(flat, &(0..flat.len()), flat.len())?;
+                (sum, grads)
+            }
+        };
         let loss = ranks.sum("loss", sum)? / batch.targets() as f64;
         let outcome = if self.team.is_sharded() {
-            ranks.reduce_scatter("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
             let gather = &mut |mine: &[f64]| ranks.gather_numbers("gradient norm", mine);
             let outcome = self.optimizer.step_part(&mut self.params, grads.get(), gather, loss, lr)?;
             if outcome.class.is_applied() {
@@ -72,9 +87,6 @@ impl Engine for Native<'_> {
             }
             outcome
         } else {
-            if ranks.size() > 1 {
-                ranks.all_reduce("gradients", grads.get_mut().flat_mut().f32_mut(), *summation)?;
-            }
             self.optimizer.step(&mut self.params, grads.get(), loss, lr)
         };
         self.finished.push((loss, outcome));
@@ -88,7 +100,11 @@ impl Engine for Native<'_> {
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, None);
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass).map(|_| ())
+        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None).map(|_| ())
+    }
+
+    fn overlaps(&self) -> bool {
+        self.buckets.is_some()
     }
 
     fn params(&self) -> &Params {
@@ -101,21 +117,29 @@ impl Engine for Native<'_> {
             if !self.team.is_sharded() {
                 return Ok(part.to_vec());
             }
-            let ranks = &self.team.ranks;
             let mut all = vec![0.0; self.params.layout().trained()];
-            all[ranks.shards(self.params.layout().trained()).range(ranks.rank())].copy_from_slice(part);
-            ranks.all_gather("moments", &mut all)?;
+            all[self.held()].copy_from_slice(part);
+            self.team.ranks.all_gather("moments", &mut all)?;
             Ok(all)
         };
         Ok(Moments { m: whole(m.f32())?, v: whole(v.f32())?, updates, scale: None })
     }
 
+    fn held(&self) -> Range<usize> {
+        self.team.held(self.params.layout().trained())
+    }
+
+    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+        let (m, v, updates) = self.optimizer.state();
+        let first = self.held().start;
+        let of = |moments: &[f32]| moments[part.start - first..part.end - first].to_vec();
+        Ok(Moments { m: of(m.f32()), v: of(v.f32()), updates, scale: None })
+    }
+
     fn restore(&mut self, arena: &ArenaData, updates: u64, _scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
         self.params.load(&arena.weights)?;
-        let len = self.params.layout().trained();
-        let ranks = &self.team.ranks;
-        let part = if self.team.is_sharded() { ranks.shards(len).range(ranks.rank()) } else { 0..len };
+        let part = self.held();
         self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates);
         Ok(())
     }

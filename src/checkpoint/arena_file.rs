@@ -1,0 +1,236 @@
+//! `training/arena.safetensors`: the fp32 master weights and both moments as flat tensors, written by several processes side by
+//! side.
+//!
+//! One file, whatever the number of processes: each writes its range of every tensor at its place. The checksum is made of the
+//! checksums of fixed chunks, so that it is put together from what the writers tell, without reading the file again, and does
+//! not depend on who wrote what.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::state::{ArenaData, TRAINING};
+use crate::error::{Error, Result};
+
+/// The name of the file within the folder of the training state.
+pub(super) const ARENA: &str = "arena.safetensors";
+const TENSORS: [&str; 3] = ["weights", "m", "v"];
+/// Elements of a chunk in an arena of 2^20 elements or more.
+pub const CHUNK: usize = 1 << 14;
+/// The prefix of a checksum over chunks. One over the whole file, as version 1 wrote it, begins with "xxh3:".
+const CHUNKED: &str = "xxh3-chunks:";
+
+/// Elements of a chunk of a tensor: what a process writes starts at a multiple of this. Small arenas have small chunks, so that
+/// they, too, can be divided.
+pub fn chunk(len: usize) -> usize {
+    if len < 1 << 20 { crate::tape::arena::ALIGN } else { CHUNK }
+}
+
+/// The arena file of a checkpoint in the making.
+#[derive(Clone, Debug)]
+pub struct ArenaFile {
+    path: PathBuf,
+    /// Elements of each tensor.
+    len: usize,
+}
+
+/// What a process has written: its range, and the checksums of its chunks.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct WrittenPart {
+    /// The range's first element.
+    first: usize,
+    /// XXH3 of each chunk, for each tensor.
+    chunks: [Vec<u64>; 3],
+}
+
+impl ArenaFile {
+    /// The arena of `len` elements within a checkpoint's folder.
+    pub fn of(checkpoint: &Path, len: usize) -> ArenaFile {
+        ArenaFile { path: checkpoint.join(TRAINING).join(ARENA), len }
+    }
+
+    /// Makes the file, with room for everything, and its folder.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn create(&self) -> Result<()> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let head = head(self.len);
+        let mut file = File::create(&self.path).map_err(Error::io("create", &self.path))?;
+        let bytes = (head.len() + TENSORS.len() * self.len * 4) as u64;
+        file.write_all(&head).and_then(|()| file.set_len(bytes)).map_err(Error::io("write", &self.path))
+    }
+
+    /// Writes a range of each tensor and makes it durable. Ranges of several processes start at multiples of [`chunk`].
+    ///
+    /// # Errors
+    /// If the file is not there, or the disk refuses.
+    ///
+    /// # Panics
+    /// If the buffers are not as long as the range.
+    pub fn write(&self, range: Range<usize>, buffers: [&[f32]; 3]) -> Result<WrittenPart> {
+        let mut part = WrittenPart { first: range.start, chunks: [const { Vec::new() }; 3] };
+        let mut file = File::options().write(true).open(&self.path).map_err(Error::io("write", &self.path))?;
+        let head = head(self.len).len();
+        for (index, values) in buffers.into_iter().enumerate() {
+            assert_eq!(values.len(), range.len(), "the elements of a range of the arena");
+            let at = head + (index * self.len + range.start) * 4;
+            file.seek(SeekFrom::Start(at as u64)).map_err(Error::io("write", &self.path))?;
+            // Written in larger pieces than are summed.
+            for piece in values.chunks(1 << 18) {
+                let swapped: Vec<u8>;
+                let bytes: &[u8] = if cfg!(target_endian = "little") {
+                    bytemuck::cast_slice(piece)
+                } else {
+                    swapped = piece.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    &swapped
+                };
+                part.chunks[index].extend(bytes.chunks(4 * chunk(self.len)).map(xxh3_64));
+                file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+            }
+        }
+        file.sync_all().map_err(Error::io("write", &self.path))?;
+        Ok(part)
+    }
+
+    /// The checksum of the file that these parts make, in the order of their ranges.
+    ///
+    /// # Errors
+    /// If they do not cover it.
+    pub fn checksum(&self, parts: &[WrittenPart]) -> Result<String> {
+        let mut chunks = 0;
+        for part in parts.iter().filter(|part| !part.chunks[0].is_empty()) {
+            if part.first != chunks * chunk(self.len) {
+                return Err(Error::Training(format!(
+                    "the parts of {} do not fit: element {} follows {}",
+                    self.path.display(),
+                    part.first,
+                    chunks * chunk(self.len)
+                )));
+            }
+            chunks += part.chunks[0].len();
+        }
+        if chunks != self.len.div_ceil(chunk(self.len)) {
+            return Err(Error::Training(format!("the parts of {} do not cover it", self.path.display())));
+        }
+        let all = (0..TENSORS.len()).flat_map(|tensor| parts.iter().flat_map(move |part| &part.chunks[tensor]));
+        Ok(combine(&head(self.len), all.copied()))
+    }
+}
+
+impl WrittenPart {
+    /// As bytes, for another process.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let numbers = std::iter::once(self.first as u64).chain(self.chunks.iter().flatten().copied());
+        numbers.flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// What [`WrittenPart::to_bytes`] gave.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn from_bytes(bytes: &[u8]) -> Result<WrittenPart> {
+        let numbers: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number)).collect();
+        let Some((&first, chunks)) = numbers.split_first().filter(|(_, chunks)| chunks.len().is_multiple_of(3)) else {
+            return Err(Error::Training(format!("{} bytes tell of no part of the arena", bytes.len())));
+        };
+        let of = |tensor: usize| chunks[tensor * chunks.len() / 3..(tensor + 1) * chunks.len() / 3].to_vec();
+        Ok(WrittenPart { first: first as usize, chunks: [of(0), of(1), of(2)] })
+    }
+}
+
+/// The length and header of the safetensors file.
+fn head(len: usize) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    for (index, name) in TENSORS.into_iter().enumerate() {
+        let offsets = [index * len * 4, (index + 1) * len * 4];
+        header.insert(name.into(), serde_json::json!({"dtype": "F32", "shape": [len], "data_offsets": offsets}));
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    // The data starts at a multiple of eight bytes; blanks are legal at the end of the header.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..]].concat()
+}
+
+fn combine(head: &[u8], chunks: impl Iterator<Item = u64>) -> String {
+    let numbers: Vec<u8> = std::iter::once(xxh3_64(head)).chain(chunks).flat_map(u64::to_le_bytes).collect();
+    format!("{CHUNKED}{:016x}", xxh3_64(&numbers))
+}
+
+/// Reads the file and checks it against what was recorded.
+pub(super) fn read(path: &Path, recorded: &str) -> Result<ArenaData> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let found = match recorded.starts_with(CHUNKED) {
+        true => checksum_of(&bytes),
+        // Version 1.
+        false => Some(format!("xxh3:{:016x}", xxh3_64(&bytes))),
+    };
+    if found.as_deref() != Some(recorded) {
+        return Err(Error::data(path, "was changed or torn: its checksum is not the one that was recorded"));
+    }
+    let tensors =
+        safetensors::SafeTensors::deserialize(&bytes).map_err(|error| Error::data(path, error.to_string()))?;
+    let get = |name: &str| -> Result<Vec<f32>> {
+        let view = tensors.tensor(name).map_err(|error| Error::data(path, error.to_string()))?;
+        Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    };
+    let [weights, m, v] = TENSORS;
+    Ok(ArenaData { weights: get(weights)?, m: get(m)?, v: get(v)? })
+}
+
+/// The checksum of a file's bytes; `None` if they are too few for their header.
+fn checksum_of(bytes: &[u8]) -> Option<String> {
+    let header = u64::from_le_bytes(*bytes.first_chunk()?);
+    let (head, data) = bytes.split_at_checked(usize::try_from(header).ok()?.checked_add(8)?)?;
+    let each = data.len() / TENSORS.len();
+    if !data.len().is_multiple_of(4 * TENSORS.len()) {
+        return None;
+    }
+    let tensors = data.chunks(each.max(1));
+    Some(combine(head, tensors.flat_map(|tensor| tensor.chunks(4 * chunk(each / 4)).map(xxh3_64))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_and_its_checksum_do_not_depend_on_who_wrote_what() {
+        for len in [0, 5, 100, (1 << 20) + 40_000] {
+            let value = |i: usize| (i as f32).sin();
+            let buffers: [Vec<f32>; 3] = [0, 1, 2].map(|tensor| (0..len).map(|i| value(i * 3 + tensor)).collect());
+            let mut found = Vec::new();
+            for writers in [1, 2, 4] {
+                let folder = tempfile::tempdir().unwrap();
+                let file = ArenaFile::of(folder.path(), len);
+                file.create().unwrap();
+                let each = len.div_ceil(writers).next_multiple_of(chunk(len));
+                let range = |writer: usize| (writer * each).min(len)..((writer + 1) * each).min(len);
+                // The last one first: order is of no matter.
+                let mut parts: Vec<WrittenPart> = (0..writers)
+                    .rev()
+                    .map(|writer| {
+                        let own = [0, 1, 2].map(|tensor| &buffers[tensor][range(writer)]);
+                        let part = file.write(range(writer), own).unwrap();
+                        WrittenPart::from_bytes(&part.to_bytes()).unwrap()
+                    })
+                    .collect();
+                if writers > 1 && len > 100 {
+                    assert!(file.checksum(&parts).is_err() && file.checksum(&parts[1..]).is_err());
+                }
+                parts.reverse();
+                let checksum = file.checksum(&parts).unwrap();
+                let read_back = read(&file.path, &checksum).unwrap();
+                assert!([read_back.weights, read_back.m, read_back.v] == buffers, "{len} elements");
+                found.push((checksum, std::fs::read(&file.path).unwrap()));
+            }
+            assert!(found.iter().all(|one| *one == found[0]), "{len} elements");
+        }
+        assert!(WrittenPart::from_bytes(&[0; 16]).is_err() && WrittenPart::from_bytes(&[]).is_err());
+    }
+}
