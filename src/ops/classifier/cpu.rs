@@ -10,9 +10,9 @@ use crate::ops::lanes;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::simd;
 
-/// Logits of one chunk, about: 16M elements are 64 MiB. Each chunk reads the weight twice, and reads and writes its gradient. It
+/// Logits of one chunk at most: 64M elements are 256 MiB. Each chunk reads the weight twice, and reads and writes its gradient. It
 /// fixes the order in which that is added up, so it depends on the vocabulary only.
-const CHUNK_ELEMENTS: usize = 16 << 20;
+const CHUNK_ELEMENTS: usize = 64 << 20;
 
 fn chunk_rows(v: usize) -> usize {
     (CHUNK_ELEMENTS / v / 64 * 64).clamp(64, 1024)

@@ -22,7 +22,7 @@ pub fn unit<A: Element>(shape: [usize; 3]) -> Option<Bf16Unit> {
         DType::BF16 => Some(unit),
         // Six products for one pay in AMX alone, and where packing is not most of the work.
         DType::F32 => {
-            let large = shape.iter().all(|&extent| extent >= 32) && shape.iter().product::<usize>() >= 1 << 19;
+            let large = shape.iter().all(|&extent| extent >= 32) && shape.iter().product::<usize>() > 1 << 20;
             (unit == Bf16Unit::Amx && large).then_some(unit)
         }
         _ => None,
