@@ -8,7 +8,7 @@ use taper::config::{Config, docs, schema};
 use taper::data::tokenizer::config::TokenizerKind;
 use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::setting::{Interval, Limit};
-use taper::train::config::{DeviceChoice, MicroBatch};
+use taper::train::config::{DeviceChoice, MicroBatch, Precision, PrecisionConfig};
 
 const MINIMAL: &str = "[data]\ntext = \"a.txt\"\n[train]\nmax_steps = 10\n";
 
@@ -545,4 +545,22 @@ fn the_documentation_is_current() {
     }
     let committed = std::fs::read_to_string(&path).unwrap().replace("\r\n", "\n");
     assert_eq!(committed, page, "docs/config.md is stale: run with TAPER_UPDATE_DOCS=1 and commit it");
+}
+
+#[test]
+fn precisions_are_refused_where_nothing_computes_in_them() {
+    let resolve = |compute, gpu| PrecisionConfig { compute, ..PrecisionConfig::default() }.resolve(gpu);
+    assert_eq!(resolve(None, false).unwrap(), Precision::Fp32);
+    assert_eq!(resolve(None, true).unwrap(), Precision::Bf16);
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        assert_eq!(resolve(Some(precision), false).unwrap(), precision);
+    }
+    for (precision, name) in [(Precision::Tf32, "tf32"), (Precision::Fp16, "fp16")] {
+        assert_eq!(resolve(Some(precision), true).unwrap(), precision);
+        let error = resolve(Some(precision), false).unwrap_err().to_string();
+        let place = format!("precision.compute = \"{name}\" needs a GPU");
+        for words in [place.as_str(), "\"bf16\"", "--device cuda"] {
+            assert!(error.contains(words), "{words} is missing in {error}");
+        }
+    }
 }

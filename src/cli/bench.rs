@@ -28,7 +28,7 @@ Examples:
 scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
     Step(Step),
     /// Time single operators: bytes or floating-point operations per second.
-    #[command(after_help = "Example:\n  taper bench ops --json")]
+    #[command(after_help = "Example:\n  taper bench ops --json\n  taper bench ops --device cpu --precision bf16")]
     Ops(Ops),
     /// Choose matrix product algorithms on a GPU by measurement, for the shapes of a model's training step.
     #[command(after_help = "\
@@ -93,6 +93,9 @@ pub struct Ops {
     /// cpu, cuda, cuda:N or auto.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(super) device: String,
+    /// fp32 or bf16 on the CPU [default: fp32]; on a GPU it is bf16.
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub(super) precision: Option<Precision>,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     pub(super) json: bool,

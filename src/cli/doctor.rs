@@ -12,6 +12,7 @@ use crate::data::corpus;
 use crate::device::info::{CpuInfo, available_memory};
 use crate::device::{Gpu, cuda, gpu};
 use crate::error::{Error, Result};
+use crate::ops::element::Element;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
 /// Arguments of `taper doctor`.
@@ -43,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
 fn describe(as_json: bool) -> Result<()> {
     let cpu = CpuInfo::of_this_machine();
     let threads = rayon::current_num_threads();
-    let (gflops, gbs) = (gemm_gflops(), copy_gbs());
+    let (gflops, gbs) = (gemm_gflops::<f32>(), copy_gbs());
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let free = free_disk(&here);
     let home = cache_home();
@@ -177,10 +178,10 @@ pub(super) fn best_rate(amount: f64, patience: Duration, mut work: impl FnMut())
     amount / best.max(1.0)
 }
 
-/// float32 matrix products of all threads, in GFLOP/s.
-pub(super) fn gemm_gflops() -> f64 {
+/// Matrix products of all threads, in GFLOP/s.
+pub(super) fn gemm_gflops<E: Element>() -> f64 {
     let n = 768;
-    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
+    let (a, b, mut c) = (vec![E::store(0.5); n * n], vec![E::store(0.25); n * n], vec![E::store(0.0); n * n]);
     best_rate(2.0 * (n * n * n) as f64, PATIENCE, || {
         gemm(
             MatMut::new(black_box(&mut c), n, n),
