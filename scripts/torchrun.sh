@@ -12,6 +12,8 @@
 #   loss       3.28 on FineWeb's validation shard, as the config says
 #   price      hours x nodes x the price of a node in an hour
 #
+# More than 8 processes need no dist.lanes: a new run gets as many lanes as processes.
+#
 # Needs Python with torch, for torchrun alone. The run folder lies on a file system that all machines share. The `--` keeps
 # torchrun from reading options of taper as its own.
 set -euo pipefail

@@ -117,11 +117,10 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
         for (number, rank) in ranks.iter_mut().enumerate().filter(|(_, rank)| rank.ended.is_none()) {
             rank.ended =
                 rank.child.try_wait().map_err(|error| Error::Device(format!("watching rank {number}: {error}")))?;
-            if let Some(status) = rank.ended {
+            if rank.ended.is_some() {
                 (rank.order, ends) = (ends, ends + 1);
-                if !matches!(status.code(), Some(0 | 3)) {
-                    kill_at.get_or_insert(Instant::now() + policy.grace);
-                }
+                // However the first one ends, the others have nothing left to do: ranks that are done end together.
+                kill_at.get_or_insert(Instant::now() + policy.grace);
             }
         }
         if stop.load(Ordering::Relaxed) && !told {
@@ -161,9 +160,14 @@ fn verdict(ranks: &[Rank]) -> Attempt {
         let message = format!("rank {number} {}: {words}", how(status));
         return if status.code() == Some(2) { Attempt::Refused(message) } else { Attempt::Failed(message) };
     }
-    match ranks.iter().all(|rank| rank.ended.is_some_and(|status| status.success())) {
-        true => Attempt::Done,
-        false => Attempt::Stopped,
+    let ended_with =
+        |code: i32| ranks.iter().filter(|rank| rank.ended.and_then(|status| status.code()) == Some(code)).count();
+    match ranks.iter().position(|rank| rank.killed) {
+        _ if ended_with(3) > 0 => Attempt::Stopped,
+        _ if ended_with(0) == ranks.len() => Attempt::Done,
+        // It hung after its last call: to start again shows whether anything is missing.
+        Some(number) => Attempt::Failed(format!("rank {number} did not end when the others had")),
+        None => Attempt::Stopped,
     }
 }
 
@@ -252,7 +256,7 @@ mod tests {
 
     fn supervise(processes: usize, restarts: usize, script: &'static str) -> (Result<()>, Vec<String>) {
         let said = Mutex::new(Vec::new());
-        let policy = Policy { processes, restarts, grace: Duration::from_millis(200) };
+        let policy = Policy { processes, restarts, grace: Duration::from_millis(1500) };
         let say = |line: &str| said.lock().unwrap().push(line.to_string());
         let result = run(policy, &shell(script), &|| None, &AtomicBool::new(false), &say);
         (result, said.into_inner().unwrap())
@@ -274,6 +278,15 @@ mod tests {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("was killed by signal 9") && error.contains("after 1 restart"), "{error}");
         assert_eq!(said.len(), 1);
+    }
+
+    #[test]
+    fn a_rank_that_hangs_when_all_is_done_is_not_waited_for() {
+        let (result, said) = supervise(2, 1, "if [ $ATTEMPT = 0 ] && [ $TAPER_RANK = 1 ]; then exec sleep 60; fi");
+        assert!(result.is_ok() && said[0].contains("rank 1 did not end when the others had"), "{result:?} {said:?}");
+        // Where the others have stopped and saved, it is no matter.
+        let (result, said) = supervise(2, 1, "if [ $TAPER_RANK = 1 ]; then exec sleep 60; fi; exit 3");
+        assert!(result.unwrap_err().exit_code() == 3 && said.is_empty(), "{said:?}");
     }
 
     #[test]

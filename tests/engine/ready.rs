@@ -11,7 +11,7 @@ use taper::model::Gpt;
 use taper::model::config::{Mlp, ModelConfig, Norm, Position};
 use taper::model::gpt::Pass;
 use taper::optim::Hyper;
-use taper::tape::{Gradients, ParamId, Tape};
+use taper::tape::{Gradients, Tape};
 use taper::tensor::Tensor;
 use taper::train::engine::{Engine, Native, Setup, StepBatch, Team};
 
@@ -40,7 +40,7 @@ fn every_gradient_is_final_when_its_hook_is_called_and_each_is_called_once() {
             let batch = Batch::random(2, 2, config.context_length, config.vocab_size);
             let how = Pass { recompute, ..Pass::default() };
             let (_, expected) = loss_and_grads((&model, &params), &batch, &how);
-            let seen: Rc<RefCell<Vec<(ParamId, Vec<u32>)>>> = Rc::default();
+            let seen = Rc::new(RefCell::new(Vec::new()));
             let mut grads = Gradients::zeros_like(&params).unwrap();
             let mut tape = Tape::training(&params, &mut grads);
             let into = seen.clone();
