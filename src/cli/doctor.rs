@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<()> {
 fn describe(as_json: bool) -> Result<()> {
     let cpu = CpuInfo::of_this_machine();
     let threads = rayon::current_num_threads();
-    let (gflops, gbs) = (gemm_gflops(), copy_gbs());
+    let (gflops, gbs) = (gemm_gflops(PATIENCE), copy_gbs(PATIENCE));
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let free = free_disk(&here);
     let home = cache_home();
@@ -178,10 +178,10 @@ pub(super) fn best_rate(amount: f64, patience: Duration, mut work: impl FnMut())
 }
 
 /// float32 matrix products of all threads, in GFLOP/s.
-pub(super) fn gemm_gflops() -> f64 {
+pub(super) fn gemm_gflops(patience: Duration) -> f64 {
     let n = 768;
     let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
-    best_rate(2.0 * (n * n * n) as f64, PATIENCE, || {
+    best_rate(2.0 * (n * n * n) as f64, patience, || {
         gemm(
             MatMut::new(black_box(&mut c), n, n),
             Into::Set,
@@ -194,12 +194,12 @@ pub(super) fn gemm_gflops() -> f64 {
 }
 
 /// Copying between buffers that no cache holds, by all threads, bytes read and written together, in GB/s.
-pub(super) fn copy_gbs() -> f64 {
+pub(super) fn copy_gbs(patience: Duration) -> f64 {
     use rayon::prelude::*;
     let len = 16 << 20;
     let (from, mut to) = (vec![1.0f32; len], vec![0.0f32; len]);
     let share = len.div_ceil(rayon::current_num_threads());
-    best_rate(8.0 * len as f64, PATIENCE, || {
+    best_rate(8.0 * len as f64, patience, || {
         let pairs = black_box(&mut to).par_chunks_mut(share).zip(from.par_chunks(share));
         pairs.for_each(|(to, from)| to.copy_from_slice(from));
     })
