@@ -521,3 +521,37 @@ fn bench_step_times_a_config() {
     assert!((found["tokens_per_s"].as_f64().unwrap() * seconds - 96.0).abs() < 1e-6);
     fails(&["bench", "step", "--config", &config, "--set", "train.micro_batch=auto"], 2, &["micro_batch"]);
 }
+
+#[test]
+fn bench_ops_sets_operators_beside_floors_and_the_step_beside_their_sum() {
+    let found = json(&["bench", "ops", "--shape", "10m", "--patience", "1", "--steps", "1", "--device", "cpu", "--json"]);
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of:#}"));
+    let positive = |of: &Value, keys: &[&str]| keys.iter().for_each(|key| assert!(number(of, key) > 0.0, "{key}: {of}"));
+    positive(&found, &["step_ms", "step_ms_best", "sum_ms", "floor_sum_ms", "explained_share", "threads"]);
+    let ceilings = &found["ceilings"];
+    positive(ceilings, &["copy_gb_per_s", "fma_gflop_per_s", "product_gflop_per_s"]);
+    let has_unit = ceilings["bf16_unit"].is_string();
+    assert_eq!(has_unit, ceilings["bf16_unit_gflop_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{ceilings}");
+    let (mut sums, mut parameter_bytes) = ([0.0; 2], 0.0);
+    for row in found["ops"].as_array().unwrap() {
+        positive(row, &["bytes", "floor_ms", "ms", "share"]);
+        assert!(number(row, "flops") >= 0.0 && row["pass"].is_string(), "{row}");
+        assert!((number(row, "share") * number(row, "ms") / number(row, "floor_ms") - 1.0).abs() < 1e-9, "{row}");
+        let seconds = number(row, "bytes") / number(ceilings, "copy_gb_per_s") / 1e9;
+        assert!(number(row, "floor_ms") >= seconds * 1e3 * (1.0 - 1e-9), "{row}");
+        let count = row["count"].as_u64().unwrap() as f64;
+        sums[0] += count * number(row, "ms");
+        sums[1] += count * number(row, "floor_ms");
+        if row["op"] == "gradient norm" {
+            parameter_bytes = number(row, "bytes");
+        }
+    }
+    for (key, sum) in ["sum_ms", "floor_sum_ms"].iter().zip(sums) {
+        assert!((number(&found, key) / sum - 1.0).abs() < 1e-9, "{key}: {sum}");
+    }
+    let explained = number(&found, "sum_ms") / number(&found, "step_ms");
+    assert!((number(&found, "explained_share") - explained).abs() < 1e-9);
+    // Four bytes for each of 10,770,816 parameters.
+    assert_eq!(parameter_bytes, 4.0 * 10_770_816.0);
+    fails(&["bench", "ops", "--precision", "fp16", "--device", "cpu"], 2, &["fp16"]);
+}

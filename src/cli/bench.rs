@@ -27,8 +27,13 @@ Examples:
 
 scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
     Step(Step),
-    /// Time single operators: bytes or floating-point operations per second.
-    #[command(after_help = "Example:\n  taper bench ops --json\n  taper bench ops --device cpu --precision bf16")]
+    /// Time every operator of a training step beside its floor, and the step beside their sum.
+    #[command(after_help = "\
+Examples:
+  taper bench ops
+  taper bench ops --shape 10m --precision bf16 --json
+
+docs/performance.md says what is counted.")]
     Ops(Ops),
     /// Choose matrix product algorithms on a GPU by measurement, for the shapes of a model's training step.
     #[command(after_help = "\
@@ -90,12 +95,21 @@ pub struct Step {
 /// Arguments of `taper bench ops`.
 #[derive(Debug, clap::Args)]
 pub struct Ops {
+    /// A built-in shape, on the CPU [default: 124m].
+    #[arg(long, value_enum)]
+    pub(super) shape: Option<Shape>,
+    /// fp32 or bf16, on the CPU [default: fp32].
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub(super) precision: Option<Precision>,
+    /// Milliseconds for each operator, on the CPU; each is run four times at least.
+    #[arg(long, value_name = "MS", default_value_t = 400)]
+    pub(super) patience: u64,
+    /// Steps that are timed, on the CPU.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) steps: u32,
     /// cpu, cuda, cuda:N or auto.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(super) device: String,
-    /// fp32 or bf16 on the CPU [default: fp32]; on a GPU it is bf16.
-    #[arg(long, value_enum, value_name = "PRECISION")]
-    pub(super) precision: Option<Precision>,
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     pub(super) json: bool,
@@ -150,19 +164,22 @@ pub(super) struct Job {
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Step(args) => bench_step::run(&args, job(&args)?),
-        Command::Ops(args) => bench_ops::run(&args),
+        Command::Ops(args) => bench_ops::run(&args, built_in(args.shape.unwrap_or(Shape::Gpt2), None)),
         Command::Tune(args) => bench_tune::run(&args, job(&args.step)?),
         Command::Sample(args) => bench_sample::run(&args),
     }
 }
 
-fn job(args: &Step) -> Result<Job> {
+/// A built-in shape, with its own number of sequences or another.
+fn built_in(shape: Shape, batch: Option<u32>) -> Job {
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
-    let Some(path) = &args.config else {
-        let (model, batch) = args.shape.model();
-        let batch = args.batch.map_or(batch, |batch| batch as usize);
-        return Ok(Job { name: args.shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 });
-    };
+    let (model, sequences) = shape.model();
+    let batch = batch.map_or(sequences, |batch| batch as usize);
+    Job { name: shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 }
+}
+
+fn job(args: &Step) -> Result<Job> {
+    let Some(path) = &args.config else { return Ok(built_in(args.shape, args.batch)) };
     let mut config = Config::load(path, &args.set)?;
     let vocab_size = match config.tokenizer.kind() {
         TokenizerKind::Gpt2 => Tokenizer::gpt2()?.vocab_size(),

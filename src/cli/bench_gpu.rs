@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::bench_table::{FlopUnit, Limit, Row, Table};
+use super::bench_table::{Limit, Row, Table};
 use super::print_line;
 use crate::device::launch::{GpuMatrix, Product};
 use crate::device::{DType, Gpu};
@@ -30,10 +30,10 @@ const ROUNDS: usize = 7;
 
 pub(super) fn run(gpu: &'static Gpu, as_json: bool) -> Result<()> {
     let (flops, bytes) = (product_flops(gpu)?, copy_bytes(gpu)?);
-    let table = Table { rows: measure(gpu)?, flops, bytes, unit: FlopUnit::Tera };
+    let table = Table { rows: measure(gpu)?, flops, bytes };
     let facts = gpu.driver().facts();
     if as_json {
-        return table.print_json("device", &json!(facts));
+        return table.print_json(&json!(facts));
     }
     print_line(&format!(
         "{}: B={B} T={T} C={C} M={M} V={V}, bf16; ceilings: {:.0} TFLOP/s, {:.0} GB/s (copy)",

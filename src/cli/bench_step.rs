@@ -33,30 +33,54 @@ pub(super) fn random_batch(b: usize, t: usize, v: usize) -> Result<impl Fn(u64) 
     Ok(move |step| StepBatch { loader: loader.clone(), first_sequence: 0, micro_batch: b, micro_batches: 1, step })
 }
 
-pub(super) fn run(args: &Step, job: Job) -> Result<()> {
-    let began = Instant::now();
-    let device = Device::parse(&args.device)?;
+/// What was measured of some steps.
+pub(super) struct Measured {
+    /// Seconds of each step, or on a GPU of some together over their number; sorted.
+    times: Vec<f64>,
+    /// Steps that they stand for.
+    steps: u64,
+    /// Seconds until the first step was done, or the first that go together.
+    first: f64,
+    loss: f64,
+    parameters: usize,
+}
+
+impl Measured {
+    /// Seconds of a step.
+    pub fn median(&self) -> f64 {
+        self.times[self.times.len() / 2]
+    }
+
+    /// Seconds of the fastest.
+    pub fn best(&self) -> f64 {
+        self.times[0]
+    }
+}
+
+/// Steps on a device that goes on from one to the next without looking at the clock.
+fn together(device: Device) -> u64 {
+    if device == Device::Cpu { 1 } else { TOGETHER }
+}
+
+/// Times at least `steps` steps after the warm-up.
+///
+/// # Errors
+/// If memory or the device fails.
+pub(super) fn measure(job: Job, device: Device, precision: Precision, steps: u32, began: Instant) -> Result<Measured> {
     let gpu = device.gpu()?;
-    let precision = precision(args, gpu.is_some())?;
     let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
-    let flops_per_token = job.model.flops_per_token();
     let model = Gpt::new(job.model)?;
     let params = model.initialise(1)?;
     let setup = Setup { seed_dropout: 1, recompute: job.recompute, lanes: 1 };
     let mut engine: Box<dyn Engine + '_> = match gpu {
-        None => {
-            if let Some(note) = slow_on_this_cpu(precision) {
-                eprintln!("NOTE: {note}");
-            }
-            Box::new(Native::new(&model, params.with_compute(precision.dtype())?, job.hyper, setup)?)
-        }
+        None => Box::new(Native::new(&model, params.with_compute(precision.dtype())?, job.hyper, setup)?),
         Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?),
     };
     let batch = random_batch(b, t, v)?;
     pool::reset_peak();
-    let together = if gpu.is_some() { TOGETHER } else { 1 };
+    let together = together(device);
     let (mut times, mut loss, mut step, mut first) = (Vec::new(), 0.0, 0, 0.0);
-    while times.len() < args.steps as usize {
+    while times.len() < steps as usize {
         let round = Instant::now();
         for _ in 0..together {
             engine.step(&batch(step), job.lr)?;
@@ -74,7 +98,23 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let (median, best) = (times[times.len() / 2], times[0]);
+    let steps = times.len() as u64 * together;
+    Ok(Measured { times, steps, first, loss, parameters: model.layout().parameters() })
+}
+
+pub(super) fn run(args: &Step, job: Job) -> Result<()> {
+    let began = Instant::now();
+    let device = Device::parse(&args.device)?;
+    let gpu = device.gpu()?;
+    let precision = precision(args, gpu.is_some())?;
+    if let (None, Some(note)) = (gpu, slow_on_this_cpu(precision)) {
+        eprintln!("NOTE: {note}");
+    }
+    let (name, b, t, v) = (job.name.clone(), job.batch, job.model.context_length, job.model.vocab_size);
+    let flops_per_token = job.model.flops_per_token();
+    let measured = measure(job, device, precision, args.steps, began)?;
+    let Measured { times, steps, first, loss, parameters } = &measured;
+    let (median, best) = (measured.median(), measured.best());
     let tokens_per_s = (b * t) as f64 / median;
     let flops = tokens_per_s * flops_per_token as f64;
     let mfu = peak_flops(device, precision).map(|peak| flops / peak);
@@ -84,10 +124,10 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
         None => (mib(pool::peak_bytes()), mib(pool::held_bytes())),
         Some(gpu) => (mib(gpu.peak_bytes()), mib(gpu.held_bytes())),
     };
-    let (parameters, threads) = (model.layout().parameters(), rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
     if args.json {
         return print_json(&json!({
-            "shape": job.name,
+            "shape": name,
             "device": device_words(device),
             "precision": precision.name(),
             "parameters": parameters,
@@ -95,7 +135,7 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
             "context_length": t,
             "vocab_size": v,
             "threads": threads,
-            "steps": times.len() as u64 * together,
+            "steps": steps,
             "start_s": first,
             "step_ms": median * 1e3,
             "step_ms_best": best * 1e3,
@@ -110,12 +150,11 @@ pub(super) fn run(args: &Step, job: Job) -> Result<()> {
         }));
     }
     print_line(&format!(
-        "{}: {parameters} parameters, B={b}, T={t}, V={v}, {} in {}",
-        job.name,
+        "{name}: {parameters} parameters, B={b}, T={t}, V={v}, {} in {}",
         device_words(device),
         precision.name()
     ))?;
-    print_line(&format!("start      {first:.1} s until {together} step(s) were done"))?;
+    print_line(&format!("start      {first:.1} s until {} step(s) were done", together(device)))?;
     print_line(&format!("step       {:.2} ms (median of {}), best {:.2} ms", median * 1e3, times.len(), best * 1e3))?;
     print_line(&format!("tokens/s   {tokens_per_s:.0}"))?;
     print_line(&format!("GFLOP/s    {:.1}", flops / 1e9))?;

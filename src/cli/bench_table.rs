@@ -1,4 +1,4 @@
-//! The table of `taper bench ops`: what each operator reached beside the ceiling that limits it.
+//! The table of `taper bench ops` on a GPU: what each operator reached beside the ceiling that limits it.
 
 use serde_json::{Value, json};
 
@@ -10,23 +10,6 @@ use crate::error::Result;
 pub(super) enum Limit {
     Bytes,
     Flops,
-}
-
-/// In what rates of operations are told.
-#[derive(Clone, Copy)]
-pub(super) enum FlopUnit {
-    Giga,
-    Tera,
-}
-
-impl FlopUnit {
-    /// As people and as programs read it, and operations per second in one.
-    fn names(self) -> (&'static str, &'static str, f64) {
-        match self {
-            FlopUnit::Giga => ("GFLOP/s", "gflop_per_s", 1e9),
-            FlopUnit::Tera => ("TFLOP/s", "tflop_per_s", 1e12),
-        }
-    }
 }
 
 /// One measurement.
@@ -44,7 +27,6 @@ pub(super) struct Table {
     pub rows: Vec<Row>,
     pub flops: f64,
     pub bytes: f64,
-    pub unit: FlopUnit,
 }
 
 impl Table {
@@ -53,13 +35,13 @@ impl Table {
         let per_second = row.amount / row.seconds;
         let ((unit, key, scale), ceiling) = match row.limit {
             Limit::Bytes => (("GB/s", "gb_per_s", 1e9), self.bytes),
-            Limit::Flops => (self.unit.names(), self.flops),
+            Limit::Flops => (("TFLOP/s", "tflop_per_s", 1e12), self.flops),
         };
         (per_second / scale, unit, key, per_second / ceiling)
     }
 
-    /// One JSON object: what was measured on (under `name`), the ceilings, the operators.
-    pub fn print_json(&self, name: &str, machine: &Value) -> Result<()> {
+    /// One JSON object: the device, the ceilings, the operators.
+    pub fn print_json(&self, device: &Value) -> Result<()> {
         let ops: Vec<Value> = self
             .rows
             .iter()
@@ -68,9 +50,8 @@ impl Table {
                 json!({"op": row.op, "pass": row.pass, "ms": row.seconds * 1e3, key: rate, "share": share})
             })
             .collect();
-        let (_, key, scale) = self.unit.names();
-        let ceilings = json!({key: self.flops / scale, "gb_per_s": self.bytes / 1e9});
-        super::print_json(&json!({name: machine, "ceilings": ceilings, "ops": ops}))
+        let ceilings = json!({"tflop_per_s": self.flops / 1e12, "gb_per_s": self.bytes / 1e9});
+        super::print_json(&json!({"device": device, "ceilings": ceilings, "ops": ops}))
     }
 
     /// A line for each operator.

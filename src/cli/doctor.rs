@@ -12,7 +12,6 @@ use crate::data::corpus;
 use crate::device::info::{CpuInfo, available_memory};
 use crate::device::{Gpu, cuda, gpu};
 use crate::error::{Error, Result};
-use crate::ops::element::Element;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 
 /// Arguments of `taper doctor`.
@@ -44,7 +43,7 @@ pub fn run(args: Args) -> Result<()> {
 fn describe(as_json: bool) -> Result<()> {
     let cpu = CpuInfo::of_this_machine();
     let threads = rayon::current_num_threads();
-    let (gflops, gbs) = (gemm_gflops::<f32>(), copy_gbs());
+    let (gflops, gbs) = (gemm_gflops(PATIENCE), copy_gbs(PATIENCE));
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let free = free_disk(&here);
     let home = cache_home();
@@ -178,11 +177,11 @@ pub(super) fn best_rate(amount: f64, patience: Duration, mut work: impl FnMut())
     amount / best.max(1.0)
 }
 
-/// Matrix products of all threads, in GFLOP/s.
-pub(super) fn gemm_gflops<E: Element>() -> f64 {
+/// float32 matrix products of all threads, in GFLOP/s.
+pub(super) fn gemm_gflops(patience: Duration) -> f64 {
     let n = 768;
-    let (a, b, mut c) = (vec![E::store(0.5); n * n], vec![E::store(0.25); n * n], vec![E::store(0.0); n * n]);
-    best_rate(2.0 * (n * n * n) as f64, PATIENCE, || {
+    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
+    best_rate(2.0 * (n * n * n) as f64, patience, || {
         gemm(
             MatMut::new(black_box(&mut c), n, n),
             Into::Set,
@@ -195,12 +194,12 @@ pub(super) fn gemm_gflops<E: Element>() -> f64 {
 }
 
 /// Copying between buffers that no cache holds, by all threads, bytes read and written together, in GB/s.
-pub(super) fn copy_gbs() -> f64 {
+pub(super) fn copy_gbs(patience: Duration) -> f64 {
     use rayon::prelude::*;
     let len = 16 << 20;
     let (from, mut to) = (vec![1.0f32; len], vec![0.0f32; len]);
     let share = len.div_ceil(rayon::current_num_threads());
-    best_rate(8.0 * len as f64, PATIENCE, || {
+    best_rate(8.0 * len as f64, patience, || {
         let pairs = black_box(&mut to).par_chunks_mut(share).zip(from.par_chunks(share));
         pairs.for_each(|(to, from)| to.copy_from_slice(from));
     })

@@ -7,6 +7,9 @@
 pub mod bench;
 mod bench_gpu;
 mod bench_ops;
+mod bench_ops_list;
+mod bench_ops_time;
+mod bench_peaks;
 mod bench_sample;
 mod bench_step;
 mod bench_table;

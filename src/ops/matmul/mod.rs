@@ -11,6 +11,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod pack;
+pub mod peak;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 #[cfg(target_arch = "x86_64")]
