@@ -1,11 +1,16 @@
 //! Tokenizer speed on one thread, against the `tokenizers` and `tiktoken-rs` crates, and BPE training on all threads.
 //!
 //! Text: the shared Gutenberg shard where it is, else this crate's own sources. `cargo bench --bench tokenizer`.
+//!
+//! With `TAPER_BENCH_TEXT=FILE` it measures one thing once instead, for scripts that alternate between programs
+//! (`scripts/bench_tokenizers.py`): GPT-2 ids of the file's lines taken together, on one thread, by `encode_into`. It prints a line
+//! of JSON: seconds, bytes, tokens, and an FNV-1a hash of the ids.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 use taper::data::tokenizer::{Tokenizer, train_bpe};
 
 /// Four megabytes of text, or less.
@@ -51,5 +56,26 @@ fn benches(c: &mut Criterion) {
     group.finish();
 }
 
+/// See the story of this file.
+fn once(path: &Path) {
+    let text = std::fs::read_to_string(path).expect("a readable text file");
+    let gpt2 = Tokenizer::gpt2().expect("it is in the program");
+    let start = Instant::now();
+    let ids = gpt2.encode(&text, false).expect("bytes can always be encoded");
+    let seconds = start.elapsed().as_secs_f64();
+    let hash = ids.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &id| (hash ^ u64::from(id)).wrapping_mul(0x0100_0000_01b3));
+    let (bytes, tokens) = (text.len(), ids.len());
+    println!("{{\"seconds\":{seconds},\"bytes\":{bytes},\"tokens\":{tokens},\"hash\":\"{hash:016x}\"}}");
+}
+
 criterion_group!(tokenizer, benches);
-criterion_main!(tokenizer);
+
+fn main() {
+    match std::env::var_os("TAPER_BENCH_TEXT") {
+        Some(path) => once(Path::new(&path)),
+        None => {
+            tokenizer();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}
