@@ -245,9 +245,13 @@ impl ShardWriter {
         self.bytes.clear();
         if self.layout.token_bytes() == 2 {
             debug_assert!(tokens.iter().all(|&token| token <= u32::from(u16::MAX)));
-            self.bytes.extend(tokens.iter().flat_map(|&token| (token as u16).to_le_bytes()));
+            self.bytes.resize(2 * tokens.len(), 0);
+            let (pairs, _) = self.bytes.as_chunks_mut();
+            pairs.iter_mut().zip(tokens).for_each(|(bytes, &token)| *bytes = (token as u16).to_le_bytes());
         } else {
-            self.bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+            self.bytes.resize(4 * tokens.len(), 0);
+            let (words, _) = self.bytes.as_chunks_mut();
+            words.iter_mut().zip(tokens).for_each(|(bytes, token)| *bytes = token.to_le_bytes());
         }
         self.hash.update(&self.bytes);
         self.tokens += tokens.len() as u64;
