@@ -144,9 +144,8 @@ pub(super) fn run(
                 let last = job.failed.is_some();
                 let (charged, (sender, result)) = (job.bytes(), sync_channel(1));
                 // A writer that has gone away has failed, and says so itself.
-                let sent = budget.take(charged)
-                    && work.send((job, charged, sender)).is_ok()
-                    && order.send(result).is_ok();
+                let sent =
+                    budget.take(charged) && work.send((job, charged, sender)).is_ok() && order.send(result).is_ok();
                 if last || !sent {
                     break;
                 }
@@ -185,7 +184,8 @@ fn encode_job(
     let bytes: usize = job.pieces.iter().map(|piece| piece.text.len()).sum();
     // Prose has some four bytes to an id.
     let mut ids = Vec::with_capacity(bytes / 3);
-    let mut encoded = Encoded { pieces: Vec::new(), ids: Vec::new(), consumed: job.consumed, failed: job.failed, charged };
+    let mut encoded =
+        Encoded { pieces: Vec::new(), ids: Vec::new(), consumed: job.consumed, failed: job.failed, charged };
     for mut piece in job.pieces {
         if let Err(error) = encode(&piece, &mut ids) {
             encoded.failed = Some(error);
@@ -213,9 +213,7 @@ mod tests {
 
     fn jobs(count: u64, bytes: usize) -> impl FnMut() -> Option<Job> + Send {
         let mut numbers = 0..count;
-        move || {
-            numbers.next().map(|n| Job { pieces: vec![piece(2 * n, bytes), piece(2 * n + 1, 1)], ..Job::default() })
-        }
+        move || numbers.next().map(|n| Job { pieces: vec![piece(2 * n, bytes), piece(2 * n + 1, 1)], ..Job::default() })
     }
 
     /// Bytes of text that live between the reader and the encoders, and of ids between those and the writer, counted apart from
