@@ -260,7 +260,11 @@ mod tests {
             written += encoded.ids.len();
             Ok(())
         };
-        run(&budget, 2, jobs(5, 1000), |piece, ids| Ok(ids.extend(piece.text.bytes().map(u32::from))), write).unwrap();
+        let encode = |piece: &Piece, ids: &mut Vec<u32>| {
+            ids.extend(piece.text.bytes().map(u32::from));
+            Ok(())
+        };
+        run(&budget, 2, jobs(5, 1000), encode, write).unwrap();
         assert_eq!(written, 5 * 1001);
         assert!(budget.peak() < 2 * 1001 * CHARGE, "{}", budget.peak());
     }
@@ -268,15 +272,20 @@ mod tests {
     #[test]
     fn errors_come_after_what_was_before_them_and_nobody_is_left_waiting() {
         let failing = |at: u64| {
-            move |piece: &Piece, ids: &mut Vec<u32>| match piece.piece {
-                number if number == at => Err(Error::usage("encoding")),
-                number => Ok(ids.push(number as u32)),
+            move |piece: &Piece, ids: &mut Vec<u32>| {
+                ids.push(piece.piece as u32);
+                if piece.piece == at { Err(Error::usage("encoding")) } else { Ok(()) }
             }
         };
+        fn keep(seen: &mut Vec<u32>) -> impl FnMut(&Encoded) -> Result<()> {
+            |encoded| {
+                encoded.pieces().for_each(|(_, ids)| seen.extend_from_slice(ids));
+                Ok(())
+            }
+        }
         // While encoding, in the middle of a job.
         let mut seen = Vec::new();
-        let write = |encoded: &Encoded| Ok(seen.extend_from_slice(&encoded.ids));
-        let error = run(&Budget::new(9000), 2, jobs(50, 1000), failing(21), write).unwrap_err();
+        let error = run(&Budget::new(9000), 2, jobs(50, 1000), failing(21), keep(&mut seen)).unwrap_err();
         assert_eq!((error.to_string().as_str(), seen), ("encoding", (0..21).collect()));
         // While reading.
         let (mut given, mut seen) = (0, Vec::new());
@@ -285,8 +294,7 @@ mod tests {
             let failed = (given == 7).then(|| Error::usage("reading"));
             Some(Job { pieces: vec![piece(given, 10)], failed, ..Job::default() })
         };
-        let write = |encoded: &Encoded| Ok(seen.extend_from_slice(&encoded.ids));
-        let error = run(&Budget::new(100), 2, reading, failing(0), write).unwrap_err();
+        let error = run(&Budget::new(100), 2, reading, failing(0), keep(&mut seen)).unwrap_err();
         assert_eq!((error.to_string().as_str(), seen), ("reading", (1..=7).collect()));
         // While writing, with the reader waiting for room.
         let write = |_: &Encoded| Err(Error::usage("writing"));
