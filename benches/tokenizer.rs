@@ -1,11 +1,16 @@
 //! Tokenizer speed on one thread, against the `tokenizers` and `tiktoken-rs` crates, and BPE training on all threads.
 //!
 //! Text: the shared Gutenberg shard where it is, else this crate's own sources. `cargo bench --bench tokenizer`.
+//!
+//! With `TAPER_BENCH_TEXT=FILE` it measures one thing once instead, for scripts that alternate between programs
+//! (`scripts/bench_tokenizers.py`): the GPT-2 ids of that text, on one thread. It prints a line of JSON: seconds, bytes, tokens,
+//! and the sum of all (id + 1) (position + 1), modulo 2^64, as a check.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 use taper::data::tokenizer::{Tokenizer, train_bpe};
 
 /// Four megabytes of text, or less.
@@ -51,5 +56,27 @@ fn benches(c: &mut Criterion) {
     group.finish();
 }
 
+/// See the story of this file.
+fn once(path: &Path) {
+    let text = std::fs::read_to_string(path).expect("a readable text file");
+    let gpt2 = Tokenizer::gpt2().expect("it is in the program");
+    let start = Instant::now();
+    let ids = gpt2.encode(&text, false).expect("bytes can always be encoded");
+    let seconds = start.elapsed().as_secs_f64();
+    let weighted = |(i, &id): (usize, &u32)| (u64::from(id) + 1).wrapping_mul(i as u64 + 1);
+    let hash = ids.iter().enumerate().map(weighted).fold(0, u64::wrapping_add);
+    let (bytes, tokens) = (text.len(), ids.len());
+    println!("{{\"seconds\":{seconds},\"bytes\":{bytes},\"tokens\":{tokens},\"hash\":\"{hash:016x}\"}}");
+}
+
 criterion_group!(tokenizer, benches);
-criterion_main!(tokenizer);
+
+fn main() {
+    match std::env::var_os("TAPER_BENCH_TEXT") {
+        Some(path) => once(Path::new(&path)),
+        None => {
+            tokenizer();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}

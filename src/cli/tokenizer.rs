@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{print_bytes, print_line};
 use crate::data::text::{Documents, TextOptions};
-use crate::data::tokenizer::train_bpe;
+use crate::data::tokenizer::{Ties, train_bpe_with};
 use crate::error::{Error, Result};
 
 /// Subcommands of `taper tokenizer`.
@@ -44,6 +44,18 @@ pub struct Train {
     /// Where to write the tokenizer.json; in a folder that is there already it gets this name.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Which of equally frequent pairs is merged first.
+    #[arg(long, value_enum, default_value_t = TieRule::Bytes)]
+    ties: TieRule,
+}
+
+/// A rule for ties by name.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TieRule {
+    /// The one with the greater bytes.
+    Bytes,
+    /// The one with the smaller ids, as the tokenizers library has it.
+    Ids,
 }
 
 /// Arguments of `taper tokenizer encode`.
@@ -95,7 +107,11 @@ fn train(args: &Train) -> Result<()> {
         bar.set_position(done as u64);
     };
     let out = writable(&args.out)?;
-    let tokenizer = train_bpe(&mut texts(&args.input)?, args.vocab_size, &progress)?;
+    let ties = match args.ties {
+        TieRule::Bytes => Ties::GreaterBytes,
+        TieRule::Ids => Ties::SmallerIds,
+    };
+    let tokenizer = train_bpe_with(&mut texts(&args.input)?, args.vocab_size, ties, &progress)?;
     bar.finish_and_clear();
     tokenizer.save_file(&out)?;
     let size = tokenizer.vocab_size();

@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod packed;
 mod parquet;
 pub mod pieces;
+mod pipeline;
 pub mod prepare;
 pub mod shard;
 pub mod shards;

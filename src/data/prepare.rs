@@ -1,37 +1,32 @@
 //! Preparation: text in, token shards and a manifest out, streaming, on all cores, restartable.
 //!
-//! One thread reads pieces of documents into batches of [`BATCH_BYTES`]; the calling thread has each batch encoded by a
-//! pool, piece by piece, and writes the ids in order. So the bytes depend on neither the thread count nor the timing.
+//! One thread reads, several encode, and the calling thread writes the ids in order (see [`pipeline`](crate::data::pipeline)).
+//! So the bytes depend on neither the thread count nor the timing.
 //!
 //! The end-of-text token stands only *between* the documents of a split. The last `val_fraction` of the tokens is held out:
 //! how many that is shows only at the end, so all tokens are first written as training shards, then the tail is copied
 //! into validation shards, then cut off. A [journal](crate::data::journal) makes each of these steps repeatable after a
 //! kill, and the manifest, written last, makes the folder valid.
 //!
-//! Memory: at most three batches of text (one being read, one waiting, one being encoded) with the ids of one, a few pieces
-//! in the reader, and the write buffer: some 60 MB, whatever the input's size (measured: 61 MB for 200 MB of text). While
-//! the tail is cut off, the system maps the pages of one shard besides, and takes them back when it needs them. What is
-//! held whole is a line of JSON, a page of a Parquet column, and, with tokenizers that cannot be cut (see
-//! [`Encode::cuttable`]), a document.
+//! Memory: text and ids on their way from the reader to the disk are counted, and at most 32 MiB, or 4 MiB for each of more
+//! than eight threads; add some pieces in the reader, the write buffer, 2.3 MiB of remembered words a thread and the
+//! vocabulary, whatever the input's size. While the tail is cut off, the system maps the pages of one shard besides, and
+//! takes them back when it needs them. What is held whole is a line of JSON, a page of a Parquet column, and, with
+//! tokenizers that cannot be cut (see [`Encode::cuttable`]), a document; one that is more than the bound travels alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-
-use rayon::prelude::*;
 
 use crate::data::Encode;
 use crate::data::inputs::{self, Source};
 use crate::data::journal::{Journal, Phase, SplitState, lock, remove, sync_folder};
 use crate::data::manifest::{MANIFEST, Manifest, SourceRecord, TokenizerRecord};
 use crate::data::pieces::PIECE_BYTES;
+use crate::data::pipeline::{self, Budget, Encoded, JOB_BYTES, Job};
 use crate::data::shard::{Layout, MAX_SHARD_TOKENS, Shard, ShardFormat};
 use crate::data::shards::{ShardOptions, Shards, Split, bin_files};
 use crate::data::split::{SplitWriter, cut_of, hold_out, trim};
 use crate::data::text::{Documents, Piece, TextOptions};
 use crate::error::{Error, Result, ResultExt};
-
-/// How many bytes of text are encoded at a time.
-pub const BATCH_BYTES: usize = 8 << 20;
 
 /// What to prepare, how, and where to.
 #[derive(Clone, Debug)]
@@ -137,9 +132,7 @@ pub fn prepare_sources(
     if encoder.eot().is_none() {
         progress.note("this tokenizer has no end-of-text token: documents follow each other without a mark");
     }
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads);
-    let pool = threads.build().map_err(|error| Error::usage(format!("cannot start the encoding threads: {error}")))?;
-    let work = Work { options, encoder, progress, pool: &pool };
+    let work = Work { options, encoder, progress };
     let made = run(&work, &mut journal, &train, &val);
     match &made {
         // Whatever the system refused (a full disk, say), what was finished stands.
@@ -325,13 +318,6 @@ struct Work<'a> {
     options: &'a PrepareOptions,
     encoder: &'a dyn Encode,
     progress: &'a dyn Progress,
-    pool: &'a rayon::ThreadPool,
-}
-
-/// Pieces to be encoded together, and how many bytes of the inputs were read with them.
-struct Batch {
-    pieces: Vec<Piece>,
-    consumed: u64,
 }
 
 impl Work<'_> {
@@ -348,67 +334,50 @@ impl Work<'_> {
         };
         let mut documents = Documents::of(sources.to_vec(), &text);
         let mut writer = SplitWriter::new(self.options, self.encoder, split, state.clone());
-        let (source, piece) = (state.source, state.piece);
-        std::thread::scope(|scope| {
-            let (sender, batches) = mpsc::sync_channel(1);
-            scope.spawn(move || {
-                let skipped = documents.skip_to(source, piece);
-                let mut failed = skipped.is_err();
-                if let Err(error) = skipped {
-                    let _ = sender.send(Err(error));
-                }
-                while !failed {
-                    let (batch, error) = next_batch(&mut documents);
-                    failed = batch.pieces.is_empty() || error.is_some();
-                    // A receiver that has gone away has failed, and says so itself.
-                    failed |= sender.send(Ok(batch)).is_err();
-                    // What was read before it is written first: the next run then begins there.
-                    if let Some(error) = error {
-                        let _ = sender.send(Err(error));
-                    }
-                }
-            });
-            for batch in batches {
-                let batch = batch?;
-                for (piece, ids) in batch.pieces.iter().zip(self.encode(&batch.pieces)) {
-                    let ids = ids.context(|| format!("encoding {}", sources[piece.source].path.display()))?;
-                    writer.piece(piece, &ids, journal)?;
-                }
-                self.progress.set(before + batch.consumed, total, writer.tokens());
-            }
-            writer.finish(journal)
-        })?;
-        sync_folder(&self.options.out)
-    }
-
-    /// The ids of pieces, in their order.
-    fn encode(&self, pieces: &[Piece]) -> Vec<Result<Vec<u32>>> {
-        let encode = |piece: &Piece| {
-            let mut ids = Vec::with_capacity(piece.text.len() / 4);
-            self.encoder.encode_into(&piece.text, self.options.parse_special, &mut ids)?;
-            Ok(ids)
+        let mut from = Some((state.source, state.piece));
+        let next = || {
+            // Done here, because passing over what is written already means reading it.
+            let skipped = from.take().map_or(Ok(()), |(source, piece)| documents.skip_to(source, piece));
+            let job = match skipped {
+                Ok(()) => next_job(&mut documents),
+                Err(error) => Job { failed: Some(error), ..Job::default() },
+            };
+            (!job.pieces.is_empty() || job.failed.is_some()).then_some(job)
         };
-        self.pool.install(|| pieces.par_iter().map(encode).collect())
+        let encode = |piece: &Piece, ids: &mut Vec<u32>| {
+            let encoded = self.encoder.encode_into(&piece.text, self.options.parse_special, ids);
+            encoded.context(|| format!("encoding {}", sources[piece.source].path.display()))
+        };
+        let write = |encoded: &Encoded| {
+            encoded.pieces().try_for_each(|(piece, ids)| writer.piece(piece, ids, journal))?;
+            self.progress.set(before + encoded.consumed, total, writer.tokens());
+            Ok(())
+        };
+        let threads = match self.options.threads {
+            0 => rayon::current_num_threads(),
+            threads => threads,
+        };
+        pipeline::run(&Budget::for_threads(threads), threads, next, encode, write)?;
+        writer.finish(journal)?;
+        sync_folder(&self.options.out)
     }
 }
 
-/// Reads pieces up to about [`BATCH_BYTES`], or to what cannot be read; an empty batch is the end.
-fn next_batch(documents: &mut Documents) -> (Batch, Option<Error>) {
-    let (mut pieces, mut bytes, mut failed) = (Vec::new(), 0, None);
-    while bytes < BATCH_BYTES {
-        let piece = match documents.next() {
-            Some(Ok(piece)) => piece,
-            Some(Err(error)) => {
-                failed = Some(error);
-                break;
+/// Reads pieces up to about [`JOB_BYTES`], or to what cannot be read; an empty job is the end.
+fn next_job(documents: &mut Documents) -> Job {
+    let (mut job, mut bytes) = (Job::default(), 0);
+    while bytes < JOB_BYTES && job.failed.is_none() {
+        match documents.next() {
+            Some(Ok(piece)) => {
+                bytes += piece.text.len() + size_of::<Piece>();
+                job.pieces.push(piece);
             }
+            Some(Err(error)) => job.failed = Some(error),
             None => break,
-        };
-        // A piece costs some memory of its own, so that many tiny documents do not pile up.
-        bytes += piece.text.len() + size_of::<Piece>();
-        pieces.push(piece);
+        }
     }
-    (Batch { pieces, consumed: documents.consumed_bytes() }, failed)
+    job.consumed = documents.consumed_bytes();
+    job
 }
 
 /// The state that a split's writer keeps in the journal.

@@ -82,9 +82,11 @@ fn a_word_of_a_megabyte_is_no_trap() {
             char::from(b'a' + (state >> 24) as u8 % 26)
         })
         .collect();
-    for text in [letters.as_str(), &"a".repeat(1 << 20), &" ".repeat(1 << 20), &"=-".repeat(1 << 19)] {
+    let blanks_and_a_word = " ".repeat(1 << 20) + "a";
+    let (same, blanks, lines) = ("a".repeat(1 << 20), " ".repeat(1 << 20), "\n".repeat(1 << 20));
+    for text in [&letters, &same, &blanks, &blanks_and_a_word, &lines, &"=-".repeat(1 << 19)] {
         let encoded = gpt2.encode(text, false).unwrap();
-        assert_eq!(gpt2.decode(&encoded).unwrap(), text);
+        assert_eq!(gpt2.decode(&encoded).unwrap(), *text);
         let short = &text[..20_000];
         assert_eq!(gpt2.encode(short, false).unwrap(), TIKTOKEN.encode_ordinary(short));
     }

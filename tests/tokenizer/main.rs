@@ -1,6 +1,8 @@
 //! Tokenizers against independent truths: tiktoken's ids, the `tokenizers` crate, a slow plain trainer, published hashes.
 
+mod adversarial;
 mod command;
+mod differential;
 mod files;
 mod gpt2;
 mod kinds;

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use taper::data::tokenizer::{Tokenizer, train_bpe};
+use taper::data::tokenizer::{Ties, Tokenizer, train_bpe, train_bpe_with};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
 use crate::{fixture, ids, tricky_text};
 
@@ -46,8 +49,62 @@ fn merged_tokens(tokenizer: &Tokenizer) -> Vec<Vec<u8>> {
     (256..tokenizer.eot().unwrap()).map(|id| tokenizer.token_bytes(id).unwrap()).collect()
 }
 
+/// The vocabulary that the `tokenizers` crate's trainer makes, by id.
+fn by_the_crate(texts: &[&str], vocab_size: usize) -> Vec<String> {
+    let level = ByteLevel::new(false, true, true);
+    let split = |text: &str| {
+        let mut pieces = PreTokenizedString::from(text);
+        level.pre_tokenize(&mut pieces)?;
+        let words = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        Ok(words.into_iter().map(|(word, ..)| word.to_string()).collect())
+    };
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(vocab_size - 1) // It has no end of text here.
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    trainer.feed(texts.iter(), split).unwrap();
+    let mut model = BPE::default();
+    trainer.train(&mut model).unwrap();
+    (0..model.get_vocab_size() as u32).map(|id| model.id_to_token(id).unwrap()).collect()
+}
+
+/// Our vocabulary with the crate's rule for ties, by id, as vocab.json spells it.
+fn by_us(texts: &[&str], vocab_size: usize) -> Vec<String> {
+    let mut texts = texts.iter().map(|t| Ok(t.to_string()));
+    let tokenizer = train_bpe_with(&mut texts, vocab_size, Ties::SmallerIds, &|_, _| ()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(tokenizer.json()).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut tokens: Vec<(u64, String)> =
+        vocab.iter().map(|(token, id)| (id.as_u64().unwrap(), token.clone())).collect();
+    tokens.sort_unstable();
+    tokens.pop_if(|(_, token)| token == "<|endoftext|>");
+    tokens.into_iter().map(|(_, token)| token).collect()
+}
+
+/// Thousands of merges of real text, where ties are many. Truth: the crate's own trainer.
+#[test]
+fn equals_the_crates_trainer_on_our_own_sources() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = walkdir::WalkDir::new(root.join("src/data")).into_iter().filter_map(Result::ok).collect();
+    files.sort_by(|a, b| a.path().cmp(b.path()));
+    let texts: Vec<String> = files.iter().filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let truth = by_the_crate(&texts, 6000);
+    assert!(truth.len() > 3000, "{}", truth.len());
+    assert_eq!(by_us(&texts, 6000), truth);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn equals_the_crates_trainer(a in "[ab ]{0,60}", b in "[abc]{0,60}", c in tricky_text(), size in 258usize..400) {
+        prop_assume!(!(a.is_empty() && b.is_empty() && c.is_empty()));
+        let texts = [a.as_str(), &b, &c];
+        prop_assert_eq!(by_us(&texts, size), by_the_crate(&texts, size));
+    }
 
     #[test]
     fn equals_the_naive_trainer(a in "[ab ]{0,60}", b in "[abc]{0,60}", c in tricky_text(), size in 257usize..330) {

@@ -1,18 +1,16 @@
 //! Byte-level byte-pair encoding (Sennrich et al., 2016; on bytes: Radford et al., 2019): the encoder's hot path.
 //!
 //! A word starts as its bytes; as long as some adjacent pair is in the merge table, the pair of lowest rank, the leftmost
-//! of equals, becomes one token. Text repeats its words, so most of the work is remembering: each thread keeps a
-//! direct-mapped table of words it has seen (2 MiB, one cache line a slot, newest wins), and only a miss merges.
-//! Short words merge by scanning an array on the stack; long ones with a heap over a linked list, n log n, so that a
-//! megabyte without a blank is no trap.
+//! of equals, becomes one token. Text repeats its words, so most of the work is remembering (see [`cache`](super::cache)), and
+//! only a word that is new merges. Short words merge by scanning an array on the stack; long ones with a heap over a
+//! linked list, n log n, so that a megabyte without a blank is no trap.
 
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::split;
+use super::cache::{Cache, Caches};
+use super::{short, split};
 
 /// No rank, no token, no position.
 const NONE: u32 = u32::MAX;
@@ -40,10 +38,11 @@ pub(super) struct Bpe {
     pub added: Vec<Added>,
     /// Id of each single byte.
     pub byte_ids: [u32; 256],
-    /// (left id, right id) -> rank.
-    ranks: FxHashMap<(u32, u32), u32>,
-    /// Marks this vocabulary's words in the threads' caches.
-    owner: u32,
+    /// Left id in the upper half, right id in the lower -> rank.
+    ranks: FxHashMap<u64, u32>,
+    /// Rank of each pair of bytes, `256 * left + right`: what every new word asks for first.
+    byte_ranks: Box<[u32]>,
+    caches: Caches,
 }
 
 impl Bpe {
@@ -54,11 +53,13 @@ impl Bpe {
         mut added: Vec<Added>,
         byte_ids: [u32; 256],
     ) -> Self {
-        static OWNERS: AtomicU32 = AtomicU32::new(1);
         // Of a pair that is listed twice the later rank counts, as in the tokenizers crate.
-        let ranks = merges.iter().enumerate().map(|(rank, &(left, right, _))| ((left, right), rank as u32)).collect();
+        let ranks: FxHashMap<u64, u32> =
+            merges.iter().enumerate().map(|(rank, &(left, right, _))| (pair(left, right), rank as u32)).collect();
+        let byte_pairs = byte_ids.iter().flat_map(|&left| byte_ids.iter().map(move |&right| pair(left, right)));
+        let byte_ranks = byte_pairs.map(|pair| ranks.get(&pair).copied().unwrap_or(NONE)).collect();
         added.sort_by_key(|a| a.id);
-        Bpe { tokens, merges, added, byte_ids, ranks, owner: OWNERS.fetch_add(1, Ordering::Relaxed) }
+        Bpe { tokens, merges, added, byte_ids, ranks, byte_ranks, caches: Caches::default() }
     }
 
     /// Appends the ids of `text`; special tokens spelled out in it count as such only with `special`.
@@ -84,25 +85,52 @@ impl Bpe {
             out.extend(text.bytes().map(|b| self.byte_ids[b as usize]));
             return;
         }
-        CACHE.with_borrow_mut(|cache| {
-            for word in split::words(text) {
-                if word.len() <= Slot::WORD {
-                    cache.encode_word(self, word, out);
-                } else {
-                    self.merge_word(word, out);
+        self.caches.with(|cache| {
+            // Known words put down all their places for ids, the empty ones too, and the next goes over those.
+            let (mut buffer, mut filled) = ([0; 1024], 0);
+            let mut words = split::words(text);
+            while let Some(range) = words.next_range() {
+                let key = short::key(text.as_bytes(), range.clone());
+                if let Some(ids) = key.and_then(|key| cache.short(key)) {
+                    if filled + ids.len() > buffer.len() {
+                        out.extend_from_slice(&buffer[..filled]);
+                        filled = 0;
+                    }
+                    buffer[filled..filled + ids.len()].copy_from_slice(ids);
+                    filled += ids[3] as usize;
+                    continue;
                 }
+                out.extend_from_slice(&buffer[..filled]);
+                filled = 0;
+                self.encode_rare(cache, &text.as_bytes()[range], key, out);
             }
+            out.extend_from_slice(&buffer[..filled]);
         });
     }
 
+    /// Appends the ids of a word that is not among the short ones of the cache.
+    #[inline(never)]
+    fn encode_rare(&self, cache: &mut Cache, word: &[u8], key: Option<u128>, out: &mut Vec<u32>) {
+        if let Some(ids) = cache.long(word) {
+            out.extend_from_slice(ids);
+            return;
+        }
+        let start = out.len();
+        self.merge_word(word, out);
+        let ids = &out[start..];
+        if key.and_then(|key| cache.remember_short(key, ids)).is_none() {
+            cache.remember_long(word, ids);
+        }
+    }
+
     /// Appends the ids of one word, from scratch.
-    pub fn merge_word(&self, word: &[u8], out: &mut Vec<u32>) {
+    fn merge_word(&self, word: &[u8], out: &mut Vec<u32>) {
         if word.len() <= SHORT { self.merge_short(word, out) } else { self.merge_long(word, out) }
     }
 
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        self.ranks.get(&(left, right)).copied().unwrap_or(NONE)
+        self.ranks.get(&pair(left, right)).copied().unwrap_or(NONE)
     }
 
     fn merge_short(&self, word: &[u8], out: &mut Vec<u32>) {
@@ -112,8 +140,8 @@ impl Bpe {
         for (id, &byte) in ids.iter_mut().zip(word) {
             *id = self.byte_ids[byte as usize];
         }
-        for i in 1..n {
-            ranks[i - 1] = self.rank(ids[i - 1], ids[i]);
+        for (rank, bytes) in ranks.iter_mut().zip(word.windows(2)) {
+            *rank = self.byte_ranks[usize::from(bytes[0]) << 8 | usize::from(bytes[1])];
         }
         while n > 1 {
             let (mut best, mut lowest) = (0, NONE);
@@ -179,6 +207,11 @@ impl Bpe {
     }
 }
 
+#[inline]
+fn pair(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
 /// Finds added tokens in a text: leftmost first, the longest of those that start together, without overlaps.
 struct Finder<'a> {
     added: &'a [Added],
@@ -204,77 +237,4 @@ impl<'a> Finder<'a> {
         self.from = at + added.content.len();
         Some((at, added))
     }
-}
-
-/// One remembered word: exactly a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Slot {
-    owner: u32,
-    length: u8,
-    count: u8,
-    word: [u8; Slot::WORD],
-    ids: [u32; Slot::IDS],
-}
-
-impl Slot {
-    const WORD: usize = 30;
-    const IDS: usize = 7;
-    const EMPTY: Slot = Slot { owner: 0, length: 0, count: 0, word: [0; Slot::WORD], ids: [0; Slot::IDS] };
-}
-
-/// A thread's memory of words, shared by all vocabularies the thread uses.
-struct Cache {
-    slots: Vec<Slot>,
-}
-
-thread_local! {
-    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new() }) };
-}
-
-impl Cache {
-    const SLOTS: usize = 1 << 15;
-
-    #[inline]
-    fn encode_word(&mut self, bpe: &Bpe, word: &[u8], out: &mut Vec<u32>) {
-        if self.slots.is_empty() {
-            self.slots = vec![Slot::EMPTY; Self::SLOTS];
-        }
-        let slot = &mut self.slots[hash(word) as usize % Self::SLOTS];
-        if slot.owner == bpe.owner && slot.length as usize == word.len() && slot.word[..word.len()] == *word {
-            out.extend_from_slice(&slot.ids[..slot.count as usize]);
-            return;
-        }
-        let start = out.len();
-        bpe.merge_short(word, out);
-        let ids = &out[start..];
-        if ids.len() <= Slot::IDS {
-            slot.owner = bpe.owner;
-            slot.length = word.len() as u8;
-            slot.count = ids.len() as u8;
-            slot.word[..word.len()].copy_from_slice(word);
-            slot.ids[..ids.len()].copy_from_slice(ids);
-        }
-    }
-}
-
-/// Spreads short words over the slots: folded multiplications of eight bytes at a time. It decides speed only.
-#[inline]
-fn hash(word: &[u8]) -> u64 {
-    const K: u64 = 0x9E37_79B9_7F4A_7C15;
-    let fold = |h: u64, x: u64| {
-        let product = u128::from(h ^ x) * u128::from(K);
-        (product as u64) ^ (product >> 64) as u64
-    };
-    let read = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| word[at + i]));
-    let n = word.len();
-    if n < 8 {
-        let x = word.iter().fold(n as u64, |x, &b| x << 8 | u64::from(b));
-        return fold(K, x);
-    }
-    let mut h = n as u64;
-    for at in (0..n - 7).step_by(8) {
-        h = fold(h, read(at));
-    }
-    fold(h, read(n - 8))
 }

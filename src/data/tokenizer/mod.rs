@@ -11,17 +11,21 @@
 
 mod alphabet;
 mod bpe;
+mod cache;
 mod chars;
 pub mod config;
+mod count;
 mod file;
 mod gpt2;
+mod heap;
 mod save;
+mod short;
 mod split;
 mod stream;
 mod train;
 
 pub use stream::StreamDecoder;
-pub use train::train_bpe;
+pub use train::{Ties, train_bpe, train_bpe_with};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

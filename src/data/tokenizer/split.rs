@@ -4,11 +4,12 @@
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. A regex engine with look-ahead spends most
 //! of a tokenizer's time on it; but every character is one of four classes (letter, number, white space, other), each
 //! alternative is a run of one class, and the look-ahead only decides whether a run of blanks gives its last one away.
-//! So one table look-up a character does it.
+//! So one table look-up a character does it, and runs of ASCII letters, most of most texts, go eight bytes at a time.
 //!
 //! The classes come from the Unicode tables of `regex-syntax`, which the regex engines of the `tokenizers` and
 //! `tiktoken-rs` crates use too: std's `is_alphabetic` and `is_numeric` are *not* `\p{L}` and `\p{N}`.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 /// What a character is to the split pattern.
@@ -88,16 +89,22 @@ impl<'a> Iterator for Words<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
+        self.next_range().map(|range| &self.text.as_bytes()[range])
+    }
+}
+
+impl Words<'_> {
+    /// Where the next word stands, in bytes of the text.
+    #[inline(always)]
+    pub fn next_range(&mut self) -> Option<Range<usize>> {
         let start = self.at;
         if start == self.text.len() {
             return None;
         }
         self.at = self.word_end(start);
-        Some(&self.text.as_bytes()[start..self.at])
+        Some(start..self.at)
     }
-}
 
-impl Words<'_> {
     /// The class of the character at byte `at` (a boundary before the end) and its length in bytes.
     #[inline(always)]
     fn class(&self, at: usize) -> (Class, usize) {
@@ -123,8 +130,20 @@ impl Words<'_> {
         at
     }
 
-    #[inline]
+    #[inline(always)]
     fn word_end(&self, start: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let first = start + usize::from(bytes[start] == b' ');
+        if bytes.get(first).is_some_and(u8::is_ascii_alphabetic) {
+            let end = letters_end(bytes, first + 1);
+            let goes_on = bytes.get(end).is_some_and(|byte| !byte.is_ascii());
+            return if goes_on { self.run_end(Class::Letter, end) } else { end };
+        }
+        self.other_end(start)
+    }
+
+    /// The end of a word that does not begin with an ASCII letter, nor with a blank and one.
+    fn other_end(&self, start: usize) -> usize {
         let bytes = self.text.as_bytes();
         if bytes[start] == b'\'' {
             match bytes.get(start + 1).copied() {
@@ -160,6 +179,34 @@ impl Words<'_> {
         }
         end
     }
+}
+
+/// The end of the ASCII letters that go on at `at`.
+#[inline(always)]
+fn letters_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        let others = not_letters(u64::from_le_bytes(*chunk));
+        if others != 0 {
+            return at + others.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(u8::is_ascii_alphabetic) {
+        at += 1;
+    }
+    at
+}
+
+/// The highest bit of each of eight bytes that is no ASCII letter; no byte's sum carries into the next.
+#[inline(always)]
+fn not_letters(bytes: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * ONES;
+    // Bit 0x20 makes a capital small, and no other character a letter.
+    let small = (bytes | (0x20 * ONES)) & !HIGH;
+    let from_a = small + ONES * (0x80 - b'a' as u64);
+    let beyond_z = small + ONES * (0x7f - b'z' as u64);
+    (!from_a | beyond_z | bytes) & HIGH
 }
 
 /// Cuts a text into pieces of at least `size` bytes (the last may be shorter) at places where the words of the pieces are
@@ -278,6 +325,18 @@ mod tests {
         fn pieces_have_the_words_of_the_whole(text in tricky(), size in 1usize..12) {
             let cut: Vec<&str> = pieces(&text, size).flat_map(by_scanner).collect();
             prop_assert_eq!(cut, by_scanner(&text));
+        }
+    }
+
+    /// Every byte at every place of the eight, beside letters and beside others.
+    #[test]
+    fn letters_end_where_the_bytes_say() {
+        for (place, byte, filler) in (0..8).flat_map(|p| (0..=255u8).flat_map(move |b| [(p, b, b'q'), (p, b, b'[')])) {
+            let mut bytes = [filler; 8];
+            bytes[place] = byte;
+            let expected = bytes.iter().position(|b| !b.is_ascii_alphabetic());
+            let found = not_letters(u64::from_le_bytes(bytes));
+            assert_eq!((found != 0).then(|| found.trailing_zeros() as usize / 8), expected, "{bytes:?}");
         }
     }
 
