@@ -101,9 +101,6 @@ const TOP: &[&str] = &["cli"];
 const CAP: usize = 600;
 const AIM: usize = 400;
 
-/// Operators whose work is done by a library (the gemm crate, cuBLASLt): no files of their own.
-const LIBRARY_OPERATORS: &[&str] = &["matmul"];
-
 /// What stands among the operators without being one.
 const OPERATOR_HELPERS: &[&str] = &["mod", "documents", "element", "heads", "lanes", "launch", "reduce"];
 
@@ -457,9 +454,8 @@ fn one_operator_has_the_same_stem_everywhere() {
     let with = |names: &[&str]| -> BTreeSet<String> {
         operators.iter().cloned().chain(names.iter().map(|name| name.to_string())).collect()
     };
-    let allowed = [OPERATOR_HELPERS, LIBRARY_OPERATORS].concat();
-    let alone: BTreeSet<String> = allowed.iter().map(|name| name.to_string()).collect();
-    assert_eq!(stems("src/ops"), alone, "files in src/ops that are neither a helper nor backed by a library");
+    let alone: BTreeSet<String> = OPERATOR_HELPERS.iter().map(|name| name.to_string()).collect();
+    assert_eq!(stems("src/ops"), alone, "files in src/ops that are no helper of operators");
     assert_eq!(stems("tests/ops"), with(OPERATOR_TEST_HELPERS), "tests/ops and src/ops");
     assert_eq!(stems("benches/ops"), with(OPERATOR_BENCH_HELPERS), "benches/ops and src/ops");
 }

@@ -21,15 +21,16 @@ impl ModelConfig {
     /// statistics and a chunk of logits in f32. A buffer of one size does not serve another, so the buffers of both
     /// full moments count, those of the classifier and those of the way back.
     ///
+    /// Beside them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and 1 MiB for
+    /// each thread.
+    ///
     /// `tests/memory.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
         let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
         let Widths { activations, statistics } = self.widths(recompute);
-        // Products to which something is added before they are rounded.
-        let added = self.bias || self.qkv_bias;
-        let (copy, sums) = if dtype == DType::F32 { (0, 0) } else { (size, if added { ops::matmul::SUMS } else { 0 }) };
-        ((16 + copy) * parameters + size * tokens * activations + 4 * (tokens * statistics + logits + sums)) as u64
+        let copy = if dtype == DType::F32 { 0 } else { size };
+        ((16 + copy) * parameters + size * tokens * activations + 4 * (tokens * statistics + logits)) as u64
     }
 
     /// [`ModelConfig::training_bytes`] on a GPU that computes in `dtype`: activations are in that dtype, statistics in f32,

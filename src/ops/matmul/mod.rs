@@ -3,7 +3,7 @@
 //!
 //! On a CPU with AMX, larger products in f32 are made in its tiles of bf16, with each value as the sum of three bf16: six of the
 //! nine products of parts give sums nearer to the true ones than fused multiply-adds in f32 do, in less than half the time
-//! (docs/decisions/0008-fp32-in-bf16-tiles.md). Products in bf16 are made in tiles by AMX or AVX512-BF16. All others are made by
+//! (docs/decisions/0009-fp32-in-bf16-tiles.md). Products in bf16 are made in tiles by AMX or AVX512-BF16. All others are made by
 //! the gemm crate, with operands in bf16 widened first.
 //!
 //! All give the same bits whatever the number of threads (how rows and columns are shared out does not change the order of
@@ -22,9 +22,8 @@ mod wide;
 
 use rayon::prelude::*;
 
-pub use wide::SUMS;
-
 use super::element::Element;
+use crate::device::pool::HostBuffer;
 use crate::ops::simd;
 
 /// A strided matrix to read.
@@ -176,7 +175,7 @@ fn through_sums<A: Element, C: Element>(
         return;
     }
     let step = wide::rows_at_a_time(cols).min(rows);
-    let mut buffer = crate::device::pool::HostBuffer::take(size_of::<f32>() * SUMS.max(step * cols));
+    let mut buffer = HostBuffer::workspace(size_of::<f32>() * step * cols);
     let row = |to: &mut [C], sums: &[f32]| round_row(&mut to[..cols], sums, finish);
     for (part, to) in data.chunks_mut(step * row_stride).enumerate().take(rows.div_ceil(step)) {
         let part = step * part..rows.min(step * (part + 1));

@@ -71,9 +71,9 @@ pub unsafe fn multiply<E: Packed>(
     }
 }
 
-/// A buffer of 16-bit values: its size is a power of two, so that products of many shapes share few buffers.
+/// A buffer of 16-bit values.
 fn scratch(values: usize) -> HostBuffer {
-    HostBuffer::take((2 * values).next_power_of_two())
+    HostBuffer::workspace(2 * values)
 }
 
 /// A buffer of which tasks write or read parts that they do not share.

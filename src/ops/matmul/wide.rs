@@ -8,9 +8,8 @@ use crate::ops::element::Element;
 use crate::tensor::element::{as_f32, as_f32_mut, convert_slice};
 
 /// About this many f32 sums wait to be rounded to bf16: 4 MiB, which the last cache holds. Many rows at once, because each
-/// product reads all of the right operand. The buffer is as large for fewer, so that there is one for layers of every width; the
-/// memory model counts it.
-pub const SUMS: usize = 1 << 20;
+/// product reads all of the right operand.
+const SUMS: usize = 1 << 20;
 
 /// Rows of `cols` sums that make about [`SUMS`].
 pub fn rows_at_a_time(cols: usize) -> usize {
