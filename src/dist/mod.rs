@@ -17,6 +17,7 @@ pub mod nccl;
 pub mod ordered;
 pub mod ranks;
 pub mod rendezvous;
+mod root_work;
 pub mod supervisor;
 pub mod tcp;
 pub mod watchdog;

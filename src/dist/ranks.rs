@@ -51,7 +51,7 @@ pub enum Wait {
 /// This process among its ranks.
 #[derive(Clone)]
 pub struct Ranks {
-    group: Option<Arc<dyn Collective>>,
+    pub(super) group: Option<Arc<dyn Collective>>,
     local_rank: usize,
     timeout_ms: Arc<AtomicU64>,
     step: Arc<AtomicU64>,
@@ -268,12 +268,23 @@ impl Ranks {
         self.root_within(Call { limit: Some(limit), ..self.call(name) }, work)
     }
 
-    /// As [`Ranks::on_root`], for work that may take hours: the others wait as long as rank 0 lives.
+    /// As [`Ranks::on_root`], for work that may take hours: the others wait as long as rank 0's process lives. (Where collectives
+    /// are for the main thread alone, rank 0 cannot tell that it does, and they wait without a limit.)
     ///
     /// # Errors
     /// Those of `work`, on every rank.
     pub fn on_root_for_long<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        self.root_within(Call { limit: None, ..self.call(name) }, work)
+        let call = self.call(name);
+        if !self.can_overlap() {
+            return self.root_within(Call { limit: None, ..call }, work);
+        }
+        if !self.is_root() {
+            self.wait_for_root(call)?;
+            return self.root_within(call, work);
+        }
+        let (found, told) = self.work_with_pulse(call, work);
+        // If the others are gone, too, the work's own error is the one to show.
+        self.root_within(call, || found.and_then(|found| told.map(|()| found)))
     }
 
     fn root_within<T>(&self, call: Call, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

@@ -254,6 +254,37 @@ mod tests {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_unit_of_this_machine_multiplies_bf16() {
+        let fill = |n: usize, s: usize| {
+            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
+        };
+        let units = crate::device::bf16_unit::Bf16Unit::all();
+        if units.is_empty() {
+            eprintln!("skipped: this CPU does not multiply bf16");
+        }
+        for unit in units {
+            for [m, n, k] in [[1, 1, 1], [33, 70, 65], [64, 32, 96], [40, 2100, 31], [20, 17, 3200]] {
+                for transposed in [[false, false], [true, true]] {
+                    let (a, b) = (fill(m * k, 7), fill(k * n, 5));
+                    let a = if transposed[0] { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
+                    let b = if transposed[1] { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
+                    let mut c = vec![0.5f32; m * n];
+                    let finish = Finish { into: Into::Add, ..Finish::PLAIN };
+                    tiles::multiply(unit, MatMut::new(&mut c, m, n), finish, a, b, Threads::All);
+                    let at =
+                        |m: Mat<'_, bf16>, i: usize, j: usize| m.data[i * m.row_stride + j * m.col_stride].to_f64();
+                    for (place, &found) in c.iter().enumerate() {
+                        // Numbers of so few digits that their sums are exact in f32.
+                        let truth = 0.5 + (0..k).map(|l| at(a, place / n, l) * at(b, l, place % n)).sum::<f64>();
+                        assert_eq!(f64::from(found), truth, "{unit:?} {m} x {n} x {k}, element {place}");
+                    }
+                }
+            }
+        }
+    }
+
     /// The squared errors, against f64, of a product by the engine and of one by fused multiply-adds in order.
     fn errors([m, n, k]: [usize; 3], transposed: [bool; 2]) -> [f64; 2] {
         let fill = |n: usize, seed: u64| -> Vec<f32> {
