@@ -90,3 +90,43 @@ fn gemm_f32(c: MatMut<'_>, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>, threa
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// What a CPU without a unit for bf16 does, tested on every CPU.
+    #[test]
+    fn operands_in_bf16_are_widened_and_results_rounded_once() {
+        let fill = |n: usize, s: usize| {
+            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
+        };
+        let [m, n, k] = [70, 33, 40];
+        let (a, b, bias) = (fill(m * k, 7), fill(n * k, 5), fill(n, 3));
+        let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
+        let exact = |i: usize, j: usize| -> f32 {
+            (0..k).map(|l| a.data[i * k + l].to_f32() * b.data[j * k + l].to_f32()).sum::<f32>()
+        };
+        for threads in [Threads::All, Threads::One] {
+            for (into, with_bias) in [(Into::Set, false), (Into::Add, false), (Into::Set, true)] {
+                let finish = Finish { into, scale: 0.5, bias: with_bias.then_some(&bias[..]) };
+                let finish = if with_bias { Finish { scale: 1.0, ..finish } } else { finish };
+                let (mut wide, mut narrow) = (vec![1.5f32; m * n], vec![bf16::from_f32(1.5); m * (n + 2)]);
+                multiply(MatMut::new(&mut wide, m, n), finish, a, b, threads);
+                multiply(MatMut::strided(&mut narrow, m, n, n + 2), finish, a, b, threads);
+                for i in 0..m {
+                    for j in 0..n {
+                        let old = if into == Into::Add { 1.5 } else { 0.0 };
+                        let truth = old + finish.scale * exact(i, j) + if with_bias { bias[j].to_f32() } else { 0.0 };
+                        // Sums of so few digits are exact.
+                        assert_eq!(wide[i * n + j], truth, "{into:?} {with_bias} {i} {j}");
+                        assert_eq!(narrow[i * (n + 2) + j], bf16::from_f32(truth), "{into:?} {with_bias} {i} {j}");
+                    }
+                    assert!(i + 1 == m || narrow[i * (n + 2) + n..][..2].iter().all(|gap| gap.to_f32() == 1.5));
+                }
+            }
+        }
+    }
+}
