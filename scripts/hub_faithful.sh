@@ -15,9 +15,9 @@ cleanup() {
 }
 trap cleanup EXIT
 mkfifo "$work/stdin"
-cargo test --release --offline --test hub --no-run
+cargo test --release --offline --test network --no-run
 cargo build --release --offline --bin taper
-cargo test --release --offline --test hub -- --ignored --exact --nocapture serve <"$work/stdin" >"$work/log" 2>&1 &
+cargo test --release --offline --test network -- --ignored --exact --nocapture hub::serve <"$work/stdin" >"$work/log" 2>&1 &
 serving=$!
 exec 9>"$work/stdin"
 until grep -q '^SERVING' "$work/log"; do

@@ -7,7 +7,7 @@
 //! - [`device`], [`tensor`], [`tape`]: where numbers live, typed buffers, and the record of a step that runs backwards.
 //! - [`ops`]: every numerical operator, each a fused forward with its own backward.
 //! - [`nn`], [`model`], [`optim`]: layers, the GPT family, AdamW and learning-rate schedules.
-//! - [`dist`]: several processes that train one model.
+//! - [`collective`]: several processes that train one model.
 //! - [`data`]: tokenizers, token shards, preparation, the resumable loader.
 //! - [`decode`]: logits of growing sequences, side by side.
 //! - [`eval`], [`sample`], [`checkpoint`], [`train`]: what is done with a model.
@@ -18,14 +18,15 @@
 //! - [`mod@reference`]: the same GPT written by the book on candle, the oracle of the tests.
 //! - [`cli`]: one file per subcommand.
 
+pub mod arch;
 pub mod card;
 pub mod checkpoint;
 pub mod cli;
+pub mod collective;
 pub mod config;
 pub mod data;
 pub mod decode;
 pub mod device;
-pub mod dist;
 pub mod error;
 pub mod eval;
 pub mod events;

@@ -17,22 +17,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("random", &["math"]),
     ("stats", &["math", "random"]),
     ("device", &["error"]),
-    ("dist", &["error", "device"]),
+    ("collective", &["error", "device"]),
     ("tensor", &["error", "math", "device"]),
     ("events", &["error"]),
     ("tape", &["error", "device", "tensor"]),
     ("ops", &["error", "math", "random", "device", "tensor", "tape"]),
-    ("nn", &["error", "random", "device", "tensor", "tape", "ops", "model::config"]),
-    ("model", &["error", "setting", "device", "tensor", "tape", "ops", "nn"]),
-    ("reference", &["error", "model::config", "model::layout"]),
+    ("arch", &["error", "setting", "device", "ops"]),
+    ("nn", &["error", "random", "device", "tensor", "tape", "ops", "arch"]),
+    ("model", &["error", "device", "tensor", "tape", "ops", "arch", "nn"]),
+    ("reference", &["error", "arch"]),
     ("optim", &["error", "math", "setting", "device", "tensor", "tape", "ops"]),
     ("data", &["error", "random", "setting"]),
     ("card", &["error"]),
-    ("eval", &["error", "math", "setting", "tensor", "tape", "ops::documents", "model", "data"]),
-    ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "nn", "model"]),
-    ("sample", &["error", "math", "random", "setting", "tensor", "tape", "ops", "nn", "model", "data", "decode"]),
+    ("eval", &["error", "math", "setting", "tensor", "tape", "ops::documents", "arch", "model", "data"]),
+    ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "arch", "nn", "model"]),
+    (
+        "sample",
+        &["error", "math", "random", "setting", "tensor", "tape", "ops", "arch", "nn", "model", "data", "decode"],
+    ),
     ("serve", &["error", "data", "decode", "sample"]),
-    ("checkpoint", &["error", "setting", "tape", "model"]),
+    ("checkpoint", &["error", "setting", "tape", "arch", "model"]),
     (
         "train",
         &[
@@ -41,12 +45,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "random",
             "setting",
             "device",
-            "dist",
+            "collective",
             "tensor",
             "events",
             "tape",
             "ops::classifier",
             "ops::documents",
+            "arch",
             "nn",
             "model",
             "reference",
@@ -65,9 +70,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "error",
             "setting",
-            "model::config",
-            "model::lora",
-            "model::section",
+            "arch",
             "optim::config",
             "data::config",
             "data::tokenizer",
@@ -86,6 +89,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config::nearest",
             "device::peak",
             "ops::classifier",
+            "arch",
             "model",
             "train::batch",
             "train::config",
@@ -125,7 +129,7 @@ const KERNELS_ELSEWHERE: &[(&str, &[&str])] = &[
 ];
 /// Kernels that serve several operators, or tensors.
 const SHARED_KERNELS: &[&str] = &["cast", "reduce"];
-const OPERATOR_TEST_HELPERS: &[&str] = &["main", "bf16", "oracle", "run"];
+const OPERATOR_TEST_HELPERS: &[&str] = &["mod", "bf16", "oracle", "run"];
 const OPERATOR_BENCH_HELPERS: &[&str] = &["main", "operator"];
 
 fn root() -> PathBuf {

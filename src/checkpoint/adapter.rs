@@ -16,9 +16,9 @@ use super::safetensors_io::{Weights, Writer};
 use super::weight_type::WeightType;
 use super::write::{ParamSource, Written, write_json};
 use super::{HfTensor, Layout, Source, gpt2, llama};
+use crate::arch::config::ModelConfig;
+use crate::arch::lora::{Family, Lora};
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
-use crate::model::lora::{Family, Lora};
 use crate::tape::Layout as ArenaLayout;
 
 /// The file that makes a folder one of adapters.

@@ -3,9 +3,9 @@
 //! Dtype and sharding are no change of the model but of how it is written: [`super::Packing`].
 
 use super::folder::ModelFolder;
+use crate::arch::config::ModelConfig;
+use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
-use crate::model::layout::{NamedParam, parameter_shapes};
 use std::collections::BTreeMap;
 
 /// What to do with the biases of a model.

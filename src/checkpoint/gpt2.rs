@@ -6,8 +6,8 @@
 
 use super::HfTensor;
 use super::hf_config::HfConfig;
+use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::error::Result;
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use serde_json::{Value, json};
 
 /// Names by which transformers knows the two GELUs and the squared ReLU.

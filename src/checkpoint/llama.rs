@@ -6,8 +6,8 @@
 
 use super::HfTensor;
 use super::hf_config::HfConfig;
+use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::error::Result;
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use serde_json::{Value, json};
 
 /// The rotary base where none is given (Su et al. 2021, and transformers).

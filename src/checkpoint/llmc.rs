@@ -6,9 +6,9 @@
 //! is float32, version 5 bfloat16 throughout. The rows that pad the vocabulary are dropped.
 
 use super::folder::ModelFolder;
+use crate::arch::ModelConfig;
+use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
-use crate::model::layout::{NamedParam, parameter_shapes};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -31,8 +31,8 @@ pub use folder::{ModelFolder, read_model_folder};
 pub use weight_type::WeightType;
 pub use write::{Packing, ParamSource, Written, write_model_folder, write_model_folder_as};
 
-use crate::model::config::ModelConfig;
-use crate::model::layout::parameter_shapes;
+use crate::arch::config::ModelConfig;
+use crate::arch::layout::parameter_shapes;
 
 /// Which kind of model folder a shape is saved as.
 #[derive(Clone, Debug, PartialEq, Eq)]

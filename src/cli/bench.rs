@@ -6,11 +6,11 @@
 use std::path::PathBuf;
 
 use super::{bench_ops, bench_sample, bench_step, bench_tune};
+use crate::arch::ModelConfig;
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
 use crate::optim::Hyper;
 use crate::train::config::Precision;
 

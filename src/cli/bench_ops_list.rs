@@ -6,8 +6,8 @@
 //! multiply-add); what is done element by element is not counted, because memory limits it.
 
 use super::bench_ops_time::{Operator, Pass};
+use crate::arch::ModelConfig;
 use crate::error::Result;
-use crate::model::ModelConfig;
 use crate::ops::attention::cpu::{KEYS, QUERIES};
 use crate::ops::attention::{Heads, attention};
 use crate::ops::classifier::{Scale, classifier};

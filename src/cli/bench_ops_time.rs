@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::doctor::best_rate;
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::Gpt;
@@ -192,12 +193,11 @@ pub(super) fn time_arena(model: &Gpt, dtype: DType, patience: Duration) -> Resul
 
 /// Seconds of a call, the best of several.
 fn repeat(patience: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    work()?;
-    let (began, mut times) = (Instant::now(), Vec::new());
-    while times.len() < 3 || began.elapsed() < patience {
-        let start = Instant::now();
-        work()?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    Ok(best(&times))
+    let mut done = Ok(());
+    let rate = best_rate(1.0, patience, || {
+        if let Err(error) = work() {
+            done = Err(error);
+        }
+    });
+    done.map(|()| 1e-9 / rate)
 }

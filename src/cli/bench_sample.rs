@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::bench::Shape;
 use super::{print_json, print_line};
+use crate::arch::ModelConfig;
 use crate::decode::cpu::{Isa, Options, Packed, read_bandwidth};
 use crate::decode::{CacheFormat, Cpu, Decode, Feed, WeightFormat};
 use crate::error::{Error, Result};
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::random::{Purpose, uniform};
 
 /// Arguments of `taper bench sample`.

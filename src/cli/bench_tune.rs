@@ -10,11 +10,11 @@ use serde_json::json;
 use super::bench::{Job, Tune};
 use super::bench_step::{precision, random_batch};
 use super::{print_json, print_line};
+use crate::arch::config::Mlp;
 use crate::device::products::ProductTable;
 use crate::device::{Device, Gpu};
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::model::config::Mlp;
 use crate::train::engine::{Engine, OnGpu, Setup, StepBatch};
 
 /// Steps that are waited for together.

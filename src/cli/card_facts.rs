@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::train::{Ready, device_words};
+use crate::arch::ModelConfig;
 use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, Loading, render};
 use crate::checkpoint::Layout;
 use crate::checkpoint::state::TrainingState;
@@ -18,7 +19,7 @@ use crate::eval::Evaluation;
 use crate::eval::config::TaskKind;
 use crate::events::{Sample, Task};
 use crate::hub;
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::train::Findings;
 use crate::train::save::Card;
 

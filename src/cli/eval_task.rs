@@ -10,13 +10,13 @@ use super::card_push::run_of;
 use super::models::Opened;
 use super::progress::say;
 use super::{print_json, print_line};
+use crate::arch::ModelConfig;
 use crate::checkpoint::state;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result, ResultExt};
 use crate::eval::config::EvalConfig;
 use crate::eval::tasks::{ExampleScore, Task, TaskKind, TaskScore, TaskSpec};
 use crate::events::{Event, EventLog, EventWriter, number_to_string};
-use crate::model::ModelConfig;
 use crate::train::run::{EVENTS, RunFolder};
 use crate::train::score_event;
 

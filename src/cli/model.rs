@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 use super::convert::{self, appear};
 use super::models::{locate, read};
 use super::{print_json, print_line};
+use crate::arch::ModelConfig;
 use crate::checkpoint::{Layout, write_model_folder};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::{Error, Result};
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::train::source;
 
 /// Subcommands of `taper model`.

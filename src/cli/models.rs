@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::pull::Transfer;
+use crate::arch::ModelConfig;
 use crate::checkpoint::store::{CHECKPOINTS, Store};
 use crate::checkpoint::{ModelFolder, adapter, read_model_folder};
 use crate::data::config::DataConfig;
@@ -16,7 +17,7 @@ use crate::decode::{CacheFormat, Cpu, Decode, OnGpu, WeightFormat};
 use crate::device::Device;
 use crate::error::{Error, Result, ResultExt};
 use crate::hub::{self, Client, Pulled, Repo, Selection, Settings};
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::reference::{self, Reference};
 use crate::tape::{Layout, Params};
 use crate::train::config::Precision;

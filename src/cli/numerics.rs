@@ -7,11 +7,12 @@
 use candle_core::{DType, Device as CandleDevice, Result as CandleResult, Tensor as Candle, Var as CandleVar};
 
 use super::models::reference;
+use crate::arch::config::{Mlp, ModelConfig, Norm, Position};
+use crate::arch::layout;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Norm, Position};
+use crate::model::Gpt;
 use crate::model::gpt::Pass;
-use crate::model::{Gpt, layout};
 use crate::ops::attention::Heads;
 use crate::ops::{attention, embedding, gelu, layernorm, linear, relu2, residual, rmsnorm, rope, swiglu};
 use crate::random::{Purpose, fill_normal, uniform};

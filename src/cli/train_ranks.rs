@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::progress::{say, silence};
 use super::train::{Args, stop_flag};
 use crate::checkpoint::store::Store;
+use crate::collective::ranks::Summation;
+use crate::collective::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::config::Config;
 use crate::data::{Rows, Sequences};
-use crate::dist::ranks::Summation;
-use crate::dist::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::error::{Error, Result};
 use crate::train::config::{Communication, Reduction};
 use crate::train::engine::Team;
@@ -43,7 +43,7 @@ pub(super) fn join() -> Result<Ranks> {
 fn connect(place: &launch::Place) -> Result<Arc<dyn Collective>> {
     #[cfg(feature = "mpi")]
     if place.is_mpi {
-        return Ok(Arc::new(crate::dist::mpi::Mpi::start()?));
+        return Ok(Arc::new(crate::collective::mpi::Mpi::start()?));
     }
     Ok(Arc::new(rendezvous::connect(place, RENDEZVOUS)?))
 }

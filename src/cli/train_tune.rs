@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::models;
 use super::progress::say;
+use crate::arch::ModelConfig;
+use crate::arch::lora::Lora;
 use crate::checkpoint::adapter;
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
-use crate::model::lora::Lora;
 use crate::train::chat;
 use crate::train::source::Streams;
 

@@ -9,7 +9,7 @@ use super::write::literal;
 const PREAMBLE: &str = "\
 # The config file
 
-This page is generated from the code (`TAPER_UPDATE_DOCS=1 cargo test --release --test config`).
+This page is generated from the code (`TAPER_UPDATE_DOCS=1 cargo test --release --test cli`).
 
 A run is described by one TOML file. It is complete: there are no includes, and a key that is left out has the default given
 here. A key or section that does not exist is an error. Paths are relative to the folder in which the command is run.

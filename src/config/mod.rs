@@ -21,15 +21,15 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::arch::config::ModelConfig;
+use crate::arch::lora::LoraConfig;
+use crate::arch::section::ModelSection;
 use crate::checkpoint::config::CheckpointConfig;
 use crate::data::config::DataConfig;
 use crate::data::tokenizer::config::TokenizerConfig;
 use crate::error::{Error, Result};
 use crate::eval::config::EvalConfig;
 use crate::hub::config::PushConfig;
-use crate::model::config::ModelConfig;
-use crate::model::lora::LoraConfig;
-use crate::model::section::ModelSection;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
 use crate::sample::config::SampleConfig;
 use crate::train::config::{DistConfig, PrecisionConfig, RunConfig, StabilityConfig, TrainConfig};

@@ -4,9 +4,9 @@
 //! and what parses but does not work yet is refused in one table, so that no key is silently without effect.
 
 use super::Config;
+use crate::arch::lora::LoraConfig;
 use crate::data::config::DataFormat;
 use crate::data::tokenizer::config::TokenizerKind;
-use crate::model::lora::LoraConfig;
 use crate::optim::config::{ScheduleConfig, ScheduleKind};
 use crate::setting::{Interval, Problem};
 use crate::train::config::{Communication, Reduction};

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use super::{Decode, Feed, Select, check};
+use crate::arch::ModelConfig;
 use crate::device::Gpu;
 use crate::device::gpu::Recorded;
 use crate::error::{Error, Result};
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::nn::Cache;
 use crate::ops::attention::decode::SPLIT;
 use crate::ops::candidates::{Candidates, candidates};

@@ -12,8 +12,8 @@ pub use cpu::Cpu;
 pub use gpu::OnGpu;
 pub use tensors::Tensors;
 
+use crate::arch::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
 use crate::ops::candidates::Candidates;
 
 /// In which numbers [`Cpu`] keeps the weights of matrices and embeddings. Norms, biases and learned positions stay fp32.

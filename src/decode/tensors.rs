@@ -1,8 +1,9 @@
 //! Decoding by the operators of training, on any device: one sequence after another.
 
 use super::{Decode, Feed, check};
+use crate::arch::ModelConfig;
 use crate::error::Result;
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::nn::Cache;
 use crate::tape::Params;
 use crate::tensor::Tensor;

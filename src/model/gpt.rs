@@ -1,7 +1,7 @@
 //! The GPT: embeddings, blocks, output layer, run on a tape.
 
-use super::config::{ModelConfig, NormPosition, Position};
-use super::lora::{Lora, Place};
+use crate::arch::config::{ModelConfig, NormPosition, Position};
+use crate::arch::lora::{Lora, Place};
 use crate::device::Device;
 use crate::error::{Error, Result};
 pub use crate::nn::Pass;

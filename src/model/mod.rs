@@ -1,11 +1,5 @@
-//! The GPT family: its shape ([`config`]), its layers in order ([`gpt`]), its sizes ([`count`]).
+//! The GPT family, run on a tape: embeddings, blocks, output layer ([`gpt`]). Its shape is [`crate::arch`]'s.
 
-pub mod config;
-pub mod count;
 pub mod gpt;
-pub mod layout;
-pub mod lora;
-pub mod section;
 
-pub use config::ModelConfig;
 pub use gpt::Gpt;

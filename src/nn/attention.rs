@@ -1,8 +1,8 @@
 //! Causal self-attention: projection to queries, keys and values, rotary positions, attention, projection back.
 
 use super::{Builder, Linear, Pass, Site};
+use crate::arch::config::ModelConfig;
 use crate::error::Result;
-use crate::model::config::ModelConfig;
 use crate::ops;
 use crate::ops::attention::{AttentionDropout, Heads};
 use crate::ops::rope::RopeTable;

@@ -1,8 +1,8 @@
 //! The key-value cache of inference: preallocated, one pair of tensors for each layer.
 
+use crate::arch::config::ModelConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
 use crate::tensor::{DType, Tensor};
 
 /// Keys and values of the tokens seen so far.

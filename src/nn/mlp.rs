@@ -1,8 +1,8 @@
 //! The feed-forward layer.
 
 use super::{Builder, Linear, Pass};
+use crate::arch::config::{Mlp, ModelConfig};
 use crate::error::Result;
-use crate::model::config::{Mlp, ModelConfig};
 use crate::ops;
 use crate::tape::{Tape, Var};
 

@@ -1,8 +1,8 @@
 //! LayerNorm or RMSNorm, as the config says.
 
 use super::Builder;
+use crate::arch::config::{ModelConfig, Norm};
 use crate::error::Result;
-use crate::model::config::{ModelConfig, Norm};
 use crate::ops;
 use crate::tape::{ParamId, Tape, Var};
 

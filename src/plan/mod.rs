@@ -12,9 +12,9 @@ pub mod roofline;
 
 use serde::Serialize;
 
+use crate::arch::ModelConfig;
+use crate::arch::layout::parameter_shapes;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
-use crate::model::layout::parameter_shapes;
 use crate::train::batch::SHARE;
 use crate::train::config::Precision;
 use crate::train::lanes;

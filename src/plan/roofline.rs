@@ -7,8 +7,8 @@
 use serde::Serialize;
 
 use super::{Choice, Job, Layout};
+use crate::arch::config::{Mlp, Position};
 use crate::device::peak::Peaks;
-use crate::model::config::{Mlp, Position};
 use crate::train::config::Precision;
 
 use super::gpus::{Gpu, Shares};

@@ -2,7 +2,7 @@
 //!
 //! Decoupled weight decay (Loshchilov and Hutter 2019) on every tensor of two or more dimensions, embeddings included (the
 //! nanoGPT rule); gradients scaled down to a global norm first. The norm is computed in float64 and the moments stand in
-//! the model's precision. `tests/reference.rs` compares 20 steps with `torch.optim.AdamW`.
+//! the model's precision. `tests/engine/reference.rs` compares 20 steps with `torch.optim.AdamW`.
 
 use super::explain;
 use super::model::Reference;

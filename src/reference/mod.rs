@@ -2,7 +2,7 @@
 //!
 //! Everything here is the textbook formula composed of candle's elementary operators, in float64 where exactness is wanted
 //! and in float32 where it is to train. Nothing is fused and nothing is clever, so that when the engine and this module
-//! disagree, the engine is wrong. `tests/reference.rs` anchors this module itself to `transformers` and PyTorch.
+//! disagree, the engine is wrong. `tests/engine/reference.rs` anchors this module itself to `transformers` and PyTorch.
 //!
 //! What is unusual: candle's own fused norms, `softmax_last_dim`, `rope` and `sigmoid` cut the gradient without a word, and
 //! its `gelu` has a backward with six-digit constants. None of them may be used here; [`ops`] has the safe forms.

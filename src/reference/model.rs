@@ -1,12 +1,12 @@
 //! The GPT family on candle: logits, loss and every gradient, for every option of [`ModelConfig`].
 //!
-//! It follows the contract of `model::layout` literally: parameters by arena name, linear weights `[out, in]`, packed
+//! It follows the contract of `arch::layout` literally: parameters by arena name, linear weights `[out, in]`, packed
 //! query-key-value and gate-up projections. Dropout is not its business (an oracle has nothing random in it).
 
 use super::{explain, ops};
+use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use crate::model::layout::{NamedParam, parameter_shapes};
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 

@@ -277,8 +277,9 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::ModelConfig;
     use crate::decode::Tensors;
-    use crate::model::{Gpt, ModelConfig};
+    use crate::model::Gpt;
     use std::cell::Cell;
 
     const TEMPLATE: &str = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}\n{% endfor %}{% if \

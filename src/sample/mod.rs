@@ -16,9 +16,10 @@ pub use session::Session;
 
 use serde::Serialize;
 
+use crate::arch::ModelConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::nn::Cache;
 use crate::tape::Params;
 use crate::tensor::Tensor;

@@ -298,7 +298,8 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Gpt, ModelConfig};
+    use crate::arch::ModelConfig;
+    use crate::model::Gpt;
     use crate::sample::{Cached, Request, generate, prompt_tokens};
 
     #[test]

@@ -5,7 +5,7 @@
 //! variance into its sources; [`fit`] fits power laws and parabolas and bootstraps them; [`special`] is the bottom: gamma,
 //! incomplete beta, normal and t distributions, in our own arithmetic, so that every machine prints the same digits.
 //!
-//! docs/statistics.md has the formulas; `tests/stats.rs` holds them against values from SciPy.
+//! docs/statistics.md has the formulas; `tests/cli/stats.rs` holds them against values from SciPy.
 
 pub mod compare;
 pub mod fit;

@@ -1,9 +1,9 @@
 //! The micro-batch: how many sequences pass through the model at once.
 
+use crate::arch::ModelConfig;
 use crate::device::info::available_memory;
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
 
 /// The share of the available memory that `micro_batch = "auto"` may plan with: the estimate is not exact, and other
 /// programs live here too.

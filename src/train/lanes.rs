@@ -7,10 +7,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::error::{Error, Result};
 use crate::tape::{Gradients, Params};
+use crate::tensor::element::add_assign;
 
 /// The default number of lanes: the largest power of two up to 8 that divides the number of micro-batches.
 pub fn default_lanes(micro_batches: usize) -> usize {
@@ -144,14 +143,8 @@ impl Earlier<'_> {
     /// Makes a range of the last lane's gradient (in host memory) that of the whole tree: the same additions as those of whole
     /// buffers.
     pub fn add_to(&self, grads: &mut Gradients, range: Range<usize>) {
-        const CHUNK: usize = 1 << 14;
         let into = &mut grads.flat_mut().f32_mut()[range.clone()];
-        for sum in self.buffers() {
-            let sum = &sum.flat().f32()[range.clone()];
-            into.par_chunks_mut(CHUNK).zip(sum.par_chunks(CHUNK)).for_each(|(right, left)| {
-                right.iter_mut().zip(left).for_each(|(right, left)| *right += left);
-            });
-        }
+        self.buffers().for_each(|sum| add_assign(into, &sum.flat().f32()[range.clone()]));
     }
 
     /// The sums, in the order in which they are added to the last lane's.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::checkpoint::store::Store;
+use crate::collective::Ranks;
 use crate::device::Device;
 use crate::device::info::CpuInfo;
 use crate::device::products::ProductTable;
-use crate::dist::Ranks;
 use crate::error::{Error, Result};
 
 /// How long a rank looks for what rank 0 has left in the run folder.

@@ -16,10 +16,10 @@ use std::time::Instant;
 
 use crate::checkpoint::state::{ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
+use crate::collective::Ranks;
+use crate::collective::ranks::{Spread, spread};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Loader, Sequences};
-use crate::dist::Ranks;
-use crate::dist::ranks::{Spread, spread};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
 use crate::eval::tasks::Task;

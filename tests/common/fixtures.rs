@@ -1,13 +1,13 @@
 //! The fixtures of `scripts/make_fixtures.py`, in our parameter names: what transformers and PyTorch say.
 //!
 //! The translation from Hugging Face names and layouts is written out here by hand, apart from `taper::checkpoint`, so that
-//! the two check each other. Use from a test file with `#[path = "common/fixtures.rs"] mod fixtures;`.
+//! the two check each other. Use from the root of a test binary with `#[path = "../common/fixtures.rs"] mod fixtures;`.
 #![allow(dead_code)] // each test file uses a part of it
 
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 
 /// The names of all fixtures.
 pub const ALL: [&str; 4] = ["gpt2_tiny", "gpt2_erf_untied", "llama_tiny", "llama_tied_bias"];

@@ -7,9 +7,9 @@ use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::layout::parameter_shapes;
 use taper::checkpoint::{read_model_folder, write_model_folder};
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use taper::model::layout::parameter_shapes;
 use tempfile::TempDir;
 
 /// Name, shape, values.

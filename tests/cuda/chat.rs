@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use taper::arch::ModelConfig;
+use taper::arch::lora::LoraConfig;
 use taper::checkpoint::adapter::family;
 use taper::checkpoint::state::ArenaData;
 use taper::data::{Conversations, Loader, Packed, Sequences};
-use taper::model::lora::LoraConfig;
-use taper::model::{Gpt, ModelConfig};
+use taper::model::Gpt;
 use taper::optim::Hyper;
 use taper::random::{Purpose, uniform};
 use taper::tape::Params;

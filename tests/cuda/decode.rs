@@ -2,9 +2,10 @@
 //!
 //! Recording is a state of the whole device, so these tests take a device of their own where it is emulated.
 
+use taper::arch::ModelConfig;
 use taper::decode::{Decode, Feed, OnGpu, Tensors};
 use taper::device::{DType, Device};
-use taper::model::{Gpt, ModelConfig};
+use taper::model::Gpt;
 use taper::ops::candidates;
 use taper::random::{Purpose, uniform};
 use taper::sample::SamplerConfig;

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use taper::arch::ModelConfig;
 use taper::data::{Loader, TokenStream};
 use taper::device::Device;
-use taper::model::{Gpt, ModelConfig};
+use taper::model::Gpt;
 use taper::optim::Hyper;
 use taper::train::config::Precision;
 use taper::train::engine::{Engine, OnGpu, Setup, StepBatch};

@@ -1,7 +1,7 @@
 //! Tiny models that between them use every operator.
 
-use taper::model::ModelConfig;
-use taper::model::config::{Mlp, Norm, NormPosition, Position};
+use taper::arch::ModelConfig;
+use taper::arch::config::{Mlp, Norm, NormPosition, Position};
 
 /// GPT-2's shape: learned positions, LayerNorm, GELU, biases, tied embeddings; heads of 64, the fast attention.
 pub fn gpt2() -> ModelConfig {

@@ -4,10 +4,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use taper::collective::ranks::{Summation, spread};
+use taper::collective::{Ranks, Wire, local};
 use taper::data::{Loader, TokenStream};
 use taper::device::Device;
-use taper::dist::ranks::{Summation, spread};
-use taper::dist::{Ranks, Wire, local};
 use taper::model::Gpt;
 use taper::optim::Hyper;
 use taper::random::{Purpose, uniform};

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use taper::arch::ModelConfig;
 use taper::checkpoint::state::ArenaData;
 use taper::data::{Loader, TokenStream};
 use taper::device::Device;
-use taper::model::{Gpt, ModelConfig};
+use taper::model::Gpt;
 use taper::optim::{Class, Hyper, Outcome};
 use taper::random::{Purpose, uniform};
 use taper::tape::Params;

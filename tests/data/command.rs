@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::write;
+use super::write;
 use serde_json::Value;
 
 fn taper(folder: &Path, arguments: &str) -> Output {

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::{says, write};
+use super::{says, write};
 use proptest::prelude::*;
 use taper::Result;
 use taper::data::{Layout, Shard, ShardFormat, ShardOptions, Shards, TokenStream};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::layouts::llmc_u16;
-use crate::{says, write};
+use super::layouts::llmc_u16;
+use super::{says, write};
 use proptest::prelude::*;
 use taper::data::{Loader, Rows, ShardOptions, Shards, TokenStream, Window, eval_windows};
 

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::{Gpt2, prose, write};
+use super::{Gpt2, prose, write};
 use fancy_regex::Regex;
 use proptest::prelude::*;
 use taper::data::pieces::{FORCED_BYTES, next_cut};

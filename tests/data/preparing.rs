@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::layouts::llmc_u16;
-use crate::{Bytes, Chars, EOT, Gpt2, prose, says, write};
+use super::layouts::llmc_u16;
+use super::{Bytes, Chars, EOT, Gpt2, prose, says, write};
 use taper::data::{Encode, Manifest, PrepareOptions, ShardOptions, Shards, Silent, Split, prepare};
 
 pub fn options(inputs: &[&str], out: &Path) -> PrepareOptions {
@@ -215,7 +215,7 @@ fn folders_are_guarded() {
     let first = prepare(&options(&[&a], &out), &Bytes, &Silent).unwrap();
     let before = contents(&out);
     // Complete already: nothing is encoded again.
-    let never = crate::Failing(0.into());
+    let never = super::Failing(0.into());
     for overwrite in [false, true] {
         let same = PrepareOptions { overwrite, ..options(&[&a], &out) };
         assert_eq!(prepare(&same, &never, &Silent).unwrap(), first);

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::preparing::{contents, options};
-use crate::{Bytes, Failing, prose, says, write};
+use super::preparing::{contents, options};
+use super::{Bytes, Failing, prose, says, write};
 use taper::data::{PrepareOptions, ShardOptions, Shards, Silent, prepare};
 
 /// Lines of very different lengths, one of them of several pieces, so that shards end within documents and pieces.

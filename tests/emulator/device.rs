@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Mutex;
 
-use crate::emulator::{Library, library};
+use crate::library::{Library, library};
 use taper::device::launch::Geometry;
 
 /// Device memory, given back when dropped.

@@ -1,7 +1,7 @@
 //! Planted faults (faults.cu), and right kernels beside them that must not be blamed.
 
-use crate::device::{Device, Value};
-use crate::emulator::sanitizer;
+use super::device::{Device, Value};
+use crate::library::sanitizer;
 use Value::{U32, U64};
 
 /// Orders of threads that right kernels do not depend on.

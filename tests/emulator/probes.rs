@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use taper::random::{Mask, Purpose, key, philox};
 
-use crate::device::{Device, Value};
+use super::device::{Device, Value};
 use Value::{F32, U32};
 
 /// Numbers between -2 and 2 that 8 bits of a bf16 hold exactly.

@@ -1,31 +1,18 @@
 //! LoRA: the gradient of the adapters, what is left alone, and merging, against `peft` and against the sum itself.
 
-use super::common::{Batch, distance, engine, largest, loss_and_grads, noise, random_values, small, wide};
+use super::common::{Batch, distance, engine, largest, llama, loss_and_grads, noise, random_values, small, wide};
 use super::fixtures::folder;
 use std::collections::BTreeMap;
+use taper::arch::config::ModelConfig;
+use taper::arch::lora::{Family, Lora, LoraConfig};
 use taper::checkpoint::adapter::{family, read_adapter, write_adapter};
 use taper::checkpoint::{ModelFolder, read_model_folder};
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, Position};
 use taper::model::gpt::Pass;
-use taper::model::lora::{Family, Lora, LoraConfig};
 use taper::nn::Dropout;
 use taper::optim::{Class, Hyper, Optimizer};
 use taper::tape::Params;
 use taper::tensor::Tensor;
-
-fn llama() -> ModelConfig {
-    ModelConfig {
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        n_kv_head: 2,
-        qkv_bias: false,
-        bias: false,
-        tie_embeddings: false,
-        ..small()
-    }
-}
 
 fn lora(config: &ModelConfig, rank: usize, targets: &[&str]) -> Lora {
     let targets = targets.iter().map(|target| target.to_string()).collect();
@@ -47,7 +34,7 @@ fn adapted(config: &ModelConfig, lora: Lora) -> (Gpt, Params) {
 
 #[test]
 fn gradients_of_adapters_are_central_differences() {
-    for config in [small(), llama()] {
+    for config in [small(), llama(&small())] {
         for dropout in [0.0, 0.3] {
             let (model, mut params) = adapted(&config, lora(&config, 3, &["all-linear"]));
             let batch = Batch::random(2, 2, 7, config.vocab_size);
@@ -77,7 +64,7 @@ fn gradients_of_adapters_are_central_differences() {
 
 #[test]
 fn recomputation_changes_nothing_and_the_base_stays() {
-    let config = llama();
+    let config = llama(&small());
     let (model, mut params) = adapted(&config, lora(&config, 2, &["q_proj", "v_proj", "down_proj"]));
     let batch = Batch::random(2, 2, 7, config.vocab_size);
     let (_, grads) = loss_and_grads((&model, &params), &batch, &Pass::default());
@@ -104,7 +91,7 @@ fn merged_logits(model: &ModelFolder, batch: &Tensor) -> Vec<f32> {
 
 #[test]
 fn merged_weights_give_the_logits_of_the_sum() {
-    for config in [small(), llama()] {
+    for config in [small(), llama(&small())] {
         // Of full rank, and on some layers only.
         for (rank, targets) in [(config.n_embd, &["all-linear"][..]), (2, &["c_proj", "q_proj", "gate_proj"])] {
             let known = family(&config).unwrap().modules();

@@ -3,9 +3,9 @@
 //! Master weights, moments, losses and gradients of parameters are fp32, so a model learns as it does in fp32: gradients differ by
 //! roundings of about 1/256 of an activation that do not add up, and losses by noise.
 
-use super::common::{Batch, bits, distance, engine, loss_and_grads, noise, random_values, small, wide, with_dropout};
+use super::common::{Batch, distance, engine, llama, loss_and_grads, noise, random_values, small, wide};
+use taper::arch::config::{Mlp, ModelConfig, NormPosition};
 use taper::device::Device;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
 use taper::nn::Cache;
 use taper::optim::{Hyper, Optimizer};
@@ -15,16 +15,7 @@ use taper::tensor::{DType, Tensor};
 /// A GPT-2, a Llama, and a post-norm model: between them every operator.
 fn shapes() -> [ModelConfig; 3] {
     let gpt2 = ModelConfig { n_embd: 64, head_dim: 16, mlp_dim: 256, context_length: 130, vocab_size: 301, ..small() };
-    let llama = ModelConfig {
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        n_kv_head: 2,
-        bias: false,
-        qkv_bias: false,
-        tie_embeddings: false,
-        ..gpt2.clone()
-    };
+    let llama = llama(&gpt2);
     let post = ModelConfig { norm_position: NormPosition::Post, mlp: Mlp::Relu2, ..gpt2.clone() };
     [gpt2, llama, post]
 }
@@ -71,15 +62,7 @@ fn gradients_are_those_of_fp32_but_for_rounding() {
 fn recomputation_changes_nothing() {
     for config in shapes() {
         let (model, [_, params]) = both(&config);
-        let batch = Batch::random(2, 2, config.context_length, config.vocab_size);
-        for stored in [Pass::default(), with_dropout(0.1, 4, 3..5)] {
-            let again = Pass { recompute: true, ..stored.clone() };
-            let run = |how: &Pass| {
-                let (loss, grads) = loss_and_grads((&model, &params), &batch, how);
-                (loss.to_bits(), bits(grads.flat().f32()))
-            };
-            assert!(run(&stored) == run(&again), "other bits with recomputation, {stored:?} in {config:?}");
-        }
+        super::common::recomputation_changes_nothing((&model, &params), &config);
     }
 }
 

@@ -1,8 +1,7 @@
 //! What must not change a single bit of a step: recomputation and the number of threads.
 
-use super::common::{Batch, bits, engine, loss_and_grads, pass, random_values, small, with_dropout};
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use taper::model::gpt::Pass;
+use super::common::{Batch, bits, engine, llama, pass, random_values, small, with_dropout};
+use taper::arch::config::{ModelConfig, NormPosition};
 use taper::optim::{Hyper, Optimizer};
 use taper::tensor::DType;
 use taper::train::lanes::LaneTree;
@@ -18,16 +17,7 @@ fn shapes() -> [ModelConfig; 2] {
         dropout: 0.1,
         ..small()
     };
-    let llama = ModelConfig {
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        n_kv_head: 2,
-        bias: false,
-        qkv_bias: false,
-        tie_embeddings: false,
-        ..gpt2.clone()
-    };
+    let llama = llama(&gpt2);
     [gpt2, llama]
 }
 
@@ -36,15 +26,7 @@ fn recomputation_changes_nothing() {
     let post = ModelConfig { norm_position: NormPosition::Post, ..shapes()[0].clone() };
     for config in shapes().into_iter().chain([post]) {
         let (model, params) = engine(&config, &random_values(&config, 1));
-        let batch = Batch::random(2, 2, config.context_length, config.vocab_size);
-        for stored in [Pass::default(), with_dropout(0.1, 4, 3..5)] {
-            let again = Pass { recompute: true, ..stored.clone() };
-            let run = |how: &Pass| {
-                let (loss, grads) = loss_and_grads((&model, &params), &batch, how);
-                (loss.to_bits(), bits(grads.flat().f32()))
-            };
-            assert!(run(&stored) == run(&again), "other bits with recomputation, {stored:?} in {config:?}");
-        }
+        super::common::recomputation_changes_nothing((&model, &params), &config);
     }
 }
 

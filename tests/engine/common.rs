@@ -1,9 +1,9 @@
 //! Small models with random weights, and one training pass of the engine.
 
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::layout::parameter_shapes;
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
-use taper::model::layout::parameter_shapes;
 use taper::nn::Dropout;
 use taper::tape::{Gradients, Params, Tape};
 use taper::tensor::Tensor;
@@ -32,6 +32,33 @@ pub fn small() -> ModelConfig {
         bias: true,
         tie_embeddings: true,
         dropout: 0.0,
+    }
+}
+
+/// The model of Llama's options otherwise like `base`, with two key-value heads.
+pub fn llama(base: &ModelConfig) -> ModelConfig {
+    ModelConfig {
+        norm: Norm::Rmsnorm,
+        position: Position::Rope,
+        mlp: Mlp::Swiglu,
+        n_kv_head: 2,
+        bias: false,
+        qkv_bias: false,
+        tie_embeddings: false,
+        ..base.clone()
+    }
+}
+
+/// Asserts that recomputation changes no bit of the loss and the gradients, with dropout and without.
+pub fn recomputation_changes_nothing(engine: (&Gpt, &Params), config: &ModelConfig) {
+    let batch = Batch::random(2, 2, config.context_length, config.vocab_size);
+    for stored in [Pass::default(), with_dropout(0.1, 4, 3..5)] {
+        let again = Pass { recompute: true, ..stored.clone() };
+        let run = |how: &Pass| {
+            let (loss, grads) = loss_and_grads(engine, &batch, how);
+            (loss.to_bits(), bits(grads.flat().f32()))
+        };
+        assert!(run(&stored) == run(&again), "other bits with recomputation, {stored:?} in {config:?}");
     }
 }
 

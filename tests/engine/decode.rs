@@ -1,8 +1,8 @@
 //! Decoding with the key-value cache gives the logits of the whole sequence.
 
 use super::common::{Batch, distance, engine, random_values, small, wide};
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::device::Device;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::nn::Cache;
 use taper::tensor::{DType, Tensor};
 

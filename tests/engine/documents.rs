@@ -1,8 +1,8 @@
 //! Documents that share a row: losses and gradients are those of each document alone.
 
 use super::common::{Batch, distance, engine, pass, random_values, small, wide};
+use taper::arch::config::{ModelConfig, Norm, Position};
 use taper::device::Device;
-use taper::model::config::{ModelConfig, Norm, Position};
 use taper::model::gpt::Pass;
 use taper::ops::classifier::IGNORE;
 use taper::ops::documents::Documents;

@@ -6,7 +6,7 @@ use super::common::{
 };
 use candle_core::{DType, Device, Result, Tensor as CTensor, Var as CVar};
 use std::collections::BTreeMap;
-use taper::model::config::ModelConfig;
+use taper::arch::config::ModelConfig;
 use taper::model::gpt::Pass;
 use taper::nn::{Attention, Builder, Dropout, Site};
 use taper::random::Mask;

@@ -20,6 +20,10 @@ mod documents;
 mod dropout;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
+mod golden;
+#[path = "../ops/mod.rs"]
+mod ops;
 mod options;
 mod ready;
+mod reference;
 mod transformers;

@@ -9,7 +9,7 @@
 use super::common::{Batch, distance, engine, largest, loss_and_grads, random_values, small, wide};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
 use taper::reference::{Precision, Reference};
 use taper::tape::ParamInfo;

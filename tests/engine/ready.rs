@@ -4,32 +4,24 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use taper::arch::config::{ModelConfig, Position};
+use taper::collective::ranks::Summation;
+use taper::collective::{Ranks, Wire, local};
 use taper::data::{Loader, TokenStream};
-use taper::dist::ranks::Summation;
-use taper::dist::{Ranks, Wire, local};
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, Position};
 use taper::model::gpt::Pass;
 use taper::optim::Hyper;
 use taper::tape::{Gradients, Tape};
 use taper::tensor::Tensor;
 use taper::train::engine::{Engine, Native, Setup, StepBatch, Team};
 
-use super::common::{Batch, bits, engine, loss_and_grads, random_values, small};
+use super::common::{Batch, bits, engine, llama, loss_and_grads, random_values, small};
 
 /// GPT-2 and Llama, with tied embeddings and without.
 fn shapes() -> Vec<ModelConfig> {
-    let llama = ModelConfig {
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        n_kv_head: 2,
-        bias: false,
-        qkv_bias: false,
-        ..small()
-    };
-    let untied = |config: &ModelConfig| ModelConfig { tie_embeddings: false, ..config.clone() };
-    vec![small(), untied(&small()), llama.clone(), untied(&llama)]
+    let tied = |tie_embeddings: bool, config: ModelConfig| ModelConfig { tie_embeddings, ..config };
+    let llama = llama(&small());
+    vec![tied(true, small()), tied(false, small()), tied(true, llama.clone()), tied(false, llama)]
 }
 
 #[test]

@@ -9,9 +9,9 @@
 
 use super::common::{Batch, distance, engine, largest, loss_and_grads, wide};
 use super::fixtures::{ALL, Fixture, folder};
+use taper::arch::config::Position;
 use taper::checkpoint::read_model_folder;
 use taper::model::Gpt;
-use taper::model::config::Position;
 use taper::model::gpt::Pass;
 use taper::optim::{Class, Hyper, Optimizer};
 use taper::tape::Params;

@@ -1,8 +1,8 @@
 //! Servers that speak the Hub's language with an accent, and connections that fail in the ways they do. The rules are those of
 //! HTTP (RFC 9110, 8288, 3986) and of the LFS batch; what must come out is what was put in.
 
-use crate::server::{Fault, Wrong};
-use crate::{World, assert_token_is_safe, bytes, model, read};
+use super::server::{Fault, Wrong};
+use super::{World, assert_token_is_safe, bytes, model, read};
 use taper::hub::{Progress, PushOptions, PushResult, Want, pull, push};
 
 const ID: &str = "me/model";
@@ -116,7 +116,7 @@ fn a_date_as_retry_after_is_obeyed() {
 fn an_object_that_the_hub_cannot_take_just_now_is_offered_again() {
     use sha2::{Digest, Sha256};
     let world = World::start();
-    let oid = crate::server::hex(&Sha256::digest(bytes(60_000, 3)));
+    let oid = super::server::hex(&Sha256::digest(bytes(60_000, 3)));
     let answer = format!(
         r#"{{"objects": [{{"oid": "{oid}", "size": 60000, "error": {{"code": 503, "message": "storage is busy"}}}}]}}"#
     );

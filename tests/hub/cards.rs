@@ -1,9 +1,9 @@
 //! The model card of a push: complete, stable, and its owner's where its owner has written it.
 
-use crate::World;
-use crate::command::{Told, taper};
-use crate::read;
-use crate::server::TOKEN;
+use super::World;
+use super::command::{Told, taper};
+use super::read;
+use super::server::TOKEN;
 
 const CONFIG: &str = "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\ncontext_length = 16\n[tokenizer]\nkind = \"bytes\"\n\
     [data]\ntext = \"text.txt\"\nval_fraction = 0.2\n[train]\nmicro_batch = 2\nmax_steps = 4\n[schedule]\nwarmup_steps = 1\n\

@@ -1,7 +1,7 @@
 //! The command line: pull, push, and OWNER/NAME where a model or a tokenizer is meant.
 
-use crate::server::TOKEN;
-use crate::{World, assert_token_is_safe, fixtures, read};
+use super::server::TOKEN;
+use super::{World, assert_token_is_safe, fixtures, read};
 use serde_json::Value;
 use std::process::Command;
 use taper::data::Tokenizer;

@@ -1,9 +1,9 @@
 //! Data sets by name: streamed into a preparation, wherever a path of text or shards is accepted, and not where a path was
 //! mistyped. Token counts are worked out by hand: a byte is a token, an end stands between two documents.
 
-use crate::command::taper;
-use crate::server::{Fault, Wrong};
-use crate::{World, assert_token_is_safe};
+use super::command::taper;
+use super::server::{Fault, Wrong};
+use super::{World, assert_token_is_safe};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,7 +145,7 @@ fn the_command_streams_and_says_what_it_made() {
 const CONFIG: &str = "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\ncontext_length = 16\n[tokenizer]\nkind = \"bytes\"\n\
     [train]\nmicro_batch = 2\nmax_steps = 2\n[schedule]\nwarmup_steps = 1\n";
 
-fn train(world: &World, data: &str, run: &str, more: &[&str], env: &[(&str, &str)]) -> crate::command::Told {
+fn train(world: &World, data: &str, run: &str, more: &[&str], env: &[(&str, &str)]) -> super::command::Told {
     std::fs::write(world.home.path().join("c.toml"), format!("{CONFIG}{data}")).unwrap();
     taper(world, &[&["train", "c.toml", "--device", "cpu", "--run", run][..], more].concat(), env)
 }
@@ -160,7 +160,7 @@ fn a_run_trains_on_a_data_set_by_its_name() {
     let told = taper(&world, &["data", "inspect", "run/data/tokens", "--json"], &[]).json();
     assert_eq!(told["val_tokens"], 21);
     let card =
-        String::from_utf8(crate::read(world.home.path().join("run/checkpoints/step-00000002/README.md"))).unwrap();
+        String::from_utf8(super::read(world.home.path().join("run/checkpoints/step-00000002/README.md"))).unwrap();
     assert!(card.contains("\ndatasets:\n- \"owner/stories\"\n"), "{card}");
     // A run that goes on asks nobody.
     world.hub.forget();
@@ -215,7 +215,7 @@ fn a_mistyped_path_is_not_asked_of_the_hub() {
     let world = World::start();
     std::fs::create_dir_all(world.home.path().join("runs/quickstart")).unwrap();
     std::fs::create_dir_all(world.home.path().join("texts")).unwrap();
-    let both = |told: &crate::command::Told, name: &str| {
+    let both = |told: &super::command::Told, name: &str| {
         assert_eq!(told.code, 2, "{}", told.err);
         assert!(
             told.err.contains(&format!("there is no {name} here")) && told.err.contains("on the Hub"),

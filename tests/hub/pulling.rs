@@ -2,8 +2,8 @@
 //! stored as a model, a flipped bit accepted, no resuming, no retry) has a test each; expected bytes are what was put on
 //! the hub.
 
-use crate::server::{Fault, Wrong};
-use crate::{World, assert_token_is_safe, bytes, model, read};
+use super::server::{Fault, Wrong};
+use super::{World, assert_token_is_safe, bytes, model, read};
 use taper::hub::{Client, Pulled, Settings, Want, pull};
 
 const ID: &str = "owner/name";

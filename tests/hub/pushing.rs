@@ -1,8 +1,8 @@
 //! Pushing: what is sent, what is not, and one commit for it. Defects of hf-hub 1.0 that are tested not to be ours: a new
 //! commit for an unchanged folder, `shouldIgnore` ignored, more than 256 files in one question, no word for 412, no plain LFS.
 
-use crate::server::{Fault, TestHub, Wrong};
-use crate::{World, assert_token_is_safe, bytes, model};
+use super::server::{Fault, TestHub, Wrong};
+use super::{World, assert_token_is_safe, bytes, model};
 use std::path::Path;
 use taper::hub::{Client, PushOptions, PushResult, Settings, Upload, plan_push, push};
 
@@ -234,7 +234,7 @@ fn a_commit_in_between_is_built_upon_or_refused() {
             let mut state = hub.state();
             let repo = state.repos.get_mut("models/me/model").unwrap();
             let mut files = repo.at("main").unwrap().files.clone();
-            files.insert(path.into(), crate::server::Entry::Regular(b"theirs".to_vec()));
+            files.insert(path.into(), super::server::Entry::Regular(b"theirs".to_vec()));
             repo.add("main", files, "theirs");
         });
         let result = send(&world, &folder);

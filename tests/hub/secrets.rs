@@ -1,8 +1,8 @@
 //! The token is seen nowhere: every text of failing pulls and pushes is searched for it, while the hub does what it can to
 //! have it repeated.
 
-use crate::server::{TOKEN, Wrong};
-use crate::{World, assert_token_is_safe, bytes};
+use super::server::{TOKEN, Wrong};
+use super::{World, assert_token_is_safe, bytes};
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +11,7 @@ fn contents(folder: &Path) -> Vec<String> {
     let files = walkdir::WalkDir::new(folder).into_iter().flatten();
     files
         .map(|entry| {
-            let bytes = if entry.file_type().is_file() { crate::read(entry.path()) } else { Vec::new() };
+            let bytes = if entry.file_type().is_file() { super::read(entry.path()) } else { Vec::new() };
             format!("{}\n{}", entry.path().display(), String::from_utf8_lossy(&bytes))
         })
         .collect()

@@ -1,7 +1,7 @@
 //! Pushes beside a run: nothing waits for them, and nothing fails through them.
 
-use crate::server::{Fault, TOKEN, Wrong};
-use crate::{World, bytes, model, read};
+use super::server::{Fault, TOKEN, Wrong};
+use super::{World, bytes, model, read};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;

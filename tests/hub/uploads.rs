@@ -1,7 +1,7 @@
 //! Large files on their way up: basic and multipart, faults, and nothing that arrived sent again. The hub counts.
 
-use crate::server::{Fault, Wrong};
-use crate::{World, assert_token_is_safe, bytes, model, read};
+use super::server::{Fault, Wrong};
+use super::{World, assert_token_is_safe, bytes, model, read};
 use std::path::PathBuf;
 use taper::hub::{PushOptions, PushResult, push};
 
@@ -142,7 +142,7 @@ fn what_the_hub_does_not_take_is_told() {
 
 fn taper_sha256(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
-    crate::server::hex(&Sha256::digest(bytes))
+    super::server::hex(&Sha256::digest(bytes))
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Large files by Xet, with a storage that takes xorbs and shards as the Hub's does (its answers are those that the crate
 //! `xet-client` documents). What it puts together must be the file, byte for byte.
 
-use crate::server::{TOKEN, Wrong};
-use crate::{World, assert_token_is_safe, model, read};
+use super::server::{TOKEN, Wrong};
+use super::{World, assert_token_is_safe, model, read};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use taper::hub::{Client, PushOptions, Settings, push};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use taper::Result;
+use taper::arch::ModelConfig;
 use taper::data::{ChatTemplate, Tokenizer};
 use taper::decode::{Decode, Feed, Tensors};
-use taper::model::{Gpt, ModelConfig};
+use taper::model::Gpt;
 use taper::sample::{Request, Sample, SamplerConfig, generate};
 use taper::serve::{Model, Options, Server};
 use taper::tape::Params;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use regex_syntax::hir::{Class, HirKind};
 use std::sync::LazyLock;
 
-use crate::differential::check;
-use crate::tricky_text;
+use super::differential::check;
+use super::tricky_text;
 
 const CATEGORIES: [&str; 29] = [
     "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm",

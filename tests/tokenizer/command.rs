@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-use crate::shared;
+use super::shared;
 
 fn taper(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("taper"));

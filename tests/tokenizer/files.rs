@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use taper::data::tokenizer::{Tokenizer, train_bpe};
 
-use crate::{kinds::sentencepiece_like, tricky_text};
+use super::{kinds::sentencepiece_like, tricky_text};
 
 fn small_bpe() -> Tokenizer {
     let corpus = "the shells, the shells größer aaaa abab 1000 1000".to_string();

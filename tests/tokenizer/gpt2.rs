@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::LazyLock;
 use taper::data::tokenizer::Tokenizer;
 
-use crate::{fixture, ids, shared, tricky_text};
+use super::{fixture, ids, shared, tricky_text};
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::path::Path;
 use taper::data::tokenizer::{StreamDecoder, Tokenizer, train_bpe};
 
-use crate::tricky_text;
+use super::tricky_text;
 
 /// A BPE tokenizer as Llama's: merges over characters, bytes as a fall-back, `▁` for a blank. It runs on the crate.
 pub fn sentencepiece_like() -> Tokenizer {

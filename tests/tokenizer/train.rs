@@ -7,7 +7,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
-use crate::{fixture, ids, tricky_text};
+use super::{fixture, ids, tricky_text};
 
 fn trained(texts: &[&str], vocab_size: usize) -> Tokenizer {
     let mut texts = texts.iter().map(|t| Ok(t.to_string()));

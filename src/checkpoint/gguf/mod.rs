@@ -14,9 +14,9 @@ pub use vocabulary::Vocabulary;
 
 use super::write::ParamSource;
 use super::{Layout, WeightType};
+use crate::arch::config::{Mlp, ModelConfig, Position};
+use crate::arch::layout::parameter_shapes;
 use crate::error::{Error, Result};
-use crate::model::config::{Mlp, ModelConfig, Position};
-use crate::model::layout::parameter_shapes;
 use file::{Info, Meta, Writer};
 use half::f16;
 use std::collections::BTreeMap;

@@ -32,8 +32,8 @@ use self::step::{Row, Scratch};
 use self::vector::LANES;
 use self::weights::Weights;
 use super::{CacheFormat, Decode, Feed, WeightFormat, check};
+use crate::arch::ModelConfig;
 use crate::error::Result;
-use crate::model::ModelConfig;
 use crate::tape::Params;
 
 /// Rows of one pass at most: longer prompts go through in several.

@@ -7,8 +7,8 @@ use super::product::{Finish, Quantised, Rows, each_row, product};
 use super::vector::LANES;
 use super::weights::{Linear, Norm, Weights};
 use super::{Isa, Options, Packed};
-use crate::model::ModelConfig;
-use crate::model::config::{Mlp, Norm as NormKind, NormPosition};
+use crate::arch::ModelConfig;
+use crate::arch::config::{Mlp, Norm as NormKind, NormPosition};
 use crate::ops::heads::Heads;
 use crate::ops::{gelu, lanes, layernorm, relu2, rmsnorm, simd, swiglu};
 

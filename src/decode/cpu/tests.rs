@@ -7,9 +7,10 @@ use super::matrix::Matrix;
 use super::pool::Pool;
 use super::product::{Quantised, Rows, product};
 use super::{Cpu, Options, Packed};
+use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::layout::parameter_shapes;
 use crate::decode::{CacheFormat, Decode, Feed, WeightFormat};
-use crate::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use crate::model::{Gpt, layout::parameter_shapes};
+use crate::model::Gpt;
 use crate::tape::Params;
 use crate::tensor::Tensor;
 

@@ -1,10 +1,10 @@
 //! A model's parameters, packed.
 
 use super::matrix::Matrix;
+use crate::arch::ModelConfig;
+use crate::arch::config::{Mlp, NormPosition, Position};
 use crate::decode::WeightFormat;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
-use crate::model::config::{Mlp, NormPosition, Position};
 use crate::ops::rope::RopeTable;
 use crate::tape::Params;
 

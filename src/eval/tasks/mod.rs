@@ -18,9 +18,10 @@ use std::path::Path;
 pub use super::config::{TaskKind, TaskSpec};
 pub use metric::Metric;
 
+use crate::arch::ModelConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::{Gpt, ModelConfig};
+use crate::model::Gpt;
 use crate::tape::Params;
 
 /// A benchmark, tokenized for one model.

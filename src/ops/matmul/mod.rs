@@ -198,13 +198,17 @@ simd! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use half::bf16;
 
+    /// Numbers of so few digits that sums of their products are exact.
+    pub fn fill<E: Element>(n: usize, step: usize) -> Vec<E> {
+        (0..n).map(|i| E::store(((i * step + 3) % 17) as f32 / 8.0 - 1.0)).collect()
+    }
+
     #[test]
     fn products_equal_f64_sums_in_every_layout() {
-        let fill = |n: usize, s: usize| (0..n).map(|i| ((i * s + 3) % 17) as f32 / 8.0 - 1.0).collect::<Vec<_>>();
         for (m, k, n) in [(1, 5, 7), (3, 4, 1), (9, 33, 17), (64, 64, 64)] {
             let (a, b) = (fill(m * (k + 2), 7), fill(n * k, 5));
             for threads in [Threads::All, Threads::One] {
@@ -224,9 +228,6 @@ mod tests {
 
     #[test]
     fn operands_in_bf16_are_exact_and_results_rounded_once() {
-        let fill = |n: usize, s: usize| {
-            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
-        };
         for (m, k, n) in [(1, 5, 7), (9, 33, 17), (64, 64, 64)] {
             let (a, b) = (fill(m * (k + 2), 7), fill(n * k, 5));
             let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
@@ -257,9 +258,6 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn every_unit_of_this_machine_multiplies_bf16() {
-        let fill = |n: usize, s: usize| {
-            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
-        };
         let units = crate::device::bf16_unit::Bf16Unit::all();
         if units.is_empty() {
             eprintln!("skipped: this CPU does not multiply bf16");
@@ -267,7 +265,7 @@ mod tests {
         for unit in units {
             for [m, n, k] in [[1, 1, 1], [33, 70, 65], [64, 32, 96], [40, 2100, 31], [20, 17, 3200]] {
                 for transposed in [[false, false], [true, true]] {
-                    let (a, b) = (fill(m * k, 7), fill(k * n, 5));
+                    let [a, b]: [Vec<bf16>; 2] = [fill(m * k, 7), fill(k * n, 5)];
                     let a = if transposed[0] { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
                     let b = if transposed[1] { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
                     let mut c = vec![0.5f32; m * n];

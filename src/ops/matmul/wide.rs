@@ -95,16 +95,14 @@ fn gemm_f32(c: MatMut<'_>, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>, threa
 mod tests {
     use half::bf16;
 
+    use super::super::tests::fill;
     use super::*;
 
     /// What a CPU without a unit for bf16 does, tested on every CPU.
     #[test]
     fn operands_in_bf16_are_widened_and_results_rounded_once() {
-        let fill = |n: usize, s: usize| {
-            (0..n).map(|i| bf16::from_f32(((i * s + 3) % 17) as f32 / 8.0 - 1.0)).collect::<Vec<_>>()
-        };
         let [m, n, k] = [70, 33, 40];
-        let (a, b, bias) = (fill(m * k, 7), fill(n * k, 5), fill(n, 3));
+        let [a, b, bias]: [Vec<bf16>; 3] = [fill(m * k, 7), fill(n * k, 5), fill(n, 3)];
         let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
         let exact = |i: usize, j: usize| -> f32 {
             (0..k).map(|l| a.data[i * k + l].to_f32() * b.data[j * k + l].to_f32()).sum::<f32>()

@@ -15,7 +15,7 @@ pub struct OnCandle {
     settings: AdamWSettings,
     /// A copy of candle's weights in arena layout, renewed after each step.
     params: Params,
-    model: crate::model::ModelConfig,
+    model: crate::arch::ModelConfig,
     finished: Vec<(f64, Outcome)>,
 }
 
@@ -41,7 +41,7 @@ impl OnCandle {
     }
 }
 
-fn reference(config: &crate::model::ModelConfig, params: &Params) -> Result<Reference> {
+fn reference(config: &crate::arch::ModelConfig, params: &Params) -> Result<Reference> {
     let layout = params.layout().clone();
     let flat = params.flat().f32();
     let values = layout.infos().iter().map(|info| (info.name.as_str(), info.shape.as_slice(), &flat[info.range()]));

@@ -1,4 +1,4 @@
-//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::dist::ordered`], with additions on the device.
+//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::collective::ordered`], with additions on the device.
 //!
 //! What is exchanged goes by NCCL, in the order of the engine's own stream. A device that is none of NVIDIA's (the emulator
 //! of the tests) goes by way of the host and the ranks' own connections, with the same bits.
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use super::Team;
 use crate::checkpoint::arena_file;
+use crate::collective::Wire;
+use crate::collective::nccl::{self, Element, Nccl, Part};
+use crate::collective::ordered::{self, Shards};
+use crate::collective::ranks::Wait;
+use crate::collective::watchdog::{Watchdog, Watched};
 use crate::device::{DType, Gpu};
-use crate::dist::Wire;
-use crate::dist::nccl::{self, Element, Nccl, Part};
-use crate::dist::ordered::Shards;
-use crate::dist::ranks::Wait;
-use crate::dist::watchdog::{Watchdog, Watched};
 use crate::error::{Error, Result};
 use crate::optim::DeviceOptimizer;
 use crate::tensor::{Tensor, add_at};
@@ -175,9 +175,8 @@ impl DeviceSums {
         let pieces = ranges.iter().map(|range| range.len().div_ceil(BUCKET)).max().unwrap_or(0);
         for index in 0..pieces {
             let place = |of: usize| {
-                let range = &ranges[of];
-                let at = |index: usize| (range.start + index * BUCKET).min(range.end);
-                part(base + 4 * at(index) as u64, at(index + 1) - at(index))
+                let piece = ordered::piece(&ranges[of], index, BUCKET);
+                part(base + 4 * piece.start as u64, piece.len())
             };
             let own = place(rank);
             let send: Vec<Part> = (0..size).map(place).collect();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::buckets::Buckets;
 use super::{Engine, Setup, StepBatch, Team, check_len, micro_step, overlap};
 use crate::checkpoint::state::ArenaData;
-use crate::dist::ordered;
+use crate::collective::ordered;
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::optim::{Hyper, Moments, Optimizer, Outcome, PART_ALIGN, ScaleState};

@@ -90,9 +90,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::collective::local::{self, Local};
+    use crate::collective::{Call, Collective, Ranks};
     use crate::device::Device;
-    use crate::dist::local::{self, Local};
-    use crate::dist::{Call, Collective, Ranks};
     use crate::tape::{Layout, ParamId};
 
     /// A rank that tells when a sum of gradients is finished.

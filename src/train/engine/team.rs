@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::dist::ranks::Summation;
-use crate::dist::{Ranks, Wire};
+use crate::collective::ranks::Summation;
+use crate::collective::{Ranks, Wire};
 use crate::error::{Error, Result};
 
 /// The ranks of a run, and how they share the work of a step.

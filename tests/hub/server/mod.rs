@@ -64,7 +64,6 @@ pub struct Asked {
     pub origin: &'static str,
     pub authorization: Option<String>,
     pub range: Option<String>,
-    pub body: usize,
     pub status: u16,
 }
 
@@ -79,8 +78,6 @@ pub enum Entry {
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub sha: String,
-    pub parent: Option<String>,
-    pub summary: String,
     pub files: BTreeMap<String, Entry>,
 }
 
@@ -280,7 +277,7 @@ impl Repository {
     pub fn add(&mut self, branch: &str, files: BTreeMap<String, Entry>, summary: &str) -> String {
         let parent = self.refs.get(branch).map(|&index| self.commits[index].sha.clone());
         let sha = hex(&Sha1::digest(format!("{} {parent:?} {files:?} {summary}", self.commits.len())));
-        self.commits.push(Commit { sha: sha.clone(), parent, summary: summary.into(), files });
+        self.commits.push(Commit { sha: sha.clone(), files });
         self.refs.insert(branch.into(), self.commits.len() - 1);
         sha
     }
@@ -328,7 +325,6 @@ fn serve(stream: TcpStream, origin: &'static str, state: &Mutex<State>) {
         origin,
         authorization: request.headers.get("authorization").cloned(),
         range: request.headers.get("range").cloned(),
-        body: request.body.len(),
         status: response.status,
     });
     if let Some(Wrong::Short(bytes)) = wrong {

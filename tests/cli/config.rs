@@ -4,9 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::config::{Config, docs, schema};
 use taper::data::tokenizer::config::TokenizerKind;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::setting::{Interval, Limit};
 use taper::train::config::{DeviceChoice, MicroBatch, Precision, PrecisionConfig};
 

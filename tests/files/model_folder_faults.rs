@@ -1,17 +1,13 @@
 //! Broken, foreign and mutated model folders: each is refused with a sentence that names the place, and none panics.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-#[path = "common/folders.rs"]
-mod folders;
-
-use folders::{Params, Raw, base, edited, error_of, params_of, written};
+use crate::fixtures;
+use crate::folders::{Params, Raw, base, edited, error_of, params_of, written};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use std::sync::OnceLock;
+use taper::arch::config::ModelConfig;
 use taper::checkpoint::{ModelFolder, read_model_folder, write_model_folder};
-use taper::model::config::ModelConfig;
 use tempfile::TempDir;
 
 #[test]

@@ -6,7 +6,7 @@
 //! kind whose bits should be kept:
 //!
 //! ```text
-//! TAPER_RECORD_GOLDEN=1 cargo test --release --test golden
+//! TAPER_RECORD_GOLDEN=1 cargo test --release --test engine golden
 //! ```
 //!
 //! which replaces this kind's entry (and, since the other kinds' entries no longer hold, every entry that is further than
@@ -14,9 +14,9 @@
 
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::device::info::CpuInfo;
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
 use taper::nn::Dropout;
 use taper::optim::{Hyper, Optimizer};

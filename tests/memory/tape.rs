@@ -5,7 +5,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard};
+
+use super::alone;
 
 use taper::Result;
 use taper::device::Device;
@@ -17,12 +18,6 @@ use taper::ops::residual::residual;
 use taper::random::{Mask, Purpose, fill_normal};
 use taper::tape::{Backward, Context, Gradients, Layout, ParamId, Params, Tape, Var, VarId};
 use taper::tensor::{DType, Tensor};
-
-/// The pool's counters belong to the process: the tests of this file take turns.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|poison| poison.into_inner())
-}
 
 fn normal(name: &str, shape: &[usize]) -> Tensor {
     let mut values = vec![0.0; shape.iter().product()];

@@ -24,7 +24,7 @@ impl ModelConfig {
     /// Beside them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and 1 MiB for
     /// each thread.
     ///
-    /// `tests/memory.rs` holds the formula against what the buffer pool counts.
+    /// `tests/memory/training.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
         let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);

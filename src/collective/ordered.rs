@@ -55,7 +55,7 @@ impl Shards {
 }
 
 /// Piece `index` of a range, of at most `most` elements.
-fn piece(range: &Range<usize>, index: usize, most: usize) -> Range<usize> {
+pub fn piece(range: &Range<usize>, index: usize, most: usize) -> Range<usize> {
     let at = |index: usize| (range.start + index * most).min(range.end);
     at(index)..at(index + 1)
 }
@@ -203,7 +203,7 @@ fn from_bf16(bits: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dist::local;
+    use crate::collective::local;
     use proptest::prelude::*;
 
     const CALL: Call = Call { name: "test", step: 0, limit: Some(std::time::Duration::from_secs(20)) };

@@ -4,24 +4,19 @@
 //! byte from its description; expected values are those of the model that went in, rearranged by hand. That llama.cpp itself
 //! loads the files is checked by `scripts/check_gguf.py`.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-#[path = "common/folders.rs"]
-mod folders;
-
+use crate::folders::{base, json_of, params_of, raw, written};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
-use folders::{base, json_of, params_of, raw, written};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
+use taper::arch::config::{Mlp, ModelConfig, Norm, Position};
 use taper::checkpoint::convert::{Biases, change_biases, crop_vocabulary};
 use taper::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use taper::checkpoint::llmc::read_llmc;
 use taper::checkpoint::{ModelFolder, Packing, WeightType, read_model_folder, write_model_folder_as};
 use taper::data::tokenizer::Tokenizer;
-use taper::model::config::{Mlp, ModelConfig, Norm, Position};
 use tempfile::TempDir;
 
 const F32: GgufType = GgufType::Plain(WeightType::F32);

@@ -244,8 +244,8 @@ fn dial(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dist::launch::Launcher;
-    use crate::dist::{Call, Collective};
+    use crate::collective::launch::Launcher;
+    use crate::collective::{Call, Collective};
 
     fn place(rank: usize, size: usize, port: u16, run: &str) -> Place {
         let address = Some(("127.0.0.1".to_string(), port));

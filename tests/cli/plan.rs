@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use serde_json::Value;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::device::DType;
 use taper::device::peak;
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::plan::gpus::{self, Shares};
 use taper::plan::network::{ALPHA_LINK, ALPHA_NETWORK, NETWORK_SHARE, NVLINK_SHARE, ORDERED, phase, traffic};
 use taper::plan::{Choice, Cluster, Job, Plan, alternatives, plan};

@@ -10,7 +10,7 @@ use taper::stats::power::{noncentral_t_cdf, power, seeds_needed, smallest_effect
 use taper::stats::special::{beta_inc, erfc, ln_gamma, t_cdf, t_critical, t_two_sided};
 
 fn fixture() -> Value {
-    serde_json::from_str(include_str!("fixtures/stats.json")).unwrap()
+    serde_json::from_str(include_str!("../fixtures/stats.json")).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {

@@ -5,13 +5,10 @@
 //! agree to float32's rounding; the float32 engine may be at most twice as far away as torch's own float32 was
 //! (`float32_error` in expected.json), plus one rounding of the largest value.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-
+use crate::fixtures::{ALL, Fixture};
 use candle_core::Tensor;
-use fixtures::{ALL, Fixture};
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use taper::model::layout::parameter_shapes;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::layout::parameter_shapes;
 use taper::reference::{AdamWSettings, Precision, Reference, ReferenceTrainer, ops};
 
 type Params = Vec<(String, Vec<usize>, Vec<f32>)>;

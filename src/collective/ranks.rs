@@ -51,7 +51,7 @@ pub enum Wait {
 /// This process among its ranks.
 #[derive(Clone)]
 pub struct Ranks {
-    pub(super) group: Option<Arc<dyn Collective>>,
+    group: Option<Arc<dyn Collective>>,
     local_rank: usize,
     timeout_ms: Arc<AtomicU64>,
     step: Arc<AtomicU64>,
@@ -64,7 +64,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(100);
 /// The first exchanges wait longer: ranks warm up at different speeds.
 const FIRST: u32 = 3;
 /// How many times longer ranks wait for each other around an evaluation or a checkpoint.
-const WORK_OF_ROOT: u32 = 20;
+pub(super) const WORK_OF_ROOT: u32 = 20;
 
 impl Ranks {
     /// A run on its own.
@@ -140,11 +140,11 @@ impl Ranks {
         }
     }
 
-    fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
     }
 
-    fn call(&self, name: &'static str) -> Call {
+    pub(super) fn call(&self, name: &'static str) -> Call {
         let step = self.step.load(Ordering::Relaxed);
         if self.group.is_some() {
             fault::before_collective(self.rank(), name, step);
@@ -191,7 +191,7 @@ impl Ranks {
         self.gather_within(Call { limit: Some(self.timeout() * WORK_OF_ROOT), ..self.call(name) }, mine)
     }
 
-    fn gather_within(&self, call: Call, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn gather_within(&self, call: Call, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         let Some(group) = &self.group else { return Ok(vec![mine.to_vec()]) };
         let mut lengths = vec![[0u8; 8]; group.size()];
         let mut slices: Vec<&mut [u8]> = lengths.iter_mut().map(|length| &mut length[..]).collect();
@@ -257,78 +257,6 @@ impl Ranks {
             true => Ok(()),
             false => Err(Error::usage(format!("the ranks do not agree: {}", wrong.join("; ")))),
         }
-    }
-
-    /// Has rank 0 do something while the others wait; they get `None`. If it fails, all fail.
-    ///
-    /// # Errors
-    /// Those of `work`, on every rank.
-    pub fn on_root<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        let limit = self.timeout() * WORK_OF_ROOT;
-        self.root_within(Call { limit: Some(limit), ..self.call(name) }, work)
-    }
-
-    /// As [`Ranks::on_root`], for work that may take hours: the others wait as long as rank 0's process lives. (Where collectives
-    /// are for the main thread alone, rank 0 cannot tell that it does, and they wait without a limit.)
-    ///
-    /// # Errors
-    /// Those of `work`, on every rank.
-    pub fn on_root_for_long<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        let call = self.call(name);
-        if !self.can_overlap() {
-            return self.root_within(Call { limit: None, ..call }, work);
-        }
-        if !self.is_root() {
-            self.wait_for_root(call)?;
-            return self.root_within(call, work);
-        }
-        let (found, told) = self.work_with_pulse(call, work);
-        // If the others are gone, too, the work's own error is the one to show.
-        self.root_within(call, || found.and_then(|found| told.map(|()| found)))
-    }
-
-    fn root_within<T>(&self, call: Call, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        if self.group.is_none() {
-            return work().map(Some);
-        }
-        if self.is_root() {
-            let result = work();
-            let verdict = result.as_ref().err().map(|error| format!("{}{error}", error.exit_code()));
-            // If the others are gone, too, the first error is the one to show.
-            let told = self.gather_within(call, verdict.unwrap_or_default().as_bytes());
-            return result.and_then(|found| told.map(|_| Some(found)));
-        }
-        let verdict = self.gather_within(call, &[])?.swap_remove(0);
-        let verdict = String::from_utf8_lossy(&verdict).into_owned();
-        match verdict.split_at_checked(1) {
-            None => Ok(None),
-            Some(("2", why)) => Err(Error::Usage(why.into())),
-            Some(("3", why)) => Err(Error::Interrupted(why.into())),
-            Some((_, why)) => Err(Error::Training(format!("rank 0: {why}"))),
-        }
-    }
-
-    /// Does `work` on rank 0 first, then on the others: for what rank 0 leaves on disk for them.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub fn root_first<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.is_root() {
-            let done = self.on_root_for_long(name, work)?;
-            return done.ok_or_else(|| Error::Training("rank 0 has no result of its own work".into()));
-        }
-        self.on_root_for_long(name, || Ok(()))?;
-        work()
-    }
-
-    /// Gives every rank what `work` of rank 0 returned.
-    ///
-    /// # Errors
-    /// Those of `work`, on every rank.
-    pub fn from_root(&self, name: &'static str, work: impl FnOnce() -> Result<String>) -> Result<String> {
-        let found = self.on_root_for_long(name, work)?.unwrap_or_default();
-        let all = self.gather(name, found.as_bytes())?;
-        Ok(String::from_utf8_lossy(&all[0]).into_owned())
     }
 
     /// How long this rank computed in the step at hand, before it waited for others.
@@ -439,7 +367,7 @@ pub fn spread(busy_ms: &[f64]) -> Option<Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dist::local;
+    use crate::collective::local;
 
     fn run<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
         let groups = std::sync::Mutex::new(local::group(size).into_iter().map(Some).collect::<Vec<_>>());

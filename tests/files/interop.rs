@@ -3,10 +3,7 @@
 //! The truth is `tests/fixtures`, made by `scripts/make_fixtures.py` (logits, in float64) and
 //! `scripts/make_greedy_fixtures.py` (greedy continuations, in float32): nothing of ours took part in it.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-
-use fixtures::{ALL, Fixture, folder};
+use crate::fixtures::{ALL, Fixture, folder};
 use serde_json::Value;
 use taper::checkpoint::{Packing, WeightType, read_model_folder, write_model_folder_as};
 use taper::decode::cpu::{Options, Packed};

@@ -3,22 +3,17 @@
 //! The truth is `tests/fixtures`, folders by transformers' own `save_pretrained`, translated independently in
 //! `common/fixtures.rs`, and the file format as the `safetensors` crate reads and writes it.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-#[path = "common/folders.rs"]
-mod folders;
-
-use fixtures::{ALL, Fixture};
-use folders::{Params, Raw, base, edited, error_of, json_of, raw, write_raw, written};
+use crate::fixtures::{self, ALL, Fixture};
+use crate::folders::{Params, Raw, base, edited, error_of, json_of, raw, write_raw, written};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::layout::parameter_shapes;
 use taper::checkpoint::{Layout, ModelFolder, read_model_folder, write_model_folder};
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
-use taper::model::layout::parameter_shapes;
 use taper::reference::{Precision, Reference};
 use tempfile::TempDir;
 

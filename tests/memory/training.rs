@@ -1,17 +1,17 @@
 //! The memory model (`ModelConfig::training_bytes`, which chooses `micro_batch = "auto"`) against the truth: what the
 //! buffer pool has taken from the system after a step.
 //!
-//! Alone in its binary, because the pool's counters belong to the process, and its tests take turns. A prediction that is
-//! too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 10% above.
+//! A prediction that is too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 10% above.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Mutex;
+
+use super::alone;
+use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::decode::cpu::{Options, Packed};
 use taper::decode::{CacheFormat, Cpu, Decode, Feed, WeightFormat};
 use taper::device::pool::{held_bytes, live_bytes, peak_bytes, release, reset_peak};
 use taper::model::Gpt;
-use taper::model::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::model::gpt::Pass;
 use taper::nn::Dropout;
 use taper::optim::{Hyper, Optimizer};
@@ -19,8 +19,6 @@ use taper::tape::{Gradients, Tape};
 use taper::tensor::{DType, Tensor};
 
 use taper::sample::SamplerConfig;
-
-static TURN: Mutex<()> = Mutex::new(());
 
 /// The system's allocator, which counts how often the thread asks.
 struct Counting;
@@ -49,7 +47,7 @@ static ALLOCATOR: Counting = Counting;
 /// Generating a token, and choosing it, takes no memory from the allocator. One thread, because only its own are counted.
 #[test]
 fn a_token_allocates_nothing() {
-    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let _turn = alone();
     for config in [gpt2(), llama()] {
         let model = Gpt::new(config.clone()).unwrap();
         let params = model.initialise(1).unwrap();
@@ -153,7 +151,7 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool, dtype: DTy
 
 #[test]
 fn predictions_are_near_what_the_pool_holds() {
-    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let _turn = alone();
     let cases: Vec<(&str, ModelConfig, usize, bool)> = vec![
         ("gpt2", gpt2(), 8, false),
         ("gpt2, recompute", gpt2(), 8, true),
@@ -195,7 +193,7 @@ fn predictions_are_near_what_the_pool_holds() {
 
 #[test]
 fn a_step_gives_back_all_it_took() {
-    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let _turn = alone();
     let before = live_bytes();
     for dtype in [DType::F32, DType::BF16] {
         measure(&gpt2(), 2, true, dtype);

@@ -1,0 +1,13 @@
+//! What a user meets outside of training: commands, configs, records of runs, reports, sweeps, plans, cards.
+
+mod card;
+mod commands;
+mod config;
+mod config_properties;
+mod eval;
+mod events;
+mod plan;
+mod report;
+mod stats;
+mod sweep;
+mod watch;

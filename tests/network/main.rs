@@ -1,0 +1,6 @@
+//! Both sides of HTTP: the Hub's client against a hub of the tests, and the server that answers for a model.
+
+#[path = "../hub/mod.rs"]
+mod hub;
+#[path = "../serve/mod.rs"]
+mod serve;
