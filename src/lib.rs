@@ -48,5 +48,6 @@ pub mod sweep;
 pub mod tape;
 pub mod tensor;
 pub mod train;
+pub mod ui;
 
 pub use error::{Error, Result};

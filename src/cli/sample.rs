@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cli::args::sampler::SamplerArgs;
 use crate::cli::open::{Engine, ModelArgs, Opened, reference};
-use crate::cli::ui::{print_bytes, print_json};
+use crate::cli::ui::{note, print_bytes, print_json, say};
 use crate::decode::CacheFormat;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -165,21 +165,21 @@ impl<'a> Screen<'a> {
         match event {
             Event::Text(text) => self.texts[index].0.push_str(text),
             Event::Slid if !self.slid => {
-                eprintln!(
-                    "note: the context of {} is full: the older half of the text is dropped, and it goes on without",
+                note(&format!(
+                    "the context of {} is full: the older half of the text is dropped, and it goes on without",
                     self.context
-                );
+                ));
                 self.slid = true;
             }
             Event::Slid => {}
             Event::Done(sample) => {
                 self.texts[index].1 = true;
                 if sample.finish_reason == FinishReason::Length && sample.tokens.len() < self.args.max_new_tokens {
-                    eprintln!(
-                        "note: the text ends after {} tokens because the model's context of {} is full",
+                    note(&format!(
+                        "the text ends after {} tokens because the model's context of {} is full",
                         sample.tokens.len(),
                         self.context
-                    );
+                    ));
                 }
             }
         }
@@ -212,7 +212,7 @@ fn announce(count: usize, prompt: &str, index: usize) -> Result<()> {
         if index > 0 {
             print_bytes(b"\n")?;
         }
-        eprintln!("--- sample {} of {count} ---", index + 1);
+        say(&format!("--- sample {} of {count} ---", index + 1));
     }
     let mut terminal = std::io::stderr();
     if terminal.is_terminal() && std::io::stdout().is_terminal() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli::chat::open;
 use crate::cli::open::ModelArgs;
 use crate::cli::train::stop_flag;
+use crate::cli::ui::say;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
 use crate::error::{Error, Result};
@@ -92,13 +93,13 @@ pub fn run(args: Args) -> Result<()> {
     let model = Model { name: name.clone(), engine, tokenizer, template, end };
     let stop = stop_flag()?;
     let server = Server::start(options, model)?;
-    eprintln!("serving {name} on http://{}: {chats}, {} slots of {context} tokens", server.address(), args.slots);
+    say(&format!("serving {name} on http://{}: {chats}, {} slots of {context} tokens", server.address(), args.slots));
     if guarded {
-        eprintln!("requests need the API key");
+        say("requests need the API key");
     }
     while !server.is_finished() {
         if stop.load(Ordering::Relaxed) {
-            eprintln!("ending; requests under way have {} s (another signal ends at once)", args.grace);
+            say(&format!("ending; requests under way have {} s (another signal ends at once)", args.grace));
             server.stop();
             return server.wait();
         }

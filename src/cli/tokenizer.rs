@@ -1,11 +1,11 @@
 //! `taper tokenizer`: train a vocabulary; turn text into ids and back.
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::cli::ui::{print_bytes, print_line};
+use crate::cli::ui::terminal::style;
+use crate::cli::ui::{bar, print_bytes, print_line, say};
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::{Ties, train_bpe_with};
 use crate::error::{Error, Result};
@@ -94,11 +94,9 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn train(args: &Train) -> Result<()> {
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let bar = bar(0, "{spinner} {msg}");
     bar.set_message("counting words");
-    let merging = ProgressStyle::with_template("{bar:40} {pos}/{len} merges, {eta} left");
-    let merging = merging.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let merging = style("{bar:40} {pos}/{len} merges, {eta} left");
     let progress = |done: usize, total: usize| {
         if done == 1 {
             bar.set_length(total as u64);
@@ -116,12 +114,12 @@ fn train(args: &Train) -> Result<()> {
     tokenizer.save_file(&out)?;
     let size = tokenizer.vocab_size();
     if size < args.vocab_size {
-        eprintln!(
+        say(&format!(
             "warning: the text has no pair of tokens left that occurs twice; the vocabulary has {size} ids instead of {}",
             args.vocab_size
-        );
+        ));
     }
-    eprintln!("wrote {} ({size} ids)", out.display());
+    say(&format!("wrote {} ({size} ids)", out.display()));
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub use inspect::{Inspection, inspect};
 pub use loader::{Loader, Sequences, Window, eval_windows};
 pub use manifest::Manifest;
 pub use packed::{IGNORE, Packed, Rows};
-pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
+pub use prepare::{PrepareOptions, prepare, prepare_sources};
 pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};
 pub use stream::TokenStream;

@@ -13,8 +13,9 @@ use crate::data::config::DataConfig;
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::config::{TokenizerConfig, TokenizerKind};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
-use crate::data::{Manifest, PrepareOptions, Progress, Sequences, ShardFormat, ShardOptions, Shards, prepare};
+use crate::data::{Manifest, PrepareOptions, Sequences, ShardFormat, ShardOptions, Shards, prepare};
 use crate::error::{Error, Result};
+use crate::ui::Ui;
 
 /// The folder of prepared data within a run folder.
 pub const DATA: &str = "data";
@@ -32,7 +33,7 @@ pub fn tokenizer(
     config: &TokenizerConfig,
     data: &DataConfig,
     localize: &Localize,
-    note: &dyn Fn(&str),
+    ui: &dyn Ui,
 ) -> Result<Tokenizer> {
     let kind = config.kind();
     match kind {
@@ -63,7 +64,7 @@ pub fn tokenizer(
     let made = match kind {
         TokenizerKind::Chars => chars(data)?,
         _ => {
-            note(&format!("training a BPE tokenizer of {} tokens", config.vocab_size()));
+            ui.info(&format!("training a BPE tokenizer of {} tokens", config.vocab_size()));
             let options = TextOptions { text_column: data.text_column.clone(), ..TextOptions::default() };
             let mut texts = Documents::open(&data.text, &options)?.map(|piece| piece.map(|piece| piece.text));
             train_bpe(&mut texts, config.vocab_size(), &|_, _| {})?
@@ -73,7 +74,7 @@ pub fn tokenizer(
     made.save(&folder, usize::MAX >> 1)?;
     std::fs::write(&recipe_path, recipe).map_err(Error::io("write", &recipe_path))?;
     if kind == TokenizerKind::Train && made.vocab_size() < config.vocab_size() {
-        note(&format!(
+        ui.info(&format!(
             "the text is too small for {} tokens: the tokenizer has {}",
             config.vocab_size(),
             made.vocab_size()
@@ -122,7 +123,7 @@ pub fn streams(
     vocab_size: usize,
     goes_on: bool,
     localize: &Localize,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<Streams> {
     if let Some(name) = &data.shards {
         let here = localize(data)?;
@@ -141,7 +142,7 @@ pub fn streams(
     options.text_column = data.text_column.clone();
     // The folder belongs to this run, which has not begun or has the same config: nothing of worth is replaced.
     options.overwrite = true;
-    let manifest = prepare(&options, tokenizer, progress)?;
+    let manifest = prepare(&options, tokenizer, ui)?;
     from_text(&out, &manifest, data, tokenizer, vocab_size)
 }
 

@@ -1,3 +1,4 @@
 //! Arguments that several commands share.
 
+pub mod formats;
 pub mod sampler;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::bench::args::{Job, Step};
 use crate::cli::train::{device_words, peak_flops, slow_on_this_cpu};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{print_json, print_line, warn};
 use crate::data::{Loader, TokenStream};
 use crate::device::info::peak_resident_bytes;
 use crate::device::{Device, pool};
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Step, job: Job) -> Result<()> {
     let gpu = device.gpu()?;
     let precision = precision(args, gpu.is_some())?;
     if let (None, Some(note)) = (gpu, slow_on_this_cpu(precision)) {
-        eprintln!("NOTE: {note}");
+        warn(note);
     }
     let (name, b, t, v) = (job.name.clone(), job.batch, job.model.context_length, job.model.vocab_size);
     let flops_per_token = job.model.flops_per_token();

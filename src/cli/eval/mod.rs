@@ -8,12 +8,11 @@ pub mod task;
 
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::eval::task::TaskArgs;
 use crate::cli::open::{Engine, ModelArgs, Opened, data_inputs, reference};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{bar, note, print_json, print_line};
 use crate::data::{
     Documents, ShardOptions, Shards, Split, TextOptions, TokenStream, eval_windows, tokenizer::Tokenizer,
 };
@@ -137,9 +136,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn measure(args: &Args, opened: &mut Opened, stream: &TokenStream) -> Result<Evaluation> {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} predictions, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar(0, "{bar:40} {pos}/{len} predictions, {eta} left");
     let mut progress = |done: u64, all: u64| {
         bar.set_length(all);
         bar.set_position(done);
@@ -297,7 +294,7 @@ fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
         tokens.extend(ids);
     }
     if joined > 0 && opened.tokenizer.eot().is_none() {
-        eprintln!("note: this tokenizer has no end-of-text, so the documents follow each other without a mark");
+        note("this tokenizer has no end-of-text, so the documents follow each other without a mark");
     }
     Ok(TokenStream::from_tokens(tokens, vocab_size))
 }

@@ -8,6 +8,7 @@ use crate::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use crate::checkpoint::llmc::{GPT2_VOCABULARY, read_llmc};
 use crate::checkpoint::{Layout, ModelFolder, Packing, WeightType, write_model_folder_as};
 use crate::cli::open::{self, locate};
+use crate::cli::ui::{note, say};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -155,7 +156,7 @@ impl Source {
             };
             Source { model: open::read(&folder)?, tokenizer, folder: Some(folder) }
         };
-        source.model.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        source.model.notes.iter().for_each(|text| note(text));
         Ok(source)
     }
 
@@ -168,7 +169,7 @@ impl Source {
             files = write_model_folder_as(folder, config, params, eos, packing)?.len();
             match &self.tokenizer {
                 Some(tokenizer) => tokenizer.save(folder, config.context_length)?,
-                None => eprintln!("note: there is no tokenizer to write; the model takes and gives token ids"),
+                None => note("there is no tokenizer to write; the model takes and gives token ids"),
             }
             let card = self.folder.as_ref().map(|folder| folder.join("README.md")).filter(|card| card.is_file());
             if let Some(card) = card {
@@ -177,10 +178,10 @@ impl Source {
             Ok(())
         })?;
         if let Layout::Own { reasons } = Layout::of(config) {
-            reasons.iter().for_each(|reason| eprintln!("note: this model will not load in transformers: {reason}"));
+            reasons.iter().for_each(|reason| note(&format!("this model will not load in transformers: {reason}")));
         }
         let files = if files == 1 { String::new() } else { format!(", weights in {files} files") };
-        eprintln!("wrote {} ({}{files})", out.display(), packing.weights.torch_name());
+        say(&format!("wrote {} ({}{files})", out.display(), packing.weights.torch_name()));
         Ok(())
     }
 }
@@ -226,7 +227,7 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
     }
     let told = source.model.notes.len();
     change_biases(&mut source.model, args.biases);
-    source.model.notes[told..].iter().for_each(|note| eprintln!("note: {note}"));
+    source.model.notes[told..].iter().for_each(|text| note(text));
     source.write_folder(&args.out, Packing { weights, shard_bytes: args.shard_size })
 }
 
@@ -282,8 +283,8 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let ModelFolder { config, params, .. } = &source.model;
     let written = write_gguf(&part, &name, config, params, weights, vocabulary.as_ref())?;
     std::fs::rename(&part, &args.out).map_err(Error::io("create", &args.out))?;
-    written.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    eprintln!("wrote {} ({} tensors, {} bytes)", args.out.display(), written.tensors, written.bytes);
+    written.notes.iter().for_each(|text| note(text));
+    say(&format!("wrote {} ({} tensors, {} bytes)", args.out.display(), written.tensors, written.bytes));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::arch::ModelConfig;
 use crate::checkpoint::store::{CHECKPOINTS, Store};
 use crate::checkpoint::{ModelFolder, adapter, read_model_folder};
-use crate::cli::push::pull::Transfer;
+use crate::cli::ui::{Terminal, note};
 use crate::data::config::DataConfig;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerConfig;
@@ -140,8 +140,8 @@ impl ModelArgs {
             gpu.driver().allow_tf32(precision == Precision::Tf32);
             opened.params = opened.params.to_device(device, precision.dtype())?;
         }
-        for note in &opened.notes {
-            eprintln!("note: {note}");
+        for text in &opened.notes {
+            note(text);
         }
         Ok(opened)
     }
@@ -227,7 +227,7 @@ pub fn read(folder: &Path) -> Result<ModelFolder> {
 /// # Errors
 /// `Usage` if it is no model folder, no run with a checkpoint; as [`hub::pull`] if it is `OWNER/NAME`.
 pub fn locate(model: &str) -> Result<PathBuf> {
-    let found = hub::resolve(model, &Transfer::default())?;
+    let found = hub::resolve(model, &Terminal::new())?;
     locate_here(found.to_str().unwrap_or(model))
 }
 
@@ -236,7 +236,7 @@ pub fn locate(model: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`Tokenizer::from_name_or_path`], and as [`hub::pull`].
 pub fn tokenizer(name: &str) -> Result<Tokenizer> {
-    let found = hub::resolve_tokenizer(name, &Transfer::default())?;
+    let found = hub::resolve_tokenizer(name, &Terminal::new())?;
     let found = match found.join(CHECKPOINTS).is_dir() {
         true => locate_here(name)?,
         false => found,
@@ -248,7 +248,7 @@ pub fn tokenizer(name: &str) -> Result<Tokenizer> {
 pub(crate) fn tokenizer_section(section: &TokenizerConfig) -> Result<TokenizerConfig> {
     let mut section = section.clone();
     if let Some(path) = &section.path {
-        let found = hub::resolve_tokenizer(path, &Transfer::default())?;
+        let found = hub::resolve_tokenizer(path, &Terminal::new())?;
         let found = if found.join(CHECKPOINTS).is_dir() { locate_here(path)? } else { found };
         section.path = Some(found.to_str().unwrap_or(path).to_string());
     }
@@ -309,7 +309,7 @@ fn shards_on_hub(name: &str) -> Result<Option<String>> {
 }
 
 fn dataset_on_hub(name: &str, selection: &Selection) -> Result<Pulled> {
-    let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
+    let (client, bar) = (Client::new(Settings::from_env()?), Terminal::new());
     hub::pull_dataset(&client, &Repo::dataset(name)?, selection, &bar).map_err(|error| match error {
         Error::Hub(message) => Error::Hub(format!("there is no file or folder {name} here, and {message}")),
         error => error,

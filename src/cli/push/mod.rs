@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::open::locate_here;
 use crate::cli::push::card_push::CardArgs;
-use crate::cli::push::pull::Transfer;
-use crate::cli::ui::progress::say;
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{Terminal, note, print_json, print_line, say};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::hub::config::{PushConfig, PushEvery};
@@ -78,8 +76,8 @@ pub fn run(args: Args) -> Result<()> {
         None => args.card.clone(),
     };
     let source = card_push::Source::read(&folder);
-    for note in card_push::complete(&folder, &source, run.as_deref(), &repo, &card, overlay.path())? {
-        say(&format!("note: {note}"));
+    for text in card_push::complete(&folder, &source, run.as_deref(), &repo, &card, overlay.path())? {
+        note(&text);
     }
     let options = PushOptions {
         private: args.private,
@@ -88,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
         message: args.message.clone(),
         overlay: Some(overlay.path().to_path_buf()),
     };
-    let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
+    let (client, bar) = (Client::new(Settings::from_env()?), Terminal::new());
     if args.dry_run {
         let plan = hub::plan_push(&client, &folder, &repo, &options, &bar)?;
         return if args.json { print_json(&plan_json(&plan, &repo)) } else { show(&plan, &repo, &args) };

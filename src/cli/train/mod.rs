@@ -19,8 +19,10 @@ use crate::cli::push::card_facts;
 use crate::cli::train::ranks as together;
 use crate::cli::train::resume::{check_same_run, find_state};
 use crate::cli::train::tune::{adapters, conversations};
-use crate::cli::ui::progress::{Charts, Console, PrepareBar, say};
+use crate::cli::ui::log::Verbosity;
+use crate::cli::ui::progress::{Charts, Console};
 use crate::cli::ui::summary::{next_commands, summary};
+use crate::cli::ui::{Terminal, note, say, warn};
 use crate::collective::Ranks;
 use crate::config::Config;
 use crate::data::Loader;
@@ -90,11 +92,11 @@ pub enum Engine {
 }
 
 /// Runs `taper train`.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, verbosity: Verbosity) -> Result<()> {
     if let Some(processes) = together::asked(&args)?
         && processes > 1
     {
-        return together::supervise(&args, processes);
+        return together::supervise(&args, processes, verbosity);
     }
     let ranks = together::join()?;
     let result = run_rank(args, &ranks);
@@ -133,25 +135,25 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let folder = ranks.on_root("run folder", || RunFolder::open(&run, args.resume))?;
     let is_shared = is_shared(ranks, &run)?;
     if !is_shared {
-        say(&format!(
-            "NOTE: not all processes see what rank 0 writes to {}: rank 0 writes checkpoints alone, and sends them to the others \
+        warn(&format!(
+            "not all processes see what rank 0 writes to {}: rank 0 writes checkpoints alone, and sends them to the others \
              when a run goes on",
             run.display()
         ));
     }
-    for note in config.notes() {
-        say(&format!("note: {note}"));
+    for text in config.notes() {
+        note(&text);
     }
     if device == Device::Cpu
         && let Some(note) = slow_on_this_cpu(precision)
     {
-        say(&format!("NOTE: {note}"));
+        warn(&format!("{note}"));
     }
     if asked == "auto"
         && device == Device::Cpu
         && let Some(why) = gpu::why_idle()
     {
-        say(&format!("NOTE: this run is on the CPU, although there is an NVIDIA driver: {why}"));
+        warn(&format!("this run is on the CPU, although there is an NVIDIA driver: {why}"));
     }
 
     let store = Store::of_run(&run);
@@ -160,12 +162,12 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
     let from = config.model.init_from.as_ref();
     let init_from = ranks.root_first("initial model", || from.map(|from| open::locate(from)).transpose())?;
     let init = init_from.as_ref().map(|folder| open::read(folder)).transpose()?;
-    for note in init.iter().flat_map(|folder| &folder.notes) {
-        say(&format!("note: {note}"));
+    for text in init.iter().flat_map(|folder| &folder.notes) {
+        note(&text);
     }
     let tokenizer = ranks.root_first("tokenizer", || {
         open::tokenizer_section(&config.tokenizer)
-            .and_then(|section| source::tokenizer(&run, &section, &config.data, &open::data_section, &|note| say(note)))
+            .and_then(|section| source::tokenizer(&run, &section, &config.data, &open::data_section, &Terminal::new()))
             .context(|| "preparing the tokenizer".into())
     })?;
     let shape = config.resolve_model(tokenizer.vocab_size(), init.as_ref().map(|folder| &folder.config))?;
@@ -180,15 +182,15 @@ fn run_rank(args: Args, ranks: &Ranks) -> Result<()> {
         if config.data.format == DataFormat::Chat {
             return conversations(&run, &config, tokenizer, init_from.as_deref(), model.config(), goes_on);
         }
-        let bar = PrepareBar::new();
+        let bar = Terminal::new();
         let streams = source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, &open::data_section, &bar)?;
         Ok((streams, tokenizer))
     })?;
     together::agree_on_data(ranks, tokenizer.hash(), &streams.train)?;
     let (given, goes_on) = (config.precision.matmul_table.as_deref(), found.is_some());
     let table = ranks.from_root("table of matrix products", || matmul_table(&run, given, goes_on))?;
-    if let Some(note) = use_matmul_table(device, &table, goes_on)? {
-        say(&format!("note: {note}"));
+    if let Some(text) = use_matmul_table(device, &table, goes_on)? {
+        note(&text);
     }
     ranks.on_root("run folder", || {
         let Some(folder) = &folder else { return Ok(()) };
@@ -310,8 +312,8 @@ impl Ready {
         let context = self.model.config().context_length;
         let loader = Loader::new(self.streams.train.clone(), context, self.config.data.shuffle, 0)?;
         if loader.leftover_tokens() > 0 {
-            say(&format!(
-                "note: the last {} of {} training tokens do not fill a sequence of {context} and are not read",
+            note(&format!(
+                "the last {} of {} training tokens do not fill a sequence of {context} and are not read",
                 loader.leftover_tokens(),
                 self.streams.train.len()
             ));

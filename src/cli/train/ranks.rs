@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::checkpoint::store::Store;
 use crate::cli::train::{Args, stop_flag};
-use crate::cli::ui::progress::{say, silence};
+use crate::cli::ui::log::Verbosity;
+use crate::cli::ui::terminal::silence;
+use crate::cli::ui::{Terminal, note};
 use crate::collective::ranks::Summation;
 use crate::collective::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::config::Config;
@@ -35,6 +37,7 @@ pub(crate) fn join() -> Result<Ranks> {
     }
     let ranks = Ranks::of(connect(&place)?, place.local_rank);
     fault::start_clock(place.rank);
+    let ranks = ranks.ending_by(|code| std::process::exit(code.into()));
     ranks.end_on_panic();
     Ok(ranks)
 }
@@ -106,8 +109,8 @@ pub(crate) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes
     })?;
     config.dist.lanes = lanes.parse().ok();
     if let (Some(lanes), false) = (config.dist.lanes, goes_on) {
-        say(&format!(
-            "note: dist.lanes = {lanes}, one for each process; fewer processes give the same bits only with the same dist.lanes"
+        note(&format!(
+            "dist.lanes = {lanes}, one for each process; fewer processes give the same bits only with the same dist.lanes"
         ));
     }
     Ok(())
@@ -182,7 +185,7 @@ pub(crate) fn asked(args: &Args) -> Result<Option<usize>> {
 ///
 /// # Errors
 /// As [`supervisor::run`].
-pub(crate) fn supervise(args: &Args, processes: usize) -> Result<()> {
+pub(crate) fn supervise(args: &Args, processes: usize, verbosity: Verbosity) -> Result<()> {
     let config = Config::load(&args.config, &args.set)?;
     let run = args.run.clone().unwrap_or_else(|| config.run_dir());
     let program = std::env::current_exe()
@@ -203,6 +206,7 @@ pub(crate) fn supervise(args: &Args, processes: usize) -> Result<()> {
         if args.resume || attempt > 0 {
             command.arg("--resume");
         }
+        command.args(verbosity.options());
         if attempt > 0 {
             command.env_remove(fault::VARIABLE);
         }
@@ -218,7 +222,7 @@ pub(crate) fn supervise(args: &Args, processes: usize) -> Result<()> {
     let newest = || newest_checkpoint(&run);
     let grace = GRACE.min(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
     let policy = supervisor::Policy { processes, restarts: args.restarts, grace };
-    supervisor::run(policy, &command, &newest, &stop, &say)
+    supervisor::run(policy, &command, &newest, &stop, &Terminal::new())
 }
 
 fn newest_checkpoint(run: &Path) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::state::{self, ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::cli::ui::progress::say;
+use crate::cli::ui::{note, say};
 use crate::collective::Ranks;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -93,8 +93,6 @@ pub(crate) fn check_same_run(run: &Path, config: &Config, state: &TrainingState)
         return Ok(());
     }
     let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
-    say(&format!(
-        "note: the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
-    ));
+    note(&format!("the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"));
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::arch::ModelConfig;
 use crate::arch::lora::Lora;
 use crate::checkpoint::adapter;
 use crate::cli::open;
-use crate::cli::ui::progress::say;
+use crate::cli::ui::say;
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};

@@ -2,70 +2,15 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
-use crate::data::Progress;
+use crate::cli::ui::terminal::{bar, note, say};
 use crate::events::{Class, Event};
 use crate::report;
 use crate::train::Observer;
-
-/// Whether this process leaves the talking to another.
-static SILENT: AtomicBool = AtomicBool::new(false);
-
-/// From now on [`say`] says nothing: of several processes that train together, one speaks.
-pub(crate) fn silence() {
-    SILENT.store(true, Ordering::Relaxed);
-}
-
-/// Says something to the user, on standard error.
-pub(crate) fn say(message: &str) {
-    if !SILENT.load(Ordering::Relaxed) {
-        eprintln!("{message}");
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// A bar on a terminal, nothing elsewhere.
-pub(crate) fn bar(total: u64, template: &str) -> ProgressBar {
-    let target = match std::io::stderr().is_terminal() && !SILENT.load(Ordering::Relaxed) {
-        true => ProgressDrawTarget::stderr_with_hz(5),
-        false => ProgressDrawTarget::hidden(),
-    };
-    ProgressBar::with_draw_target(Some(total), target).with_style(style(template))
-}
-
-/// Tokenization of a run's text.
-pub(crate) struct PrepareBar {
-    bar: ProgressBar,
-}
-
-impl PrepareBar {
-    pub fn new() -> PrepareBar {
-        PrepareBar { bar: bar(0, "tokenizing {wide_bar} {bytes}/{total_bytes} {msg}") }
-    }
-}
-
-impl Progress for PrepareBar {
-    fn set(&self, done: u64, total: u64, tokens: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        self.bar.set_message(format!("{tokens} tokens"));
-        if done >= total {
-            self.bar.finish_and_clear();
-        }
-    }
-
-    fn note(&self, message: &str) {
-        self.bar.suspend(|| say(message));
-    }
-}
 
 /// Steps, losses and samples on standard error.
 pub(crate) struct Console {
@@ -88,10 +33,6 @@ impl Console {
     pub fn finish(&mut self) {
         self.bar.finish_and_clear();
     }
-
-    fn say(&self, message: &str) {
-        self.bar.suspend(|| say(message));
-    }
 }
 
 impl Observer for Console {
@@ -109,15 +50,15 @@ impl Observer for Console {
             }
             Event::Eval(eval) => {
                 self.val = Some(eval.loss);
-                self.say(&format!("step {}/{} validation loss {:.6}", eval.step, self.max_steps, eval.loss));
+                say(&format!("step {}/{} validation loss {:.6}", eval.step, self.max_steps, eval.loss));
             }
             Event::Task(task) => {
-                self.say(&format!("step {}/{} {}: {}", task.step, self.max_steps, task.task, task.in_words()));
+                say(&format!("step {}/{} {}: {}", task.step, self.max_steps, task.task, task.in_words()));
             }
             Event::Sample(sample) => {
                 let text = format!("{}{}", sample.prompt, sample.text);
                 let indented: Vec<String> = text.lines().map(|line| format!("  | {line}")).collect();
-                self.say(&format!("step {} sample:\n{}", sample.step, indented.join("\n")));
+                say(&format!("step {} sample:\n{}", sample.step, indented.join("\n")));
             }
             Event::Nonfinite(event) => {
                 let place = event.parameter.as_ref().map(|name| format!(", first in {name}")).unwrap_or_default();
@@ -126,17 +67,17 @@ impl Observer for Console {
                     Class::Overflow => "the gradient's norm overflowed",
                     _ => "a gradient is not finite",
                 };
-                self.say(&format!("step {}: {skipped}{place}; the update is left out", event.step));
+                say(&format!("step {}: {skipped}{place}; the update is left out", event.step));
             }
             Event::Spike(spike) => {
                 let message = format!(
                     "step {}: the loss jumped to {:.4}, {:.1} standard deviations above the last steps",
                     spike.step, spike.loss, spike.z_score
                 );
-                self.say(&message);
+                say(&message);
             }
-            Event::Checkpoint(checkpoint) => self.say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
-            Event::Rollback(rollback) => self.say(&format!(
+            Event::Checkpoint(checkpoint) => say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
+            Event::Rollback(rollback) => say(&format!(
                 "step {}: back to the state of step {}; {} sequences are left out",
                 rollback.from, rollback.step, rollback.data.sequences
             )),
@@ -175,7 +116,7 @@ impl Charts {
             Err(_) => "the drawing thread panicked".into(),
         };
         if !std::mem::replace(&mut self.complained, true) {
-            say(&format!("note: the charts could not be drawn: {problem}"));
+            note(&format!("the charts could not be drawn: {problem}"));
         }
     }
 }
