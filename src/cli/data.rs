@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::open::{self, data_inputs};
 use crate::cli::ui::{Terminal, grouped, print_json, print_line, say};
 use crate::config::Config;
 use crate::data::config::DataFormat;
@@ -16,7 +15,8 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Repo, Selection, Settings};
-use crate::train::source;
+use crate::open::{self, data_inputs};
+use crate::run::source;
 use crate::ui::Ui;
 
 /// Subcommands of `taper data`.
@@ -196,8 +196,8 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn run_prepare(args: Prepare) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
-    let val = data_inputs(&args.val, "validation")?;
+    let tokenizer = crate::open::tokenizer(&args.tokenizer, &Terminal::new())?;
+    let val = data_inputs(&args.val, "validation", &Terminal::new())?;
     let options = PrepareOptions {
         val_inputs: (!val.is_empty()).then_some(val),
         val_fraction: args.val_fraction,
@@ -206,7 +206,7 @@ fn run_prepare(args: Prepare) -> Result<()> {
         parse_special: args.parse_special,
         text_column: args.text_column,
         overwrite: args.overwrite,
-        ..PrepareOptions::new(data_inputs(&args.inputs, "train")?, &args.out, args.tokenizer)
+        ..PrepareOptions::new(data_inputs(&args.inputs, "train", &Terminal::new())?, &args.out, args.tokenizer)
     };
     let bar = Terminal::with_rates();
     let made = prepare(&options, &tokenizer, &bar);
@@ -271,7 +271,7 @@ fn stream_and_prepare(
     name: &str,
     out: &Path,
 ) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(name)?;
+    let tokenizer = crate::open::tokenizer(name, &Terminal::new())?;
     let spool = out.join(".fetch");
     let streamed = hub::stream_dataset(client, repo, selections, &spool)?;
     let called = |split: &str| vec![format!("{}@{} ({split})", repo.id(), &streamed.commit[..12])];
@@ -307,7 +307,7 @@ fn run_inspect(args: &Inspect) -> Result<()> {
     }
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
-        Some(name) => Some(crate::cli::open::tokenizer(name)?),
+        Some(name) => Some(crate::open::tokenizer(name, &Terminal::new())?),
         None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
         None => None,
     };
@@ -382,8 +382,8 @@ fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
             run.display()
         )));
     }
-    let section = open::tokenizer_section(&config.tokenizer)?;
-    let tokenizer = source::tokenizer(run, &section, &config.data, &open::data_section, &Terminal::new())?;
+    let section = open::tokenizer_section(&config.tokenizer, &Terminal::new())?;
+    let tokenizer = source::tokenizer(run, &section, &config.data, &Terminal::new())?;
     let made = run.join(source::DATA).join("tokens").to_string_lossy().into_owned();
     let options = ShardOptions { tokenizer_hash: Some(tokenizer.hash().to_string()), ..ShardOptions::default() };
     let shards = Shards::open(config.data.shards.as_ref().unwrap_or(&made), &options)?;

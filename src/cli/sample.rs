@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampler::SamplerArgs;
-use crate::cli::open::{Engine, ModelArgs, Opened, reference};
 use crate::cli::ui::{note, print_bytes, print_json, say};
-use crate::decode::CacheFormat;
-use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::open::{EngineKind, Opened, reference};
 use crate::reference::Precision;
 use crate::sample::{Event, FinishReason, Request, Sample, generate_all, generate_by, prompt_tokens};
 
@@ -53,9 +52,6 @@ pub struct Args {
     /// At the end of the context drop the older half of the text and go on; without it the text ends there.
     #[arg(long)]
     slide: bool,
-    /// The number format of cached keys and values on the CPU.
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheFormat::Fp32)]
-    cache_dtype: CacheFormat,
     /// How many texts are written side by side; they are the same for any number.
     #[arg(long, value_name = "B", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
     batch: u64,
@@ -71,14 +67,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let sampler = args.sampler.config()?;
     let prompts = prompts(&args)?;
-    let mut opened = args.model.open()?;
-    let on_gpu = opened.params.flat().device() != Device::Cpu;
-    if args.cache_dtype != CacheFormat::Fp32 && (on_gpu || args.model.engine == Engine::Reference) {
-        return Err(Error::usage(
-            "--cache-dtype is for the CPU; a GPU keeps keys and values in the numbers of --dtype",
-        ));
-    }
-    opened.cache = args.cache_dtype;
+    let mut opened = args.model.open_to_decode()?;
     let requests: Vec<Request<'_>> = prompts
         .iter()
         .flat_map(|prompt| (0..args.num_samples).map(move |sample| (prompt, sample)))
@@ -92,8 +81,8 @@ pub fn run(args: Args) -> Result<()> {
         .collect();
     let mut screen = Screen::new(&args, &requests, opened.model.config().context_length);
     let samples = match args.model.engine {
-        Engine::Reference => by_the_book(&args, &opened, &requests, &mut screen)?,
-        Engine::Native => {
+        EngineKind::Reference => by_the_book(&args, &opened, &requests, &mut screen)?,
+        EngineKind::Native => {
             let slots = requests.len().min(args.batch as usize);
             let mut longest = 0;
             for prompt in &prompts {

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::cli::chat::open;
-use crate::cli::open::ModelArgs;
-use crate::cli::train::stop_flag;
+use crate::cli::args::model::ModelArgs;
+use crate::cli::signals::stop_flag;
 use crate::cli::ui::say;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
@@ -82,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     // Before gigabytes are read.
     options.validate()?;
     let guarded = options.api_key.is_some();
-    let mut opened = open(&args.model)?;
+    let mut opened = args.model.open_native()?;
     let context = opened.model.config().context_length.min(tokens(args.context));
     let template = ChatTemplate::load(&opened.folder)?;
     let end = end_tokens(&opened.folder, &opened.tokenizer)?;

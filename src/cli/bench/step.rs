@@ -6,7 +6,6 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::bench::args::{Job, Step};
-use crate::cli::train::{device_words, peak_flops, slow_on_this_cpu};
 use crate::cli::ui::{print_json, print_line, warn};
 use crate::data::{Loader, TokenStream};
 use crate::device::info::peak_resident_bytes;
@@ -14,6 +13,7 @@ use crate::device::{Device, pool};
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::random::{Purpose, uniform};
+use crate::run::hardware::{device_words, peak_flops, slow_on_this_cpu};
 use crate::train::config::{Precision, PrecisionConfig};
 use crate::train::engine::{Engine, Native, OnGpu, Setup, StepBatch};
 

@@ -7,10 +7,10 @@ use crate::checkpoint::convert::{Biases, change_biases, crop_vocabulary};
 use crate::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use crate::checkpoint::llmc::{GPT2_VOCABULARY, read_llmc};
 use crate::checkpoint::{Layout, ModelFolder, Packing, WeightType, write_model_folder_as};
-use crate::cli::open::{self, locate};
-use crate::cli::ui::{note, say};
+use crate::cli::ui::{Terminal, note, say};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::open::{self, locate};
 
 /// The dtypes of exported weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -147,14 +147,14 @@ impl Source {
             let own = if found.config.vocab_size == GPT2_VOCABULARY { Some(Tokenizer::gpt2()?) } else { None };
             Source { model: found, tokenizer: named.or(own), folder: None }
         } else {
-            let folder = locate(model)?;
+            let folder = locate(model, &Terminal::new())?;
             let has = |name: &str| folder.join(name).is_file();
             let own = has("tokenizer.json") || (has("vocab.json") && has("merges.txt"));
             let tokenizer = match named {
                 None if own => Some(Tokenizer::from_file(&folder)?),
                 named => named,
             };
-            Source { model: open::read(&folder)?, tokenizer, folder: Some(folder) }
+            Source { model: open::read(&folder, &Terminal::new())?, tokenizer, folder: Some(folder) }
         };
         source.model.notes.iter().for_each(|text| note(text));
         Ok(source)
@@ -241,7 +241,7 @@ fn plain(dtype: Dtype) -> Result<WeightType> {
 /// If the model cannot be read, the format does not fit it, or the file cannot be written.
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     refuse_existing(&args.out)?;
-    if args.merge && !adapter::is_adapter(&locate(&args.model)?) {
+    if args.merge && !adapter::is_adapter(&locate(&args.model, &Terminal::new())?) {
         return Err(Error::usage(format!("--merge: {} is no adapter; leave the option out", args.model)));
     }
     if args.format == Format::Hf {

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use crate::arch::ModelConfig;
 use crate::checkpoint::{Layout, write_model_folder};
 use crate::cli::model::convert::appear;
-use crate::cli::open::{locate, read};
 use crate::cli::ui::{Terminal, grouped, note, print_json, print_line, say};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::train::source;
+use crate::open::{locate, read};
+use crate::run::source;
 
 /// Subcommands of `taper model`.
 #[derive(Debug, clap::Subcommand)]
@@ -100,7 +100,8 @@ fn info(args: &Info) -> Result<()> {
     let shape = if is_config {
         shape_of_config(path, &args.set)?
     } else if args.set.is_empty() {
-        let found = read(&locate(&args.model)?)?;
+        let ui = Terminal::new();
+        let found = read(&locate(&args.model, &ui)?, &ui)?;
         found.notes.iter().for_each(|text| note(text));
         found.config
     } else {
@@ -198,7 +199,8 @@ type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// The model that `model.init_from` names.
 fn start_of(folder: &str) -> Result<(ModelConfig, Weights)> {
-    let found = read(&locate(folder)?)?;
+    let ui = Terminal::new();
+    let found = read(&locate(folder, &ui)?, &ui)?;
     found.notes.iter().for_each(|text| note(text));
     Ok((found.config, found.params))
 }
@@ -206,13 +208,7 @@ fn start_of(folder: &str) -> Result<(ModelConfig, Weights)> {
 /// Calls `use_it` with the config's tokenizer; one that is made from text is made in a temporary folder.
 fn with_tokenizer<T>(config: &Config, use_it: impl FnOnce(&Tokenizer) -> Result<T>) -> Result<T> {
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    use_it(&source::tokenizer(
-        folder.path(),
-        &config.tokenizer,
-        &config.data,
-        &crate::cli::open::data_section,
-        &Terminal::new(),
-    )?)
+    use_it(&source::tokenizer(folder.path(), &config.tokenizer, &config.data, &Terminal::new())?)
 }
 
 fn init(args: &InitArgs) -> Result<()> {

@@ -3,7 +3,6 @@
 pub mod log;
 pub mod print;
 pub mod progress;
-pub mod summary;
 pub mod terminal;
 
 pub(crate) use print::{print_bytes, print_json, print_line};

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,6 @@ impl Console {
     pub fn new(max_steps: u64) -> Console {
         let bar = bar(max_steps, "{wide_bar} {pos}/{len} {msg} {eta} left");
         Console { bar, terminal: std::io::stderr().is_terminal(), max_steps, last_line: Instant::now(), val: None }
-    }
-
-    pub fn finish(&mut self) {
-        self.bar.finish_and_clear();
     }
 }
 
@@ -85,6 +82,10 @@ impl Observer for Console {
             Event::Ranks(_) | Event::End(_) => {}
         }
     }
+
+    fn finish(&mut self, _: &Path, _: &AtomicBool) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Draws the charts at every checkpoint, on a thread of their own: training does not wait for them. A chart that cannot be
@@ -96,13 +97,6 @@ pub(crate) struct Charts {
 }
 
 impl Charts {
-    /// Draws once more, when all is written.
-    pub fn finish(&mut self, run: &Path) {
-        self.join();
-        self.draw(run, report::draw);
-        self.join();
-    }
-
     fn draw(&mut self, run: &Path, draw: fn(&Path) -> crate::Result<Vec<PathBuf>>) {
         let run = run.to_path_buf();
         self.drawing = Some(std::thread::spawn(move || draw(&run).map(|_| ())));
@@ -123,6 +117,13 @@ impl Charts {
 
 impl Observer for Charts {
     fn event(&mut self, _: &Event) {}
+
+    /// Draws once more, when all is written.
+    fn finish(&mut self, run: &Path, _: &AtomicBool) {
+        self.join();
+        self.draw(run, report::draw);
+        self.join();
+    }
 
     fn checkpoint(&mut self, run: &Path, _: &Path) {
         // A checkpoint that comes while the last one's charts are still being drawn does without.

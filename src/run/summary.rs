@@ -1,35 +1,37 @@
-//! What a run says of itself: what was resolved, before the first step, and what to try when it is done.
+//! What a run says of itself before the first step: what was resolved.
 
 use crate::checkpoint::Layout;
-use crate::cli::train::{Ready, device_words};
 use crate::data::Sequences;
 use crate::data::config::DataFormat;
+use crate::run::hardware::device_words;
+use crate::run::prepare::Prepared;
 
 /// What was resolved, before the first step.
-pub(crate) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u64) -> String {
-    let (config, model) = (&ready.config, ready.model.config());
-    let layout = ready.model.layout();
+pub fn summary(prepared: &Prepared, probe_seconds: f64, done: u64) -> String {
+    let max_steps = prepared.max_steps;
+    let (config, model) = (&prepared.config, prepared.model.config());
+    let layout = prepared.model.layout();
     let group = |decays: bool| {
         let of: Vec<_> = layout.trained_infos().map(|(info, _)| info).filter(|info| info.decays() == decays).collect();
         format!("{} in {} tensors", count(of.iter().map(|info| info.len()).sum::<usize>() as f64), of.len())
     };
-    let (global, micro) = (config.train.global_batch(), ready.micro_batch());
+    let (global, micro) = (config.train.global_batch(), prepared.micro_batch());
     let tokens_per_step = (global * model.context_length) as u64;
-    let train_tokens = ready.streams.train.len();
+    let train_tokens = prepared.streams.train.len();
     let chat = config.data.format == DataFormat::Chat;
-    let tokens_per_epoch = match &ready.streams.train {
+    let tokens_per_epoch = match &prepared.streams.train {
         Sequences::Stream(stream) => stream.len(),
         Sequences::Packed(packed) => packed.rows() * model.context_length as u64,
     };
     let epochs = (max_steps * tokens_per_step) as f64 / tokens_per_epoch.max(1) as f64;
     let seconds = probe_seconds * (global / micro) as f64 * max_steps.saturating_sub(done) as f64;
-    let predicted = ready.predicted_bytes();
+    let predicted = prepared.predicted_bytes();
     let schedule = &config.schedule;
     let mut lines = vec![
-        format!("run         {}", ready.run.display()),
+        format!("run         {}", prepared.run.display()),
         format!(
             "model       {} parameters: {} layers, {} heads ({} key-value), width {}, context {}, vocabulary {}",
-            count(ready.model.layout().parameters() as f64),
+            count(prepared.model.layout().parameters() as f64),
             model.n_layer,
             model.n_head,
             model.n_kv_head,
@@ -41,8 +43,8 @@ pub(crate) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
         format!(
             "data        {} training {what}, {} validation {what} ({})",
             count(train_tokens as f64),
-            count(ready.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
-            ready.streams.description.join("; "),
+            count(prepared.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
+            prepared.streams.description.join("; "),
             what = if chat { "targets" } else { "tokens" }
         ),
         format!(
@@ -67,14 +69,14 @@ pub(crate) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
         ),
         format!(
             "device      {} ({}), {}, about {} MiB",
-            ready.device,
-            device_words(ready.device),
-            ready.precision().name(),
+            prepared.device,
+            device_words(prepared.device),
+            prepared.precision().name(),
             predicted >> 20
         ),
         format!("time        about {} for what is left, validation and samples not counted", duration(seconds)),
     ];
-    if let Some(lora) = ready.model.lora() {
+    if let Some(lora) = prepared.model.lora() {
         let trained = layout.trained_infos().map(|(info, _)| info.len()).sum::<usize>() as f64;
         let part = 100.0 * trained / (layout.parameters() as f64 - trained);
         lines.insert(
@@ -91,29 +93,14 @@ pub(crate) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
     if let Layout::Own { reasons } = Layout::of(model) {
         lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
     }
-    if ready.streams.val.is_none() {
+    if prepared.streams.val.is_none() {
         lines.push("NOTE        there is no validation data, so no validation loss".into());
     }
     lines.join("\n")
 }
 
-/// The commands to try next.
-pub(crate) fn next_commands(ready: &Ready) -> String {
-    let run = ready.run.display();
-    let text = ready.config.data.shards.is_none() && ready.config.data.format == DataFormat::Text;
-    let evaluate = match text && ready.streams.val.is_some() {
-        true => format!("\n  taper eval {run} --data {run}/data/tokens"),
-        false => String::new(),
-    };
-    format!(
-        "\ndone. {run} holds the loss curve (report/index.html, report/loss.png) and the model (checkpoints/). Try next:\n  \
-         taper sample {run}\n  taper sample {run} --prompt \"Once\" --temperature 0.7 --num-samples 3{evaluate}\n  \
-         taper model info {run}\n  taper report {run}"
-    )
-}
-
 /// A large number in words, four digits of it: 3.712M.
-pub(crate) fn count(value: f64) -> String {
+pub fn count(value: f64) -> String {
     for (unit, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)] {
         if value >= size {
             let scaled = value / size;
@@ -125,7 +112,7 @@ pub(crate) fn count(value: f64) -> String {
 }
 
 /// Seconds in words: 2 min 5 s.
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -6,15 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::card::{CardFacts, CardPower, CardPrice, render, render_with};
-use crate::cli::open;
-use crate::cli::push::card_facts::{Recorded, card_sample, hash, of_model, task_results};
+use crate::cli::ui::Terminal;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hub::Repo;
 use crate::hub::config::PushConfig;
 use crate::model::Gpt;
+use crate::open;
 use crate::report;
-use crate::train::run::EVENTS;
+use crate::run::card::{Recorded, card_sample, hash, of_model, task_results};
+use crate::run::folder::EVENTS;
 use crate::train::save::CARD_FACTS;
 
 /// README.md in a model folder.
@@ -203,7 +204,7 @@ fn of_run(run: &report::Run, facts: &mut CardFacts) {
 
 /// What the model folder of another program tells.
 fn of_folder(folder: &Path) -> Result<CardFacts> {
-    let found = open::read(folder)?;
+    let found = open::read(folder, &Terminal::new())?;
     let has = |name: &str| folder.join(name).is_file();
     Ok(CardFacts {
         has_tokenizer: has("tokenizer.json") || has("vocab.json") && has("merges.txt"),

@@ -15,26 +15,18 @@ use crate::data::tokenizer::config::{TokenizerConfig, TokenizerKind};
 use crate::data::tokenizer::{Tokenizer, train_bpe};
 use crate::data::{Manifest, PrepareOptions, Sequences, ShardFormat, ShardOptions, Shards, prepare};
 use crate::error::{Error, Result};
+use crate::open;
 use crate::ui::Ui;
 
 /// The folder of prepared data within a run folder.
 pub const DATA: &str = "data";
 
-/// Gives the data section with files on this machine in place of names that mean something elsewhere. It is called only when
-/// the text is read, because that may cost a download, and a run that goes on has its tokens.
-pub type Localize<'a> = dyn Fn(&DataConfig) -> Result<DataConfig> + 'a;
-
-/// The tokenizer of a run: built in, read from a file, or made from the training text and kept in the run folder.
+/// The tokenizer of a run: built in, read from a file, or made from the training text and kept in the run folder. Data sets on the
+/// Hub are fetched only when their text is read: a resumed run has its tokens.
 ///
 /// # Errors
 /// If the text or the file cannot be read, or `tokenizer.kind` needs text and there are only shards.
-pub fn tokenizer(
-    run: &Path,
-    config: &TokenizerConfig,
-    data: &DataConfig,
-    localize: &Localize,
-    ui: &dyn Ui,
-) -> Result<Tokenizer> {
+pub fn tokenizer(run: &Path, config: &TokenizerConfig, data: &DataConfig, ui: &dyn Ui) -> Result<Tokenizer> {
     let kind = config.kind();
     match kind {
         TokenizerKind::Gpt2 => return Tokenizer::gpt2(),
@@ -60,7 +52,7 @@ pub fn tokenizer(
     if std::fs::read_to_string(&recipe_path).is_ok_and(|found| found == recipe) {
         return Tokenizer::from_file(&folder);
     }
-    let data = &localize(data)?;
+    let data = &open::data_section(data, ui)?;
     let made = match kind {
         TokenizerKind::Chars => chars(data)?,
         _ => {
@@ -122,11 +114,10 @@ pub fn streams(
     tokenizer: &Tokenizer,
     vocab_size: usize,
     goes_on: bool,
-    localize: &Localize,
     ui: &dyn Ui,
 ) -> Result<Streams> {
     if let Some(name) = &data.shards {
-        let here = localize(data)?;
+        let here = open::data_section(data, ui)?;
         let shards = here.shards.as_ref().unwrap_or(name);
         return from_shards(name, shards, &here, tokenizer, vocab_size);
     }
@@ -134,7 +125,7 @@ pub fn streams(
     if goes_on && let Some(manifest) = Manifest::load(&out)? {
         return from_text(&out, &manifest, data, tokenizer, vocab_size);
     }
-    let here = localize(data)?;
+    let here = open::data_section(data, ui)?;
     let mut options = PrepareOptions::new(here.text, &out, tokenizer.kind());
     options.val_inputs = (!here.val.is_empty()).then_some(here.val);
     options.val_fraction = data.val_fraction();

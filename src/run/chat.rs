@@ -9,7 +9,9 @@ use crate::data::conversation::{self, Conversations, Encoding};
 use crate::data::conversation_store::{self as store, Record};
 use crate::data::{Packed, Sequences, Tokenizer};
 use crate::error::{Error, Result};
-use crate::train::source::{DATA, Localize, Streams};
+use crate::open;
+use crate::run::source::{DATA, Streams};
+use crate::ui::Ui;
 
 /// The folder of encoded conversations within a run's data.
 const CHAT: &str = "chat";
@@ -65,7 +67,7 @@ pub fn streams(
     (template, tokenizer): (&ChatTemplate, &Tokenizer),
     packing: Packing,
     goes_on: bool,
-    localize: &Localize,
+    ui: &dyn Ui,
 ) -> Result<Streams> {
     let folder = run.join(DATA).join(CHAT);
     if goes_on && let Some(record) = store::record(&folder)? {
@@ -76,7 +78,7 @@ pub fn streams(
         let train = train.ok_or_else(|| Error::data(&folder, "lists no training conversations"))?;
         return pack(train, store::load(&folder, &record, "val")?, packing, record.description);
     }
-    let here = localize(data)?;
+    let here = open::data_section(data, ui)?;
     let encoding = Encoding { template, tokenizer, parse_special: data.parse_special };
     let mut train = conversation::read(&here.text, encoding)?;
     let read = train.len();

@@ -1,20 +1,22 @@
-//! What `taper train` does besides for instruction tuning: adapters, and data made of conversations.
+//! What a run needs besides for instruction tuning: adapters, and data made of conversations.
 
 use std::path::Path;
 
 use crate::arch::ModelConfig;
 use crate::arch::lora::Lora;
 use crate::checkpoint::adapter;
-use crate::cli::open;
-use crate::cli::ui::say;
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::train::chat;
-use crate::train::source::Streams;
+use crate::run::chat;
+use crate::run::source::Streams;
+use crate::ui::Ui;
 
 /// The adapters that the config asks for.
-pub(crate) fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&Path>) -> Result<Option<Lora>> {
+///
+/// # Errors
+/// `Usage` if the model cannot have them.
+pub fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&Path>) -> Result<Option<Lora>> {
     if config.lora.rank.is_none() {
         return Ok(None);
     }
@@ -35,13 +37,17 @@ pub(crate) fn adapters(config: &Config, shape: &ModelConfig, init_from: Option<&
 }
 
 /// The data of a run on conversations, and the tokenizer with their template.
-pub(crate) fn conversations(
+///
+/// # Errors
+/// As [`chat::template`] and [`chat::streams`]; `Usage` if the tokenizer has more ids than the model.
+pub fn conversations(
     run: &Path,
     config: &Config,
     tokenizer: Tokenizer,
     init_from: Option<&Path>,
     model: &ModelConfig,
     goes_on: bool,
+    ui: &dyn Ui,
 ) -> Result<(Streams, Tokenizer)> {
     if tokenizer.vocab_size() > model.vocab_size {
         return Err(Error::usage(format!(
@@ -51,11 +57,11 @@ pub(crate) fn conversations(
         )));
     }
     let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, goes_on)?;
-    say(&from);
+    ui.info(&from);
     let shuffle = config.data.shuffle.then(|| config.run.seed_data());
     let packing = chat::Packing { context_length: model.context_length, shuffle };
     let with = (&template, &tokenizer);
-    let streams = chat::streams(run, &config.data, with, packing, goes_on, &open::data_section)?;
+    let streams = chat::streams(run, &config.data, with, packing, goes_on, ui)?;
     let tokenizer = tokenizer.with_chat_template(template.source());
     Ok((streams, tokenizer))
 }

@@ -1,43 +1,39 @@
-//! `taper train` as several processes: joining the others, agreeing with them, and `--processes` / `--gpus`, which start them.
+//! A run in several processes: joining the others, agreeing with them, and starting all of them on this machine.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::checkpoint::store::Store;
-use crate::cli::train::{Args, stop_flag};
-use crate::cli::ui::log::Verbosity;
-use crate::cli::ui::terminal::silence;
-use crate::cli::ui::{Terminal, note};
-use crate::collective::ranks::Summation;
+use crate::collective::ranks::{EndProcess, Summation};
 use crate::collective::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::config::Config;
 use crate::data::{Rows, Sequences};
 use crate::error::{Error, Result};
+use crate::run::folder::binary_hash;
 use crate::train::config::{Communication, Reduction};
 use crate::train::engine::Team;
 use crate::train::lanes;
-use crate::train::run::binary_hash;
+use crate::ui::Ui;
 
 /// How long ranks wait for each other to start.
 const RENDEZVOUS: Duration = Duration::from_secs(300);
 /// How long the other ranks may take to end by themselves after one has failed, at most (`dist.timeout`, if that is less).
 const GRACE: Duration = Duration::from_secs(10);
 
-/// This process among its ranks, as its launcher tells; a run on its own where there is none.
+/// This process among its ranks, as its launcher tells; a run on its own where there is none. `end` ends the process when a rank
+/// hangs or panics, and nothing else can.
 ///
 /// # Errors
 /// If the launcher's variables are wrong, or the others do not come.
-pub(crate) fn join() -> Result<Ranks> {
+pub fn join(end: EndProcess) -> Result<Ranks> {
     let Some(place) = launch::place()? else { return Ok(Ranks::alone()) };
     fault::arm()?;
-    if place.rank > 0 {
-        silence();
-    }
     let ranks = Ranks::of(connect(&place)?, place.local_rank);
     fault::start_clock(place.rank);
-    let ranks = ranks.ending_by(|code| std::process::exit(code.into()));
+    let ranks = ranks.ending_by(end);
     ranks.end_on_panic();
     Ok(ranks)
 }
@@ -52,7 +48,7 @@ fn connect(place: &launch::Place) -> Result<Arc<dyn Collective>> {
 }
 
 /// How the ranks of a run share its work.
-pub(crate) fn team(ranks: &Ranks, config: &Config) -> Team {
+pub(super) fn team(ranks: &Ranks, config: &Config) -> Team {
     let wire = match config.dist.communication {
         Communication::Fp32 => Wire::F32,
         Communication::Bf16 => Wire::Bf16,
@@ -67,7 +63,7 @@ pub(crate) fn team(ranks: &Ranks, config: &Config) -> Team {
 ///
 /// # Errors
 /// `Usage` that names ranks and keys.
-pub(crate) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
+pub(super) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
     let toml = config.to_toml();
     let mut fields = vec![
         ("the version of taper".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -92,7 +88,7 @@ pub(crate) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// If the run's config cannot be read, or a rank is gone.
-pub(crate) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes_on: bool) -> Result<()> {
+pub(super) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes_on: bool, ui: &dyn Ui) -> Result<()> {
     if config.dist.lanes.is_some() {
         return Ok(());
     }
@@ -109,7 +105,7 @@ pub(crate) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes
     })?;
     config.dist.lanes = lanes.parse().ok();
     if let (Some(lanes), false) = (config.dist.lanes, goes_on) {
-        note(&format!(
+        ui.note(&format!(
             "dist.lanes = {lanes}, one for each process; fewer processes give the same bits only with the same dist.lanes"
         ));
     }
@@ -120,7 +116,7 @@ pub(crate) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes
 ///
 /// # Errors
 /// `Usage` that names ranks and fields.
-pub(crate) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &Sequences) -> Result<()> {
+pub(super) fn agree_on_data(ranks: &Ranks, tokenizer: &str, train: &Sequences) -> Result<()> {
     if ranks.size() == 1 {
         return Ok(());
     }
@@ -159,70 +155,45 @@ fn fingerprint(train: &Sequences) -> Result<String> {
     Ok(format!("{:016x}", hash.digest()))
 }
 
-/// How many processes `--processes` or `--gpus` asks to start here; none for a process that was started as a rank.
-///
-/// # Errors
-/// `Usage` for zero, or for both.
-pub(crate) fn asked(args: &Args) -> Result<Option<usize>> {
-    let asked = match (args.gpus, args.processes) {
-        (Some(_), Some(_)) => return Err(Error::usage("--gpus and --processes: give one of them")),
-        (None, None) => return Ok(None),
-        (gpus, processes) => gpus.or(processes).unwrap_or(1),
-    };
-    if asked == 0 {
-        return Err(Error::usage("--gpus 0 or --processes 0: at least 1 is needed to train"));
-    }
-    if launch::place()?.is_some() {
-        return Err(Error::usage(
-            "--gpus and --processes start the ranks themselves; a launcher (torchrun, srun, mpiexec) has started this process: \
-             leave the option out",
-        ));
-    }
-    Ok(Some(asked))
+/// Processes of a run that are started and watched here.
+#[derive(Clone, Copy, Debug)]
+pub struct Supervision {
+    /// How many.
+    pub processes: usize,
+    /// How often in a row all may start again without a newer checkpoint.
+    pub restarts: usize,
 }
 
-/// Starts `processes` ranks of this command here and watches them.
+/// Trains `run` in several processes on this machine and watches them; `start(resume)` is the command of one.
 ///
 /// # Errors
 /// As [`supervisor::run`].
-pub(crate) fn supervise(args: &Args, processes: usize, verbosity: Verbosity) -> Result<()> {
-    let config = Config::load(&args.config, &args.set)?;
-    let run = args.run.clone().unwrap_or_else(|| config.run_dir());
-    let program = std::env::current_exe()
-        .map_err(|error| Error::Device(format!("where this program is cannot be found: {error}")))?;
-    let device = match args.gpus {
-        Some(_) => Some("cuda".to_string()),
-        None => args.device.clone(),
-    };
+pub fn supervise(
+    asked: Supervision,
+    config: &Config,
+    run: &Path,
+    start: &dyn Fn(bool) -> Command,
+    stop: &AtomicBool,
+    ui: &dyn Ui,
+) -> Result<()> {
+    let Supervision { processes, restarts } = asked;
     // The machine's cores are divided; how many threads a rank has does not change its bits.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = std::env::var_os("RAYON_NUM_THREADS").is_none().then(|| (cores / processes).max(1));
     let command = |attempt: usize| {
-        let mut command = Command::new(&program);
-        command.arg("train").arg(&args.config).arg("--run").arg(&run);
-        args.set.iter().for_each(|set| {
-            command.arg("--set").arg(set);
-        });
-        if args.resume || attempt > 0 {
-            command.arg("--resume");
-        }
-        command.args(verbosity.options());
+        let mut command = start(attempt > 0);
         if attempt > 0 {
             command.env_remove(fault::VARIABLE);
-        }
-        if let Some(device) = &device {
-            command.args(["--device", device]);
         }
         if let Some(threads) = threads {
             command.env("RAYON_NUM_THREADS", threads.to_string());
         }
         command
     };
-    let stop = stop_flag()?;
-    let newest = || newest_checkpoint(&run);
+    let newest = || newest_checkpoint(run);
     let grace = GRACE.min(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
-    let policy = supervisor::Policy { processes, restarts: args.restarts, grace };
-    supervisor::run(policy, &command, &newest, &stop, &Terminal::new())
+    let policy = supervisor::Policy { processes, restarts, grace };
+    supervisor::run(policy, &command, &newest, stop, ui)
 }
 
 fn newest_checkpoint(run: &Path) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! The facts of a run for the model card of its checkpoints.
 //!
 //! Training tells what the run itself decides, and nothing that a clock says, so that identical runs write identical
-//! folders. What a push adds (time, cost, the picture) is in `card_push`.
+//! folders. What a push adds (time, cost, the picture) comes in later.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -10,7 +10,6 @@ use crate::arch::ModelConfig;
 use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, Loading, render};
 use crate::checkpoint::Layout;
 use crate::checkpoint::state::TrainingState;
-use crate::cli::train::{Ready, device_words};
 use crate::config::Config;
 use crate::data::config::DataFormat;
 use crate::device::Device;
@@ -20,12 +19,14 @@ use crate::eval::config::TaskKind;
 use crate::events::{Sample, Task};
 use crate::hub;
 use crate::model::Gpt;
+use crate::run::hardware::device_words;
+use crate::run::prepare::Prepared;
 use crate::train::Findings;
 use crate::train::save::Card;
 
 /// The content of `training/card.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Recorded {
+pub struct Recorded {
     /// The hash of the README.md that was made from the facts: a user's own text is told apart by it.
     pub readme_xxh3: String,
     /// The facts.
@@ -33,7 +34,7 @@ pub(crate) struct Recorded {
 }
 
 /// The hash that [`Recorded`] knows a README.md by.
-pub(crate) fn hash(readme: &str) -> String {
+pub fn hash(readme: &str) -> String {
     format!("{:032x}", xxh3_128(readme.as_bytes()))
 }
 
@@ -41,8 +42,8 @@ pub(crate) fn hash(readme: &str) -> String {
 ///
 /// # Errors
 /// Never, unless a number cannot be written.
-pub(crate) fn card(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> Result<Card> {
-    let facts = facts(ready, state, findings);
+pub fn card(prepared: &Prepared, state: &TrainingState, findings: Findings<'_>) -> Result<Card> {
+    let facts = facts(prepared, state, findings);
     let readme = render(&facts);
     let recorded = Recorded { readme_xxh3: hash(&readme), facts };
     let facts =
@@ -50,8 +51,8 @@ pub(crate) fn card(ready: &Ready, state: &TrainingState, findings: Findings<'_>)
     Ok(Card { readme, facts })
 }
 
-fn facts(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> CardFacts {
-    let (config, model) = (&ready.config, ready.model.config());
+fn facts(prepared: &Prepared, state: &TrainingState, findings: Findings<'_>) -> CardFacts {
+    let (config, model) = (&prepared.config, prepared.model.config());
     let evaluation = |found: &Evaluation| CardEvaluation {
         data: match config.data.format {
             DataFormat::Text => "the validation split of the training data".into(),
@@ -71,16 +72,16 @@ fn facts(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> CardFa
         license: config.push.license.clone(),
         datasets: data.filter(on_hub).map(id).collect(),
         base_model: config.model.init_from.as_ref().filter(on_hub).map(id),
-        tokenizer: Some(format!("{}, {} tokens", ready.tokenizer.kind(), ready.tokenizer.vocab_size())),
-        data: ready.streams.description.clone(),
+        tokenizer: Some(format!("{}, {} tokens", prepared.tokenizer.kind(), prepared.tokenizer.vocab_size())),
+        data: prepared.streams.description.clone(),
         step: state.step,
         tokens: state.tokens,
-        data_tokens: Some(ready.streams.train.len()),
+        data_tokens: Some(prepared.streams.train.len()),
         flops: Some(state.tokens as f64 * model.flops_per_token() as f64),
-        hyperparameters: hyperparameters(config, ready, state),
-        hardware: Some(device_words(ready.device)),
-        power: power(ready.device),
-        precision: Some(ready.precision().name().into()),
+        hyperparameters: hyperparameters(config, prepared, state),
+        hardware: Some(device_words(prepared.device)),
+        power: power(prepared.device),
+        precision: Some(prepared.precision().name().into()),
         evaluation: findings.val.filter(|found| found.loss().is_finite()).map(evaluation),
         results: findings.tasks.iter().flat_map(task_results).collect(),
         samples: findings.samples.iter().map(|sample| card_sample(config, sample)).collect(),
@@ -88,12 +89,12 @@ fn facts(ready: &Ready, state: &TrainingState, findings: Findings<'_>) -> CardFa
         command: Some("taper train config.toml".into()),
         config_toml: Some(config.to_toml()),
         taper_version: version(),
-        ..of_model(&ready.model)
+        ..of_model(&prepared.model)
     }
 }
 
 /// The rows of a benchmark. Of its file only the name is told: where it lies is the author's business.
-pub(crate) fn task_results(task: &Task) -> Vec<CardResult> {
+pub fn task_results(task: &Task) -> Vec<CardResult> {
     let title = task.task.parse().map_or_else(|_| task.task.clone(), |kind: TaskKind| kind.title().into());
     let file = std::path::Path::new(&task.data).file_name().unwrap_or_default().to_string_lossy();
     let words = |name: &str| match name {
@@ -115,7 +116,7 @@ pub(crate) fn task_results(task: &Task) -> Vec<CardResult> {
 }
 
 /// A text that the model wrote, with how it was drawn.
-pub(crate) fn card_sample(config: &Config, sample: &Sample) -> CardSample {
+pub fn card_sample(config: &Config, sample: &Sample) -> CardSample {
     let mut settings = format!("temperature {}", config.sample.temperature);
     settings.extend(config.sample.top_k.map(|k| format!(", top-k {k}")));
     settings.extend(config.sample.top_p.map(|p| format!(", top-p {p}")));
@@ -123,7 +124,7 @@ pub(crate) fn card_sample(config: &Config, sample: &Sample) -> CardSample {
 }
 
 /// What the model alone tells.
-pub(crate) fn of_model(gpt: &Gpt) -> CardFacts {
+pub fn of_model(gpt: &Gpt) -> CardFacts {
     let model = gpt.config();
     let loading = match Layout::of(model) {
         Layout::Gpt2 => Loading::Transformers { class: "GPT2LMHeadModel".into() },
@@ -159,12 +160,12 @@ fn architecture(model: &ModelConfig) -> Vec<(String, String)> {
     ]
 }
 
-fn hyperparameters(config: &Config, ready: &Ready, state: &TrainingState) -> Vec<(String, String)> {
+fn hyperparameters(config: &Config, prepared: &Prepared, state: &TrainingState) -> Vec<(String, String)> {
     let (optimizer, schedule) = (&config.optimizer, &config.schedule);
     let clip = config.stability.clip_norm.value().map_or("none".into(), |norm| format!("norm {norm}"));
-    let context = ready.model.config().context_length;
+    let context = prepared.model.config().context_length;
     let batch = config.train.global_batch();
-    let lora = ready
+    let lora = prepared
         .model
         .lora()
         .map(|lora| row("LoRA", format!("rank {}, alpha {}, on {}", lora.rank, lora.alpha, lora.targets.join(", "))));

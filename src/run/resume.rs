@@ -1,28 +1,29 @@
-//! What `taper train --resume` goes on from, and whether it may.
+//! What a resumed run goes on from, and whether it may.
 
 use std::path::Path;
 
 use crate::checkpoint::state::{self, ArenaData, TrainingState};
 use crate::checkpoint::store::Store;
-use crate::cli::ui::{note, say};
 use crate::collective::Ranks;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::train::run::EVENTS;
+use crate::run::folder::EVENTS;
 use crate::train::save;
+use crate::ui::Ui;
 
 /// The state to go on from: rank 0 looks for it, and all read it, or get it from rank 0 where the run folder `is_shared` not.
-pub(crate) fn find_state(
+pub(super) fn find_state(
     ranks: &Ranks,
     run: &Path,
     store: &Store,
     is_shared: bool,
+    ui: &dyn Ui,
 ) -> Result<Option<(TrainingState, ArenaData)>> {
     let mut found = None;
     let step = ranks.from_root("checkpoint", || {
-        found = save::newest_whole(store, &|note| say(note))?;
+        found = save::newest_whole(store, &|text| ui.info(text))?;
         if found.is_none() {
-            say("there is no checkpoint to go on from: the run starts from the beginning");
+            ui.info("there is no checkpoint to go on from: the run starts from the beginning");
             let log = run.join(EVENTS);
             if log.exists() {
                 // Records of steps that no state leads to.
@@ -60,7 +61,7 @@ fn sent_by_root(ranks: &Ranks, found: Option<(TrainingState, ArenaData)>) -> Res
 
 /// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other
 /// settings can, with a word that the result is not that of an unbroken run.
-pub(crate) fn check_same_run(run: &Path, config: &Config, state: &TrainingState) -> Result<()> {
+pub(super) fn check_same_run(run: &Path, config: &Config, state: &TrainingState, ui: &dyn Ui) -> Result<()> {
     if state.config_hash == config.hash() {
         return Ok(());
     }
@@ -93,6 +94,8 @@ pub(crate) fn check_same_run(run: &Path, config: &Config, state: &TrainingState)
         return Ok(());
     }
     let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
-    note(&format!("the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"));
+    ui.note(&format!(
+        "the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
+    ));
     Ok(())
 }
