@@ -17,6 +17,22 @@ use crate::tensor::{DType, Tensor};
 const INIT_STD: f64 = 0.02;
 
 /// A model: its shape and the places of its parameters. The values live in [`Params`].
+///
+/// ```
+/// use taper::arch::ModelConfig;
+/// use taper::model::Gpt;
+/// use taper::tensor::Tensor;
+///
+/// let (layers, heads, width, context, vocabulary) = (2, 2, 32, 16, 100);
+/// let model = Gpt::new(ModelConfig::gpt2(layers, heads, width, context, vocabulary))?;
+/// let params = model.initialise(7)?;
+/// assert_eq!(params.flat().len(), model.layout().parameters());
+///
+/// let tokens = Tensor::from_u32(&[5, 1, 99], &[1, 3])?;
+/// let logits = model.logits(&params, &tokens)?;
+/// assert_eq!(logits.shape(), [1, 3, vocabulary]);
+/// # taper::Result::Ok(())
+/// ```
 #[derive(Debug)]
 pub struct Gpt {
     config: ModelConfig,

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use super::config::{Arm, Sweep};
 use super::results::{Outcome, State};
 use crate::config::Config;
+use crate::data::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::Result;
 
 /// One run of a sweep.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
+pub struct PlannedRun {
     /// The place of its arm in the sweep.
     pub arm: usize,
     /// The seed of initial weights (and of all that varies, where `training` is not set).
@@ -27,7 +28,7 @@ pub struct Job {
 
 /// All runs of a sweep: all arms with the first seed, then all with the second, so that a sweep stopped early can be
 /// compared; at the end the runs that only split the noise.
-pub fn jobs(sweep: &Sweep) -> Vec<Job> {
+pub fn jobs(sweep: &Sweep) -> Vec<PlannedRun> {
     let main = sweep.seeds.iter().flat_map(|&seed| (0..sweep.arms.len()).map(move |arm| (arm, seed, None)));
     let part = &sweep.seeds[..sweep.noise_split];
     let pairs = part.iter().flat_map(|&a| part.iter().map(move |&b| (a, b)));
@@ -45,10 +46,13 @@ pub fn jobs(sweep: &Sweep) -> Vec<Job> {
             set("seed_dropout", training.unwrap_or(seed), sweep.vary.dropout);
             let apart = training.map_or(String::new(), |training| format!("-training-{training}"));
             let name = format!("{}/seed-{seed}{apart}", sweep.arms[arm].name);
-            Job { arm, seed, training, folder: sweep.out.join(&name), name, overrides }
+            PlannedRun { arm, seed, training, folder: sweep.out.join(&name), name, overrides }
         })
         .collect()
 }
+
+/// The ids of GPT-2's tokenizer.
+const GPT2_VOCABULARY: usize = 50_257;
 
 /// The floating-point operations of a run, as far as its config tells: the vocabulary of a tokenizer that is yet to be made
 /// is guessed, and validation is not counted. `None` where the number of steps
@@ -57,7 +61,12 @@ pub fn flops(config: &Config) -> Option<f64> {
     let vocabulary = match config.tokenizer.kind() {
         TokenizerKind::Bytes | TokenizerKind::Chars => 256,
         TokenizerKind::Train => config.tokenizer.vocab_size(),
-        TokenizerKind::Gpt2 | TokenizerKind::File => 50_257,
+        TokenizerKind::Gpt2 => GPT2_VOCABULARY,
+        // One on the Hub is not fetched for an estimate.
+        TokenizerKind::File => {
+            let path = config.tokenizer.path.as_deref();
+            path.and_then(|path| Tokenizer::vocab_size_of(path).ok()).unwrap_or(GPT2_VOCABULARY)
+        }
     };
     let shape = config.model.resolve(config.model.vocab_size.unwrap_or(vocabulary), None).ok()?;
     let per_step = (config.train.global_batch() * shape.context_length) as f64;
