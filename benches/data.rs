@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use taper::data::pieces::{PIECE_BYTES, next_cut};
+use taper::data::text::pieces::{PIECE_BYTES, next_cut};
 use taper::data::{Loader, PrepareOptions, Rows, ShardOptions, Shards, Silent, Tokenizer, prepare};
 
 fn text(bytes: usize) -> String {

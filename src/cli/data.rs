@@ -12,7 +12,7 @@ use super::pull::Transfer;
 use super::{print_json, print_line};
 use crate::config::Config;
 use crate::data::config::DataFormat;
-use crate::data::inspect::{Decode, Excerpt, excerpt};
+use crate::data::shards::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
     Inspection, Loader, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer,
     inspect, prepare, prepare_sources,

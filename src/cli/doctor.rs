@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::numerics::{self, Check};
 use super::{print_json, print_line};
-use crate::data::corpus;
+use crate::data::text::corpus;
 use crate::device::info::{CpuInfo, available_memory};
 use crate::device::{Gpu, cuda, gpu};
 use crate::error::{Error, Result};

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::data::packed::{Packed, Rows};
-use crate::data::stream::TokenStream;
+use crate::data::shards::stream::TokenStream;
 use crate::error::{Error, Result};
 use crate::random::Permutation;
 

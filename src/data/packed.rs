@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::data::conversation::Conversations;
+use crate::data::chat::conversation::Conversations;
 use crate::error::{Error, Result};
 use crate::random::Permutation;
 

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::Progress;
 use super::answer::Failure;
-use super::http::{Auth, Body, Client, Request, TRANSIENT, Tries};
+use super::answer::TRANSIENT;
+use super::http::{Auth, Body, Client, Request, Tries};
 use super::journal::{Journal, Session};
 use super::plan::{BATCH, PlannedFile};
 use super::remote::text;

@@ -12,7 +12,8 @@ use taper::events::{End, Eval, Event, EventWriter, Reason, Start, Step};
 use taper::random::{Purpose, fill_normal};
 use taper::sweep::Sweep;
 use taper::sweep::ablation::{Verdict, ablation};
-use taper::sweep::plan::{estimate, jobs};
+use taper::sweep::jobs::jobs;
+use taper::sweep::plan::estimate;
 use taper::sweep::report::report;
 use taper::sweep::results::{Entry, Outcome, State, outcomes, record};
 
@@ -115,7 +116,7 @@ fn arms_grids_and_seeds_become_runs() {
 
     let only = parse("seeds = 2\nvary = [\"data\"]\n[[arm]]\nname = \"a\"\nset = { optimizer.lr = 1e-4 }\n[base.data]\ntext = [\"x\"]\n[base.train]\nmax_steps = 9\n").unwrap();
     assert_eq!(only.arms[only.baseline].name, "baseline");
-    assert_eq!(taper::sweep::plan::jobs(&only)[3].overrides, ["optimizer.lr=0.0001", "run.seed_data=2"]);
+    assert_eq!(taper::sweep::jobs::jobs(&only)[3].overrides, ["optimizer.lr=0.0001", "run.seed_data=2"]);
 }
 
 #[test]

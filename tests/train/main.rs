@@ -1,6 +1,7 @@
 //! The main job, through the binary: runs, resumes, stops, bad input. Models are tiny; what is tested is what happens.
 
 mod bad_input;
+mod before;
 mod chat;
 mod common;
 mod lora;

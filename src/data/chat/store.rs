@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::data::conversation::Conversations;
+use crate::data::chat::conversation::Conversations;
 use crate::error::{Error, Result};
 
 const RECORD: &str = "made-from.json";

@@ -301,13 +301,13 @@ fn start_writing(file: &File, offset: u64, bytes: u64) {
 fn start_writing(_: &File, _: u64, _: u64) {}
 
 /// The name under which a file of ours is written before it is whole: hidden, and matched by no `*.bin`.
-pub(super) fn temporary_name(path: &Path) -> PathBuf {
+pub(in crate::data) fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }
 
 /// Writes a small file whole or not at all: temporary name, forced to disk, renamed.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(in crate::data) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = temporary_name(path);
     let write = || {
         let mut file = File::create(&temporary)?;

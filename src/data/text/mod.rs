@@ -3,18 +3,26 @@
 //! A plain file is one document; in JSON lines every line is one, in Parquet every row. A document longer than a piece
 //! comes in several, cut where GPT-2's pattern cannot see the cut (see [`crate::data::pieces`]). Documents without any
 //! text are passed over. Plain files are streamed through a buffer of a few pieces; a line of JSON is held whole (at most
-//! [`MAX_LINE_BYTES`](crate::data::jsonl::MAX_LINE_BYTES)), and so is a page of a Parquet column.
+//! [`MAX_LINE_BYTES`](crate::data::text::jsonl::MAX_LINE_BYTES)), and so is a page of a Parquet column.
+
+pub mod corpus;
+pub mod inputs;
+pub mod jsonl;
+mod parquet;
+pub mod pieces;
+mod reader;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::data::inputs::{self, Compression, Format, Source};
-use crate::data::jsonl::LineReader;
-use crate::data::parquet::ParquetReader;
-use crate::data::pieces::{PIECE_BYTES, next_cut};
+use crate::data::text::inputs::{Compression, Format, Source};
+use crate::data::text::jsonl::LineReader;
+use crate::data::text::parquet::ParquetReader;
+use crate::data::text::pieces::{PIECE_BYTES, next_cut};
+use crate::data::text::reader::{Reader, read_error};
 use crate::error::{Error, Result};
 
 /// How text is read.
@@ -47,12 +55,6 @@ pub struct Piece {
     pub piece: u64,
     /// Where it begins: the line (from 1) of JSON lines, the row (from 0) of Parquet, the byte of (unpacked) plain text.
     pub place: u64,
-}
-
-/// A reader of one source: whole documents, or pieces of one, with the place and whether a document starts.
-pub(super) trait Reader: Send {
-    /// The next non-empty text.
-    fn next_text(&mut self) -> Result<Option<(String, bool, u64)>>;
 }
 
 /// The documents of some inputs, in order, as an iterator of pieces.
@@ -183,7 +185,7 @@ impl Iterator for Documents {
 ///
 /// # Errors
 /// If it cannot be opened.
-pub(super) fn json_lines(source: &Source) -> Result<LineReader> {
+pub(in crate::data) fn json_lines(source: &Source) -> Result<LineReader> {
     let path = &source.path;
     let here = source.remote.as_ref().map(|remote| remote.fetch()).transpose()?;
     let here = here.as_ref().unwrap_or(path);
@@ -239,18 +241,6 @@ impl Read for Counted {
         let count = self.file.read(buffer)?;
         self.consumed.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
-    }
-}
-
-/// A read error, with a word on broken compression, whose own messages are terse.
-pub(super) fn read_error(path: &Path, error: std::io::Error) -> Error {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
-    match error.kind() {
-        UnexpectedEof => Error::data(path, "the compressed file ends too early: it is truncated; get it again"),
-        InvalidData | InvalidInput | Other => {
-            Error::data(path, format!("the file cannot be unpacked ({error}); it is damaged or not what its name says"))
-        }
-        _ => Error::io("read", path)(error),
     }
 }
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::manifest::{MANIFEST, ShardRecord};
-use crate::data::shard::write_whole;
+use crate::data::shards::manifest::{MANIFEST, ShardRecord, Split};
+use crate::data::shards::shard::write_whole;
 use crate::error::{Error, Result};
 
 const JOURNAL: &str = ".prepare.json";
@@ -19,7 +19,7 @@ const LOCK: &str = ".lock";
 /// The stages of a preparation. Each can be repeated after a kill in its middle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Phase {
+pub(in crate::data) enum Phase {
     /// Tokens are written, the held-out ones still at the end of the training shards.
     Write,
     /// The held-out tokens are copied into validation shards.
@@ -32,7 +32,7 @@ pub(super) enum Phase {
 
 /// How far one split has come, as of its last finished shard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct SplitState {
+pub(in crate::data) struct SplitState {
     pub shards: Vec<ShardRecord>,
     /// All tokens in those shards.
     pub tokens: u64,
@@ -49,7 +49,7 @@ pub(super) struct SplitState {
 
 /// The journal of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Journal {
+pub(in crate::data) struct Journal {
     pub fingerprint: String,
     pub phase: Phase,
     pub train: SplitState,
@@ -60,13 +60,21 @@ pub(super) struct Journal {
 
 /// How the stream is divided: training is `..train`, validation `val..total`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Cut {
+pub(in crate::data) struct Cut {
     pub train: u64,
     pub val: u64,
     pub total: u64,
 }
 
 impl Journal {
+    /// How far a split has come.
+    pub fn split_mut(&mut self, split: Split) -> &mut SplitState {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Val => &mut self.val,
+        }
+    }
+
     pub fn new(fingerprint: String) -> Journal {
         Journal {
             fingerprint,
@@ -104,12 +112,12 @@ impl Journal {
 }
 
 /// Whether a folder's preparation was begun and not finished.
-pub(super) fn is_half_made(folder: &Path) -> bool {
+pub(in crate::data) fn is_half_made(folder: &Path) -> bool {
     folder.join(JOURNAL).exists() && !folder.join(MANIFEST).exists()
 }
 
 /// Takes the folder for one process; the lock goes with the returned file, however the process ends.
-pub(super) fn lock(folder: &Path) -> Result<File> {
+pub(in crate::data) fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let file = File::create(&path).map_err(Error::io("create", &path))?;
     match file.try_lock() {
@@ -135,7 +143,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The name of a shard of ours.
-pub(super) fn shard_name(split: &str, number: usize) -> String {
+pub(in crate::data) fn shard_name(split: &str, number: usize) -> String {
     format!("{split}_{number:06}.bin")
 }
 
@@ -155,7 +163,7 @@ fn is_temporary(path: &Path) -> bool {
 }
 
 /// Removes a file, which may be gone already.
-pub(super) fn remove(path: &PathBuf) -> Result<()> {
+pub(in crate::data) fn remove(path: &PathBuf) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
@@ -163,7 +171,7 @@ pub(super) fn remove(path: &PathBuf) -> Result<()> {
 }
 
 /// Forces renames and removals in a folder to the disk, where the system can.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(in crate::data) fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(folder).and_then(|file| file.sync_all()).map_err(Error::io("write", folder))?;
     }

@@ -1,12 +1,12 @@
 //! Writing the tokens of a split into shards, and moving the held-out tail from one split to the other.
 
 use crate::data::Encode;
-use crate::data::journal::{Cut, Journal, SplitState, remove, shard_name, sync_folder};
-use crate::data::manifest::ShardRecord;
-use crate::data::prepare::{PrepareOptions, state_of};
-use crate::data::shard::{Layout, Shard, ShardFormat, ShardWriter};
+use crate::data::prepare::options::PrepareOptions;
 use crate::data::shards::Split;
-use crate::data::stream::TokenStream;
+use crate::data::shards::journal::{Cut, Journal, SplitState, remove, shard_name, sync_folder};
+use crate::data::shards::manifest::ShardRecord;
+use crate::data::shards::shard::{Layout, Shard, ShardFormat, ShardWriter};
+use crate::data::shards::stream::TokenStream;
 use crate::data::text::Piece;
 use crate::error::{Error, Result};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const BLOCK: u64 = 1 << 20;
 
 /// Cuts a stream of tokens into the shards of a split.
-pub(super) struct SplitWriter<'a> {
+pub(in crate::data) struct SplitWriter<'a> {
     options: &'a PrepareOptions,
     split: Split,
     layout: Layout,
@@ -117,7 +117,7 @@ impl<'a> SplitWriter<'a> {
             self.state.shards.push(record);
             self.state.tokens += tokens;
         }
-        *state_of(journal, self.split) = self.state.clone();
+        *journal.split_mut(self.split) = self.state.clone();
         journal.save(&self.options.out)
     }
 
@@ -131,7 +131,11 @@ impl<'a> SplitWriter<'a> {
 /// Where to cut a finished training stream, `None` if nothing is held out. As in nanoGPT, training keeps the whole part of
 /// `total * (1 - val_fraction)`; an end-of-text token right at the cut belongs to neither side, for it is between documents
 /// of one split only.
-pub(super) fn cut_of(options: &PrepareOptions, encoder: &dyn Encode, train: &SplitState) -> Result<Option<Cut>> {
+pub(in crate::data) fn cut_of(
+    options: &PrepareOptions,
+    encoder: &dyn Encode,
+    train: &SplitState,
+) -> Result<Option<Cut>> {
     if options.val_fraction == 0.0 {
         return Ok(None);
     }
@@ -180,7 +184,7 @@ fn copy(stream: &TokenStream, from: u64, to: u64, mut write: impl FnMut(&[u32]) 
 }
 
 /// Copies the held-out tail into validation shards. Repeatable: the training shards are not touched.
-pub(super) fn hold_out(options: &PrepareOptions, encoder: &dyn Encode, journal: &mut Journal) -> Result<()> {
+pub(in crate::data) fn hold_out(options: &PrepareOptions, encoder: &dyn Encode, journal: &mut Journal) -> Result<()> {
     let Some(cut) = journal.cut else { return Ok(()) };
     let stream = open_train(options, encoder, &journal.train)?;
     let mut writer = SplitWriter::new(options, encoder, Split::Val, SplitState::default());
@@ -200,7 +204,7 @@ pub(super) fn hold_out(options: &PrepareOptions, encoder: &dyn Encode, journal: 
 
 /// Cuts the held-out tail off the training shards. Repeatable: a shard that is already cut, or gone, is left so, and the
 /// journal keeps the uncut records until the manifest is written.
-pub(super) fn trim(options: &PrepareOptions, encoder: &dyn Encode, journal: &mut Journal) -> Result<()> {
+pub(in crate::data) fn trim(options: &PrepareOptions, encoder: &dyn Encode, journal: &mut Journal) -> Result<()> {
     let Some(cut) = journal.cut else { return Ok(()) };
     let mut kept = Vec::new();
     let mut start = 0;

@@ -18,14 +18,14 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use crate::data::text::Reader;
+use crate::data::text::reader::{Reader, no_column};
 use crate::error::{Error, Result};
 
 /// How many rows are asked for at once: enough to amortise the call, few enough that long texts stay few.
 const ROWS: usize = 64;
 
 /// The documents of a Parquet file.
-pub(super) struct ParquetReader {
+pub(in crate::data) struct ParquetReader {
     file: SerializedFileReader<File>,
     path: PathBuf,
     column: usize,
@@ -41,12 +41,6 @@ pub(super) struct ParquetReader {
     consumed: Arc<AtomicU64>,
 }
 
-/// The sentence for a column that is not there.
-pub(super) fn no_column(column: &str, what: &str, there: &[String]) -> String {
-    let list = if there.is_empty() { "none".to_string() } else { there.join(", ") };
-    format!("there is no {what} {column:?}; there are: {list}; choose one with --text-column (data.text_column)")
-}
-
 /// Calls into the parquet crate, with its panics as errors. What the call touched must not be used after an error.
 fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(call))
@@ -55,7 +49,13 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Parqu
 
 impl ParquetReader {
     /// Opens a file and finds the column.
-    pub(super) fn open(path: &Path, file: File, column: &str, bytes: u64, consumed: Arc<AtomicU64>) -> Result<Self> {
+    pub(in crate::data) fn open(
+        path: &Path,
+        file: File,
+        column: &str,
+        bytes: u64,
+        consumed: Arc<AtomicU64>,
+    ) -> Result<Self> {
         let file = SerializedFileReader::new(file).map_err(|error| {
             Error::data(path, format!("cannot be read as Parquet ({error}); it is damaged or truncated"))
         })?;

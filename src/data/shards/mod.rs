@@ -5,37 +5,23 @@
 //! there with the promised counts and that the tokenizer is the one asked for. Checksums are a separate step,
 //! [`Shards::verify`], because they read every byte: training runs it once at start, `data inspect` on request.
 
+pub mod inspect;
+pub(in crate::data) mod journal;
+pub mod manifest;
+pub mod shard;
+pub mod stream;
+
+pub use manifest::Split;
+
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use crate::data::inputs::glob;
-use crate::data::journal;
-use crate::data::manifest::{MANIFEST, Manifest};
-use crate::data::shard::{Shard, ShardFormat};
-use crate::data::stream::TokenStream;
+use crate::data::shards::manifest::{MANIFEST, Manifest};
+use crate::data::shards::shard::{Shard, ShardFormat};
+use crate::data::shards::stream::TokenStream;
+use crate::data::text::inputs::glob;
 use crate::error::{Error, Result};
-
-/// Training or validation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    /// What the model learns from.
-    Train,
-    /// What was held out.
-    Val,
-}
-
-impl Split {
-    /// `train` or `val`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::Val => "val",
-        }
-    }
-}
 
 /// What is expected of shards when they are opened.
 #[derive(Clone, Debug, Default)]
@@ -182,7 +168,7 @@ fn is_validation(path: &Path) -> bool {
 }
 
 /// The `.bin` files of a folder, sorted.
-pub(super) fn bin_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(in crate::data) fn bin_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let path = entry.map_err(Error::io("read", folder))?.path();

@@ -7,9 +7,28 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::shard::write_whole;
-use crate::data::shards::Split;
+use crate::data::shards::shard::write_whole;
 use crate::error::{Error, Result};
+
+/// Training or validation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What the model learns from.
+    Train,
+    /// What was held out.
+    Val,
+}
+
+impl Split {
+    /// `train` or `val`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+        }
+    }
+}
 
 /// The file's name within a prepared folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -83,7 +102,12 @@ pub struct SourceRecord {
 
 impl Manifest {
     /// A manifest of the current version.
-    pub(super) fn new(tokenizer: TokenizerRecord, dtype: &str, val_fraction: f64, parse_special: bool) -> Manifest {
+    pub(in crate::data) fn new(
+        tokenizer: TokenizerRecord,
+        dtype: &str,
+        val_fraction: f64,
+        parse_special: bool,
+    ) -> Manifest {
         Manifest {
             format: FORMAT.into(),
             version: VERSION,
@@ -121,7 +145,7 @@ impl Manifest {
     }
 
     /// Writes it into a folder, whole or not at all.
-    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+    pub(in crate::data) fn save(&self, folder: &Path) -> Result<()> {
         let path = folder.join(MANIFEST);
         let mut text = serde_json::to_string_pretty(self).map_err(|error| Error::data(&path, error.to_string()))?;
         text.push('\n');

@@ -61,7 +61,7 @@ pub const CRATES: [&str; 36] = [
 /// `the_corpus_is_the_recorded_one` prints the new value.
 pub const SHA256: &str = "0c77f59fa8a4e4c95111be2b951ff95241c6797930845a97783afb73f96037be";
 
-const LOCK: &str = include_str!("../../Cargo.lock");
+const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// The files of the corpus.
 #[derive(Clone, Debug)]

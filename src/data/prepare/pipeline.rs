@@ -16,14 +16,14 @@ use crate::data::text::Piece;
 use crate::error::{Error, Result};
 
 /// How many bytes of text make a job: enough that handing it over costs nothing, few enough that many are on their way.
-pub(super) const JOB_BYTES: usize = 256 << 10;
+pub(in crate::data) const JOB_BYTES: usize = 256 << 10;
 
 /// The most that one byte of text comes to while it is encoded: itself, and an id.
 const CHARGE: usize = 1 + size_of::<u32>();
 
 /// Pieces to be encoded by one thread, in order.
 #[derive(Default)]
-pub(super) struct Job {
+pub(in crate::data) struct Job {
     pub pieces: Vec<Piece>,
     /// How many bytes of the inputs were read with them.
     pub consumed: u64,
@@ -39,7 +39,7 @@ impl Job {
 }
 
 /// A job that was encoded.
-pub(super) struct Encoded {
+pub(in crate::data) struct Encoded {
     /// The pieces, whose texts are gone, and where the ids of each end.
     pub pieces: Vec<(Piece, usize)>,
     pub ids: Vec<u32>,
@@ -58,7 +58,7 @@ impl Encoded {
 }
 
 /// How many bytes are in flight, and how many may be.
-pub(super) struct Budget {
+pub(in crate::data) struct Budget {
     limit: usize,
     account: Mutex<Account>,
     freed: Condvar,
@@ -127,7 +127,7 @@ impl Drop for Closing<'_> {
 
 /// Runs `next` in a thread of its own until it gives `None` or a job that failed, `encode` in `threads` others, and `write`, with
 /// the results in the order of the jobs, in the calling one. The first error, in that order, ends it. A budget serves once.
-pub(super) fn run(
+pub(in crate::data) fn run(
     budget: &Budget,
     threads: usize,
     mut next: impl FnMut() -> Option<Job> + Send,

@@ -14,63 +14,25 @@
 //! takes them back when it needs them. What is held whole is a line of JSON, a page of a Parquet column, and, with
 //! tokenizers that cannot be cut (see [`Encode::cuttable`]), a document; one that is more than the bound travels alone.
 
-use std::path::{Path, PathBuf};
+pub mod options;
+mod pipeline;
+mod split;
+
+pub use options::PrepareOptions;
+
+use std::path::Path;
 
 use crate::data::Encode;
-use crate::data::inputs::{self, Source};
-use crate::data::journal::{Journal, Phase, SplitState, lock, remove, sync_folder};
-use crate::data::manifest::{MANIFEST, Manifest, SourceRecord, TokenizerRecord};
-use crate::data::pieces::PIECE_BYTES;
-use crate::data::pipeline::{self, Budget, Encoded, JOB_BYTES, Job};
-use crate::data::shard::{Layout, MAX_SHARD_TOKENS, Shard, ShardFormat};
+use crate::data::prepare::pipeline::{Budget, Encoded, JOB_BYTES, Job};
+use crate::data::prepare::split::{SplitWriter, cut_of, hold_out, trim};
+use crate::data::shards::journal::{Journal, Phase, lock, remove, sync_folder};
+use crate::data::shards::manifest::{MANIFEST, Manifest, SourceRecord, TokenizerRecord};
+use crate::data::shards::shard::{Layout, MAX_SHARD_TOKENS, Shard, ShardFormat};
 use crate::data::shards::{ShardOptions, Shards, Split, bin_files};
-use crate::data::split::{SplitWriter, cut_of, hold_out, trim};
+use crate::data::text::inputs::{self, Source};
+use crate::data::text::pieces::PIECE_BYTES;
 use crate::data::text::{Documents, Piece, TextOptions};
 use crate::error::{Error, Result, ResultExt};
-
-/// What to prepare, how, and where to.
-#[derive(Clone, Debug)]
-pub struct PrepareOptions {
-    /// Files, folders, globs, or `cargo-sources`; in the order in which the tokens stand.
-    pub inputs: Vec<String>,
-    /// Text for validation apart from the inputs; then nothing is held out of them.
-    pub val_inputs: Option<Vec<String>>,
-    /// The folder to fill.
-    pub out: PathBuf,
-    /// What to call the tokenizer in the manifest.
-    pub tokenizer_name: String,
-    /// The fraction of the tokens, from the end, that is held out for validation: at least 0, below 1; 0 is none.
-    pub val_fraction: f64,
-    /// How many threads encode; 0 is one a core.
-    pub threads: usize,
-    /// Tokens of a full shard.
-    pub shard_tokens: u64,
-    /// Take special tokens spelled out in the text as such.
-    pub parse_special: bool,
-    /// The field or column that holds the text in JSON lines and Parquet.
-    pub text_column: String,
-    /// Replace a folder that was prepared from something else. (A half-made one always is; one from the same inputs, tokenizer
-    /// and options is kept, or gone on with, either way.)
-    pub overwrite: bool,
-}
-
-impl PrepareOptions {
-    /// The defaults: nothing held out, all cores, shards of 100 million tokens.
-    pub fn new(inputs: Vec<String>, out: impl Into<PathBuf>, tokenizer_name: impl Into<String>) -> PrepareOptions {
-        PrepareOptions {
-            inputs,
-            val_inputs: None,
-            out: out.into(),
-            tokenizer_name: tokenizer_name.into(),
-            val_fraction: 0.0,
-            threads: 0,
-            shard_tokens: 100_000_000,
-            parse_special: false,
-            text_column: "text".into(),
-            overwrite: false,
-        }
-    }
-}
 
 /// Who watches a preparation. All calls come from the thread that called [`prepare`].
 pub trait Progress {
@@ -378,12 +340,4 @@ fn next_job(documents: &mut Documents) -> Job {
     }
     job.consumed = documents.consumed_bytes();
     job
-}
-
-/// The state that a split's writer keeps in the journal.
-pub(super) fn state_of(journal: &mut Journal, split: Split) -> &mut SplitState {
-    match split {
-        Split::Train => &mut journal.train,
-        Split::Val => &mut journal.val,
-    }
 }

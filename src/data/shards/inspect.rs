@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::data::manifest::{SourceRecord, TokenizerRecord};
+use crate::data::shards::manifest::{SourceRecord, TokenizerRecord};
+use crate::data::shards::stream::TokenStream;
 use crate::data::shards::{ShardOptions, Shards, Split};
-use crate::data::stream::TokenStream;
 use crate::error::{Error, Result};
 
 /// What shards hold.

@@ -8,6 +8,9 @@
 //!
 //! A template is a program from a stranger: it sees nothing but the messages, and it may execute [`FUEL`] instructions.
 
+pub mod conversation;
+pub mod store;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::data::corpus;
+use crate::data::text::corpus;
 use crate::error::{Error, Result};
 
 /// What a file holds.

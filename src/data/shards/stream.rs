@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::data::shard::Shard;
+use crate::data::shards::shard::Shard;
 use crate::error::{Error, Result};
 
 /// The shards of a split, one after the other, or tokens in memory.

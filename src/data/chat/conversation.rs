@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::data::chat::{ChatTemplate, Message};
-use crate::data::inputs::Format;
+use crate::data::text::inputs::Format;
 use crate::data::text::json_lines;
+use crate::data::text::{inputs, jsonl};
 use crate::data::tokenizer::Tokenizer;
-use crate::data::{inputs, jsonl};
 use crate::error::{Error, Result, ResultExt};
 
 /// ChatML, for a vocabulary that has its marks as tokens.

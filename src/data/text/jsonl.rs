@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::data::parquet::no_column;
-use crate::data::text::{Reader, read_error};
+use crate::data::text::reader::{Reader, no_column, read_error};
 use crate::error::{Error, Result};
 
 /// The longest line of JSON that is read: a longer one is surely not JSON *lines*.
 pub const MAX_LINE_BYTES: usize = 256 << 20;
 
 /// JSON lines: one object a line, one document each.
-pub(super) struct LineReader {
+pub(in crate::data) struct LineReader {
     input: BufReader<Box<dyn Read + Send>>,
     path: PathBuf,
     column: String,
@@ -90,7 +89,7 @@ impl LineReader {
 }
 
 /// What is wrong with a line of JSON, without the place: the line that serde counts is always the first.
-pub(super) fn without_line(error: &serde_json::Error) -> String {
+pub(in crate::data) fn without_line(error: &serde_json::Error) -> String {
     let full = error.to_string();
     full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what).to_string()
 }
