@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use crate::program::{taper, told};
 use serde_json::Value;
 use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::device::DType;
@@ -286,10 +286,8 @@ fn shipped(name: &str) -> PathBuf {
 
 /// Standard output, standard error, exit code.
 fn run(args: &[&str]) -> (String, String, i32) {
-    let output =
-        Command::cargo_bin("taper").unwrap().env("HF_HUB_OFFLINE", "1").arg("plan").args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+    let (code, out, err) = told(taper(".").arg("plan").args(args));
+    (out, err, code)
 }
 
 fn json(args: &[&str]) -> Value {

@@ -7,6 +7,8 @@ mod common;
 mod lora;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[path = "../common/program.rs"]
+mod program;
 mod ranks;
 mod resume;
 mod rollback;
