@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use taper::data::text::pieces::{PIECE_BYTES, next_cut};
-use taper::data::{Loader, PrepareOptions, Rows, ShardOptions, Shards, Silent, Tokenizer, prepare};
+use taper::data::{Loader, PrepareOptions, Rows, ShardOptions, Shards, Tokenizer, prepare};
+use taper::ui::Silent;
 
 fn text(bytes: usize) -> String {
     "Call me Ishmael. Some years ago, never mind how long precisely, I thought I would sail about a little.\n"

@@ -80,9 +80,9 @@ impl Mpi {
     }
 }
 
-/// Says why and ends all ranks.
+/// Says why (an event that the program writes) and ends all ranks.
 fn end_job(reason: &str, code: u8) -> ! {
-    eprintln!("error: {reason}");
+    tracing::error!("{reason}");
     // The communicator is a constant of MPI: it can be had anew.
     SimpleCommunicator::world().abort(i32::from(code))
 }

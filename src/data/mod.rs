@@ -21,7 +21,7 @@ pub use chat::conversation::Conversations;
 pub use chat::{ChatTemplate, Message};
 pub use loader::{Loader, Sequences, Window, eval_windows};
 pub use packed::{IGNORE, Packed, Rows};
-pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
+pub use prepare::{PrepareOptions, prepare, prepare_sources};
 pub use shards::inspect::{Inspection, inspect};
 pub use shards::manifest::Manifest;
 pub use shards::shard::{Layout, Shard, ShardFormat};

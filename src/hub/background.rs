@@ -17,6 +17,7 @@ use super::push::push;
 use super::repo::Repo;
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::ui::Silent;
 
 /// How the pushes of a run went.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +145,7 @@ fn work(client: &Client, repo: &Repo, options: &PushOptions, shared: &Shared) {
             }
         };
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let result = finish(&folder).and_then(|()| push(client, &folder, repo, options, &()));
+        let result = finish(&folder).and_then(|()| push(client, &folder, repo, options, &Silent));
         remove(&folder);
         let mut state = shared.lock();
         match result {

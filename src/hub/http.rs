@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use ureq::http;
 
-use super::Progress;
 use super::address::{Origin, join, origin, shown};
 use super::answer::{Answer, Failure};
 use super::settings::Settings;
+use crate::ui::Ui;
 
 /// Repetitions of a request that failed.
 pub(super) const RETRIES: u32 = 5;
@@ -43,7 +43,7 @@ pub(super) enum Body<'a> {
     /// These bytes, of this content type.
     Bytes(&'a [u8], &'static str),
     /// A part of a file, and who watches it go.
-    File { path: &'a Path, offset: u64, len: u64, progress: &'a dyn Progress },
+    File { path: &'a Path, offset: u64, len: u64, ui: &'a dyn Ui },
 }
 
 /// Whether the token goes along; to the Hub's own origin only, in any case.
@@ -266,13 +266,13 @@ impl Client {
                 let request = builder.header("content-type", kind).body(bytes).map_err(wrong)?;
                 self.agent.run(request).map_err(broken)
             }
-            Body::File { path, offset, len, progress } => {
+            Body::File { path, offset, len, ui } => {
                 let io = |error| Failure::Other(crate::error::Error::io("read", path)(error));
                 let mut file = File::open(path).map_err(io)?;
                 file.seek(SeekFrom::Start(offset)).map_err(io)?;
                 let cancel = self.cancel.as_deref();
-                let mut watched = Watched { file: file.take(len), progress, cancel };
-                progress.begin("", offset, None);
+                let mut watched = Watched { file: file.take(len), ui, cancel };
+                ui.begin("", offset, None);
                 // With its length: storage takes no chunked bodies.
                 let request = builder
                     .header("content-length", len)
@@ -333,7 +333,7 @@ impl<'a> Tries<'a> {
 
 struct Watched<'a> {
     file: std::io::Take<File>,
-    progress: &'a dyn Progress,
+    ui: &'a dyn Ui,
     cancel: Option<&'a AtomicBool>,
 }
 
@@ -343,7 +343,7 @@ impl Read for Watched<'_> {
             return Err(std::io::Error::other("stopped"));
         }
         let count = self.file.read(buffer)?;
-        self.progress.advance(count as u64);
+        self.ui.advance(count as u64);
         Ok(count)
     }
 }

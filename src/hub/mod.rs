@@ -45,27 +45,3 @@ pub use push::{PushResult, plan_push, push};
 pub use repo::{Repo, is_hub_name, names_hub, no_such_path};
 pub use settings::{Settings, TOKEN_VARIABLES};
 pub use token::Token;
-
-/// Someone who watches bytes go by, and is told what a person should know.
-pub trait Progress: Sync {
-    /// A transfer of `total` bytes begins at byte `done`; without a name, the one that is under way begins again there.
-    fn begin(&self, what: &str, done: u64, total: Option<u64>) {
-        let _ = (what, done, total);
-    }
-
-    /// So many more bytes went by.
-    fn advance(&self, bytes: u64) {
-        let _ = bytes;
-    }
-
-    /// The transfer is over, well or not.
-    fn end(&self) {}
-
-    /// A sentence for the person at the terminal.
-    fn note(&self, message: &str) {
-        let _ = message;
-    }
-}
-
-/// Nobody watches.
-impl Progress for () {}

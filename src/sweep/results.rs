@@ -131,7 +131,7 @@ pub fn outcomes(sweep: &Sweep) -> Result<Vec<Outcome>> {
 
 /// Reads one run.
 fn outcome(job: Job, entries: &[Entry], planned: Option<u64>) -> Result<Outcome> {
-    let events = job.folder.join(crate::train::run::EVENTS);
+    let events = job.folder.join(crate::run::folder::EVENTS);
     let log = if events.is_file() { EventLog::read(&events)? } else { EventLog::default() };
     let last = entries.last();
     let failed = last.filter(|entry| entry.ended == "failed");

@@ -109,6 +109,11 @@ pub trait Observer {
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
         let _ = (run, checkpoint);
     }
+
+    /// The run has ended, well or not, and all of it is written. `stop` was set by a signal, or may be while this waits.
+    fn finish(&mut self, run: &Path, stop: &AtomicBool) {
+        let _ = (run, stop);
+    }
 }
 
 /// A model in training.

@@ -17,12 +17,13 @@ use scanner::{code_only, without_tests};
 /// imports only from above its own line (or a module named in full).
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("ui", &[]),
     ("math", &[]),
     ("setting", &["error"]),
     ("random", &["math"]),
     ("stats", &["math", "random"]),
     ("device", &["error"]),
-    ("collective", &["error", "device"]),
+    ("collective", &["error", "ui", "device"]),
     ("tensor", &["error", "math", "device"]),
     ("events", &["error"]),
     ("tape", &["error", "device", "tensor"]),
@@ -32,7 +33,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["error", "device", "tensor", "tape", "ops", "arch", "nn"]),
     ("reference", &["error", "arch"]),
     ("optim", &["error", "math", "setting", "device", "tensor", "tape", "ops"]),
-    ("data", &["error", "random", "setting"]),
+    ("data", &["error", "ui", "random", "setting"]),
     ("card", &["error"]),
     ("eval", &["error", "math", "setting", "tensor", "tape", "ops::documents", "arch", "model", "data"]),
     ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "arch", "nn", "model"]),
@@ -46,6 +47,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "train",
         &[
             "error",
+            "ui",
             "math",
             "random",
             "setting",
@@ -68,7 +70,24 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["error", "events"]),
-    ("hub", &["error", "setting", "data", "checkpoint", "card"]),
+    ("hub", &["error", "ui", "setting", "data", "checkpoint", "card"]),
+    (
+        "open",
+        &[
+            "error",
+            "ui",
+            "device",
+            "tape",
+            "arch",
+            "model",
+            "reference",
+            "data",
+            "decode",
+            "checkpoint",
+            "hub",
+            "train::config",
+        ],
+    ),
     // The config assembles the rooms' own sections: it knows their config structs, and the rooms do not know it.
     (
         "config",
@@ -86,7 +105,31 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "hub::config",
         ],
     ),
-    ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "train::run", "hub"]),
+    (
+        "run",
+        &[
+            "error",
+            "ui",
+            "setting",
+            "device",
+            "collective",
+            "tape",
+            "events",
+            "arch",
+            "model",
+            "optim",
+            "data",
+            "card",
+            "eval",
+            "sample",
+            "checkpoint",
+            "train",
+            "hub",
+            "open",
+            "config",
+        ],
+    ),
+    ("sweep", &["error", "math", "stats", "events", "report", "config", "data::tokenizer", "run::folder", "hub"]),
     (
         "plan",
         &[
@@ -292,6 +335,30 @@ fn the_command_line_is_imported_by_main_alone() {
     }
     let main = code_only(&std::fs::read_to_string(root().join("src/main.rs")).unwrap());
     assert!(main.contains("taper::cli::main()") && main.lines().count() < 20, "main.rs only starts the command line");
+}
+
+/// What belongs to a program and not to a library: it may stand in `cli` and `main.rs` alone. A library speaks through
+/// `ui::Ui`, is handed the way to end the process, and has no command line.
+const PROGRAM_ONLY: &[&str] =
+    &["println!", "print!", "eprintln!", "eprint!", "dbg!", "process::exit", "process::abort", "clap"];
+
+#[test]
+fn only_the_command_line_prints_exits_and_parses_arguments() {
+    let mut found = Vec::new();
+    for (relative, path) in files(&["src"]) {
+        if relative == "src/main.rs" || TOP.contains(&room_and_depth(&relative).0.as_str()) {
+            continue;
+        }
+        let code = without_tests(&code_only(&std::fs::read_to_string(path).unwrap()));
+        // A name alone, and no part of a longer one: `println!` holds `print`, and `eprintln!` holds `println!`.
+        let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let stands = |word: &str| {
+            code.match_indices(word)
+                .any(|(at, _)| !code[..at].ends_with(is_part) && !code[at + word.len()..].starts_with(is_part))
+        };
+        found.extend(PROGRAM_ONLY.iter().filter(|word| stands(word)).map(|word| format!("{relative}: {word}")));
+    }
+    assert!(found.is_empty(), "library code that prints, exits or parses arguments:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -283,7 +283,7 @@ fn a_run_scores_its_tasks_into_its_log_and_its_card() {
     let (code, told) = train("a", &["--resume"]);
     assert!(code == Some(0) && told.contains("finished"), "{told}");
     // Where somebody else writes the log, the score is shown and not written.
-    let _training = taper::train::run::RunFolder::open(&path("a"), true).unwrap();
+    let _training = taper::run::folder::RunFolder::open(&path("a"), true).unwrap();
     let more = [&quiz[..], &["--max-examples", "2"]].concat();
     let output = taper(&more, shop.path());
     assert!(output.status.success() && text(&output.stderr).contains("in use"), "{}", text(&output.stderr));

@@ -33,25 +33,7 @@ use crate::data::text::inputs::{self, Source};
 use crate::data::text::pieces::PIECE_BYTES;
 use crate::data::text::{Documents, Piece, TextOptions};
 use crate::error::{Error, Result, ResultExt};
-
-/// Who watches a preparation. All calls come from the thread that called [`prepare`].
-pub trait Progress {
-    /// Of `total` bytes of input `done` are read, and there are `tokens` tokens so far.
-    fn set(&self, done: u64, total: u64, tokens: u64);
-
-    /// Something the user should know; to standard error unless it is taken elsewhere.
-    fn note(&self, message: &str) {
-        eprintln!("{message}");
-    }
-}
-
-/// Nobody watches.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn set(&self, _: u64, _: u64, _: u64) {}
-    fn note(&self, _: &str) {}
-}
+use crate::ui::Ui;
 
 /// Fills `options.out` with shards and a manifest, going on where an interrupted preparation of the same inputs stopped. A
 /// folder that is already complete is left as it is.
@@ -59,11 +41,11 @@ impl Progress for Silent {
 /// # Errors
 /// `Usage` for contradictory options, missing inputs, or a folder that holds something else; `Data` for bad text; `Io`
 /// when the disk is full or not writable (then the same call goes on later).
-pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, progress: &dyn Progress) -> Result<Manifest> {
+pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, ui: &dyn Ui) -> Result<Manifest> {
     check(options)?;
     let train = inputs::resolve(&options.inputs)?;
     let val = options.val_inputs.as_deref().map(inputs::resolve).transpose()?.unwrap_or_default();
-    prepare_sources(options, train, val, encoder, progress)
+    prepare_sources(options, train, val, encoder, ui)
 }
 
 /// [`prepare`] for sources that are known already, remote ones among them; `options.inputs` and `val_inputs` are then only
@@ -76,7 +58,7 @@ pub fn prepare_sources(
     train: Vec<Source>,
     val: Vec<Source>,
     encoder: &dyn Encode,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<Manifest> {
     check(options)?;
     if let Some(both) = val.iter().find(|v| train.iter().any(|t| t.path == v.path)) {
@@ -87,14 +69,14 @@ pub fn prepare_sources(
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
     let _lock = lock(out)?;
     let fingerprint = fingerprint(options, encoder, &[&train, &val])?;
-    let mut journal = match begin(options, &fingerprint, progress)? {
+    let mut journal = match begin(options, &fingerprint, ui)? {
         Begin::Complete(manifest) => return Ok(manifest),
         Begin::Work(journal) => journal,
     };
     if encoder.eot().is_none() {
-        progress.note("this tokenizer has no end-of-text token: documents follow each other without a mark");
+        ui.info("this tokenizer has no end-of-text token: documents follow each other without a mark");
     }
-    let work = Work { options, encoder, progress };
+    let work = Work { options, encoder, ui };
     let made = run(&work, &mut journal, &train, &val);
     match &made {
         // Whatever the system refused (a full disk, say), what was finished stands.
@@ -192,7 +174,7 @@ enum Begin {
 }
 
 /// Looks at what the folder holds and decides: complete, to go on with, to begin, or not ours.
-fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -> Result<Begin> {
+fn begin(options: &PrepareOptions, fingerprint: &str, ui: &dyn Ui) -> Result<Begin> {
     let out = &options.out;
     let journal = Journal::load(out);
     let same = journal.as_ref().is_some_and(|journal| journal.fingerprint == fingerprint);
@@ -201,11 +183,11 @@ fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -
         // Opening compares the sizes of all shards with the manifest.
         match Shards::open(&out.to_string_lossy(), &ShardOptions::default()) {
             Ok(Shards { manifest: Some(manifest), .. }) => {
-                progress.note(&format!("{}: already prepared from the same inputs", out.display()));
+                ui.info(&format!("{}: already prepared from the same inputs", out.display()));
                 return Ok(Begin::Complete(manifest));
             }
             Ok(_) => {}
-            Err(error) => progress.note(&format!("{error}; preparing the folder anew")),
+            Err(error) => ui.info(&format!("{error}; preparing the folder anew")),
         }
     }
     if !options.overwrite {
@@ -226,7 +208,7 @@ fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -
     if let Some(journal) = journal.as_ref().filter(usable) {
         Journal::sweep(out)?;
         let tokens = journal.train.tokens + journal.val.tokens;
-        progress.note(&format!("{}: going on after {tokens} tokens prepared before", out.display()));
+        ui.info(&format!("{}: going on after {tokens} tokens prepared before", out.display()));
         return Ok(Begin::Work(journal.clone()));
     }
     if journal.is_some() && !has_manifest {
@@ -235,7 +217,7 @@ fn begin(options: &PrepareOptions, fingerprint: &str, progress: &dyn Progress) -
         } else {
             "the inputs, the tokenizer or the options have changed since this folder was begun"
         };
-        progress.note(&format!("{}: {why}; starting from the beginning", out.display()));
+        ui.info(&format!("{}: {why}; starting from the beginning", out.display()));
     }
     // The manifest goes first: from here on the folder is not whole.
     remove(&out.join(MANIFEST))?;
@@ -279,7 +261,7 @@ fn manifest(options: &PrepareOptions, encoder: &dyn Encode, journal: &Journal, s
 struct Work<'a> {
     options: &'a PrepareOptions,
     encoder: &'a dyn Encode,
-    progress: &'a dyn Progress,
+    ui: &'a dyn Ui,
 }
 
 impl Work<'_> {
@@ -312,7 +294,7 @@ impl Work<'_> {
         };
         let write = |encoded: &Encoded| {
             encoded.pieces().try_for_each(|(piece, ids)| writer.piece(piece, ids, journal))?;
-            self.progress.set(before + encoded.consumed, total, writer.tokens());
+            self.ui.tokenized(before + encoded.consumed, total, writer.tokens());
             Ok(())
         };
         let threads = match self.options.threads {
