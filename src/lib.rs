@@ -36,6 +36,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod parallel;
 pub mod plan;
 pub mod random;
 pub mod reference;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("math", &[]),
+    ("parallel", &[]),
     ("setting", &["error"]),
     ("random", &["math"]),
     ("stats", &["math", "random"]),
@@ -21,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tensor", &["error", "math", "device"]),
     ("events", &["error"]),
     ("tape", &["error", "device", "tensor"]),
-    ("ops", &["error", "math", "random", "device", "tensor", "tape"]),
+    ("ops", &["error", "math", "parallel", "random", "device", "tensor", "tape"]),
     ("arch", &["error", "setting", "device", "ops"]),
     ("nn", &["error", "random", "device", "tensor", "tape", "ops", "arch"]),
     ("model", &["error", "device", "tensor", "tape", "ops", "arch", "nn"]),
@@ -30,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("data", &["error", "random", "setting"]),
     ("card", &["error"]),
     ("eval", &["error", "math", "setting", "tensor", "tape", "ops::documents", "arch", "model", "data"]),
-    ("decode", &["error", "math", "setting", "device", "tensor", "tape", "ops", "arch", "nn", "model"]),
+    ("decode", &["error", "math", "parallel", "setting", "device", "tensor", "tape", "ops", "arch", "nn", "model"]),
     (
         "sample",
         &["error", "math", "random", "setting", "tensor", "tape", "ops", "arch", "nn", "model", "data", "decode"],

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::state::{ArenaData, TRAINING};
 use crate::error::{Error, Result};
 
+/// The folder of the training state within a checkpoint.
+pub const TRAINING: &str = "training";
 /// The name of the file within the folder of the training state.
 pub(super) const ARENA: &str = "arena.safetensors";
 const TENSORS: [&str; 3] = ["weights", "m", "v"];
@@ -27,6 +28,17 @@ const CHUNKED: &str = "xxh3-chunks:";
 /// they, too, can be divided.
 pub fn chunk(len: usize) -> usize {
     if len < 1 << 20 { crate::tape::arena::ALIGN } else { CHUNK }
+}
+
+/// The flat buffers, in arena layout, of the parameters that are trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArenaData {
+    /// fp32 master weights.
+    pub weights: Vec<f32>,
+    /// First moments.
+    pub m: Vec<f32>,
+    /// Second moments.
+    pub v: Vec<f32>,
 }
 
 /// The arena file of a checkpoint in the making.

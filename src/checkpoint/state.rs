@@ -6,17 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::arena_file::{self, ARENA};
+pub use super::arena_file::{ArenaData, TRAINING};
+use super::fs::{sync_folder, write_synced};
 use crate::error::{Error, Result};
 
-/// The folder of the training state within a checkpoint.
-pub const TRAINING: &str = "training";
 const STATE: &str = "state.json";
 /// 2: the arena's checksum is made of chunks.
 const VERSION: u32 = 2;
@@ -76,17 +76,6 @@ struct StateFile {
     files: BTreeMap<String, String>,
 }
 
-/// The flat buffers, in arena layout, of the parameters that are trained.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ArenaData {
-    /// fp32 master weights.
-    pub weights: Vec<f32>,
-    /// First moments.
-    pub m: Vec<f32>,
-    /// Second moments.
-    pub v: Vec<f32>,
-}
-
 /// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of that
 /// ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name. Files are synced
 /// to disk.
@@ -107,7 +96,7 @@ pub fn write(folder: &Path, state: &TrainingState, arena: &str, model_sha256: &[
     let mut text = serde_json::to_string_pretty(&json).map_err(|error| Error::data(&path, error.to_string()))?;
     text.push('\n');
     write_synced(&path, text.as_bytes())?;
-    super::store::sync_folder(&training)
+    sync_folder(&training)
 }
 
 /// The checksum of state.json's content without its own field.
@@ -175,12 +164,6 @@ fn sha256_file(path: &Path) -> Result<String> {
             n => hash.update(&buffer[..n]),
         }
     }
-}
-
-/// Writes a whole file and syncs it.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::{Class, Hyper, Outcome};
+use super::guard::{Class, LossScaling, Outcome, ScaleState};
+use super::optimizer::Hyper;
 use crate::device::{DType, Gpu};
 use crate::error::{Error, Result};
 use crate::ops::adamw;
@@ -16,35 +17,7 @@ use crate::tape::{Gradients, Params};
 use crate::tensor::Tensor;
 
 /// Steps whose records the device can hold before the host must ask for them.
-pub const MOST_IN_FLIGHT: usize = 1024;
-
-/// Dynamic loss scaling of fp16: the scale doubles after so many applied steps in a row, and halves at an overflow.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossScaling {
-    /// The scale at the start.
-    pub initial: f32,
-    /// The scale does not fall below this: an overflow there is a non-finite step.
-    pub min: f32,
-    /// Nor rise above this.
-    pub max: f32,
-    /// Applied steps after which the scale doubles.
-    pub growth_interval: u32,
-}
-
-impl Default for LossScaling {
-    fn default() -> Self {
-        LossScaling { initial: 65_536.0, min: 1.0, max: 16_777_216.0, growth_interval: 2000 }
-    }
-}
-
-/// The loss scale, as a checkpoint keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct ScaleState {
-    /// What the loss is multiplied with.
-    pub loss_scale: f32,
-    /// Applied steps since it last changed.
-    pub good_steps: u32,
-}
+pub const MAX_IN_FLIGHT: usize = 1024;
 
 /// The optimizer's state, on the host.
 #[derive(Clone, Debug)]
@@ -130,7 +103,7 @@ impl DeviceOptimizer {
             part,
             decays: adamw::cuda::decays(params.layout())?.to_device(device)?,
             state: Tensor::zeros(device, DType::F32, &[StepState::WORDS])?,
-            records: Tensor::zeros(device, DType::U32, &[MOST_IN_FLIGHT * StepRecord::WORDS])?,
+            records: Tensor::zeros(device, DType::U32, &[MAX_IN_FLIGHT * StepRecord::WORDS])?,
             in_flight: 0,
             lane_losses: Tensor::zeros(device, DType::U32, &[2 * lanes])?,
             partials: Partials::new(gpu, len)?,
@@ -230,7 +203,7 @@ impl DeviceOptimizer {
     /// If the device fails.
     ///
     /// # Panics
-    /// If [`MOST_IN_FLIGHT`] records wait already.
+    /// If [`MAX_IN_FLIGHT`] records wait already.
     pub fn step(&mut self, params: &mut Params, grads: &Gradients, lr: f64) -> Result<()> {
         gradnorm::partial(self.gpu, grads.flat(), 0..grads.flat().len(), &mut self.partials)?;
         self.decide_and_update(params, grads, lr)
@@ -257,7 +230,7 @@ impl DeviceOptimizer {
     }
 
     fn decide_and_update(&mut self, params: &mut Params, grads: &Gradients, lr: f64) -> Result<()> {
-        assert!(self.in_flight < MOST_IN_FLIGHT, "records of steps that nobody asked for");
+        assert!(self.in_flight < MAX_IN_FLIGHT, "records of steps that nobody asked for");
         let record = self.records.address_mut() + (self.in_flight * StepRecord::WORDS * 4) as u64;
         let Hyper { beta1, beta2, eps, weight_decay, clip_norm } = self.hyper;
         let decision = Decision {

@@ -2,8 +2,10 @@
 
 pub mod config;
 pub mod device;
+pub mod guard;
 pub mod optimizer;
 pub mod schedule;
 
-pub use device::{DeviceOptimizer, LossScaling, Moments, ScaleState};
-pub use optimizer::{Class, Hyper, Optimizer, Outcome, PART_ALIGN};
+pub use device::{DeviceOptimizer, Moments};
+pub use guard::{Class, LossScaling, Outcome, ScaleState};
+pub use optimizer::{Hyper, Optimizer, PART_ALIGN};

@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
+use super::guard::{Class, Outcome, refused};
 use crate::error::Result;
 use crate::ops::adamw::{AdamW, adamw_part};
 use crate::ops::gradnorm::{GradNorm, cpu, gradnorm, gradnorm_of_parts};
-use crate::tape::{Gradients, ParamId, Params};
+use crate::tape::{Gradients, Params};
 use crate::tensor::{DType, Tensor};
 
 /// AdamW's numbers that stay the same for a whole run, and the clip norm.
@@ -24,48 +25,6 @@ pub struct Hyper {
     pub weight_decay: f64,
     /// Gradients of a larger global L2 norm are scaled down to it (Pascanu et al. 2013).
     pub clip_norm: Option<f64>,
-}
-
-/// What kind of step it was (design: stability).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Class {
-    /// Finite and under the clip norm.
-    Finite,
-    /// Finite and scaled down to the clip norm.
-    Clipped,
-    /// All elements finite, but the sum of their squares overflowed.
-    Overflow,
-    /// Some elements are NaN or infinite; the first parameter that has one.
-    NonFinite(ParamId),
-    /// The loss is NaN or infinite.
-    LossNonFinite,
-    /// fp16: the gradients overflowed because of the loss scale, which was halved.
-    Backoff,
-    /// Nothing was done: a step before was not finite, and the policy was to stop there.
-    Stopped,
-}
-
-impl Class {
-    /// Whether the update was applied.
-    pub fn is_applied(self) -> bool {
-        matches!(self, Class::Finite | Class::Clipped)
-    }
-
-    /// Whether the update was refused because something was not finite (that the loss scale does not answer for).
-    pub fn is_refused(self) -> bool {
-        matches!(self, Class::Overflow | Class::NonFinite(_) | Class::LossNonFinite)
-    }
-}
-
-/// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
-    /// The kind of step.
-    pub class: Class,
-    /// Global L2 norm of the gradients before clipping (infinite or NaN where it is).
-    pub norm: f32,
-    /// The norm after clipping: what was applied; equals `norm` where nothing was clipped.
-    pub norm_clipped: f32,
 }
 
 /// Where a part of the gradients may begin ([`Optimizer::of_part`]): at a multiple of this many elements.
@@ -167,10 +126,6 @@ impl Optimizer {
         adamw_part(params, grads, &mut self.m, &mut self.v, &with, self.part.clone());
         Outcome { class, norm, norm_clipped }
     }
-}
-
-fn refused(class: Class, norm: f32) -> Outcome {
-    Outcome { class, norm, norm_clipped: norm }
 }
 
 #[cfg(test)]

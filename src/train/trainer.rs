@@ -23,7 +23,7 @@ use crate::data::{Loader, Sequences};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
 use crate::eval::tasks::Task;
-use crate::events::{self, Event, EventLog, EventWriter};
+use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
@@ -32,7 +32,6 @@ use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{self, Card};
 use crate::train::spike::SpikeWatch;
-use steps::StartedStep;
 
 /// What was found out about the model at a step, for the card of its checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +131,13 @@ pub struct Trainer<'a> {
     in_flight: Vec<StartedStep>,
     /// When the outcome of the last known step was.
     settled: Instant,
+}
+
+/// A step that was started.
+struct StartedStep {
+    lr: f64,
+    tokens: u64,
+    data: DataRange,
 }
 
 impl<'a> Trainer<'a> {

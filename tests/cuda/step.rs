@@ -51,7 +51,7 @@ fn train(engine: &mut dyn Engine, loader: &Loader, steps: std::ops::Range<u64>) 
     let mut done = Vec::new();
     for step in steps.clone() {
         engine.step(&batch(loader, step), 3e-3).unwrap();
-        if step + 1 - steps.start >= engine.most_in_flight() {
+        if step + 1 - steps.start >= engine.max_in_flight() {
             done.extend(engine.finished().unwrap());
         }
     }

@@ -11,7 +11,7 @@ use crate::device::Gpu;
 use crate::device::launch::Mark;
 use crate::error::Result;
 use crate::model::Gpt;
-use crate::optim::device::MOST_IN_FLIGHT;
+use crate::optim::device::MAX_IN_FLIGHT;
 use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Moments, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::config::Precision;
@@ -161,8 +161,8 @@ impl Engine for OnGpu<'_> {
         self.buckets.is_some()
     }
 
-    fn most_in_flight(&self) -> u64 {
-        MOST_IN_FLIGHT as u64
+    fn max_in_flight(&self) -> u64 {
+        MAX_IN_FLIGHT as u64
     }
 
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {

@@ -97,7 +97,7 @@ pub trait Engine {
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>>;
 
     /// How many steps may be started before [`Engine::finished`] must be called.
-    fn most_in_flight(&self) -> u64 {
+    fn max_in_flight(&self) -> u64 {
         1
     }
 
