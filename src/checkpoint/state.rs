@@ -1,6 +1,6 @@
 //! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
-//! The arena file ([`super::arena_file`]) holds the fp32 master weights and both moments as flat tensors in the arena's order, so
+//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in the arena's order, so
 //! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
 //! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
 
@@ -200,12 +200,13 @@ mod tests {
         let digest = sha256_file(&model).unwrap();
         let (w, m, v) = ([1.0f32, -2.5, f32::MIN_POSITIVE], [0.1f32, 0.2, 0.3], [4.0f32, 5.0, 6.0]);
         let model_files = [("model.safetensors".to_string(), digest)];
-        let file = arena_file::ArenaFile::of(folder.path(), 3);
+        let file = arena_file::ArenaFile::of(folder.path(), 3, &["m", "v"]);
         file.create().unwrap();
-        let part = file.write(0..3, [&w, &m, &v]).unwrap();
+        let part = file.write(0..3, &[&w, &m, &v]).unwrap();
         write(folder.path(), &state(), &file.checksum(&[part]).unwrap(), &model_files).unwrap();
         let (found, arena) = read(folder.path()).unwrap();
-        assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), m: m.into(), v: v.into() }));
+        let slots = vec![("m".to_string(), m.to_vec()), ("v".to_string(), v.to_vec())];
+        assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), slots }));
 
         for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
             let path = folder.path().join(name);
@@ -236,6 +237,6 @@ mod tests {
         json["files"]["training/arena.safetensors"] = old.into();
         json["checksum"] = seal(&json).into();
         std::fs::write(&path, json.to_string()).unwrap();
-        assert_eq!(read(folder.path()).unwrap().1.v, v);
+        assert_eq!(read(folder.path()).unwrap().1.slots[1].1, v);
     }
 }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, EventLog, EventWriter, Reason, Start};
 use crate::hub;
 use crate::model::Gpt;
-use crate::optim::Hyper;
+use crate::optim::{Hyper, rule};
 use crate::tape::Params;
 use crate::train::config::{MicroBatch, Nonfinite, Precision};
 use crate::train::engine::{Native, OnCandle, OnGpu, Setup};
@@ -230,13 +230,7 @@ impl Ready {
 
     fn engine(&self, which: Engine, params: Params) -> Result<Box<dyn train::Engine + '_>> {
         let config = &self.config;
-        let hyper = Hyper {
-            beta1: config.optimizer.beta1,
-            beta2: config.optimizer.beta2,
-            eps: config.optimizer.eps,
-            weight_decay: config.optimizer.weight_decay,
-            clip_norm: config.stability.clip_norm.value(),
-        };
+        let hyper = Hyper { optimizer: config.optimizer, clip_norm: config.stability.clip_norm.value() };
         Ok(match which {
             Engine::Native => {
                 let (seed_dropout, recompute) = (config.run.seed_dropout(), config.train.recompute);
@@ -367,6 +361,7 @@ fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> batch::Memory<
         model: model.config(),
         parameters: model.layout().parameters(),
         trained: model.layout().trained_infos().map(|(info, _)| info.len()).sum(),
+        state_bytes: rule::state_bytes(&config.optimizer),
         recompute: config.train.recompute,
         dtype,
         on_gpu: device != Device::Cpu,

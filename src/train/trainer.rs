@@ -7,6 +7,8 @@ mod evaluate;
 mod rollback;
 mod saving;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::score_event;
 

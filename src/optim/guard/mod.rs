@@ -1,5 +1,13 @@
-//! What guards a step: the kinds of steps there are, and the loss scale of fp16.
+//! What guards a step, whatever the rule: the norm of the gradients, the kind of step that makes, clipping, and in fp16 the
+//! loss scale.
+//!
+//! A step whose loss or gradients are not finite is not applied: weights, the rule's state and the count of updates stay as
+//! they are. Whether training resumes after that is the caller's policy (`stability.nonfinite`). [`Guard`] decides on the CPU,
+//! [`device::DeviceGuard`] takes the same decisions on a GPU.
 
+pub mod device;
+
+use crate::ops::gradnorm::GradNorm;
 use crate::tape::ParamId;
 
 /// What kind of step it was (design: stability).
@@ -44,8 +52,40 @@ pub struct Outcome {
     pub norm_clipped: f32,
 }
 
-pub(super) fn refused(class: Class, norm: f32) -> Outcome {
-    Outcome { class, norm, norm_clipped: norm }
+/// Judges the steps of a CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// Gradients of a larger global L2 norm are scaled down to it (Pascanu et al. 2013).
+    pub clip_norm: Option<f64>,
+}
+
+impl Guard {
+    /// What kind of step gradients of this norm and a step's loss make, and what the gradients are to be multiplied with: `None`
+    /// where nothing is to be updated.
+    pub fn judge(&self, norm: GradNorm, loss: f64) -> (Outcome, Option<f32>) {
+        let refused = |class, norm| (Outcome { class, norm, norm_clipped: norm }, None);
+        let norm = match norm {
+            GradNorm::Finite(norm) => norm,
+            GradNorm::Overflow => {
+                let class = if loss.is_finite() { Class::Overflow } else { Class::LossNonFinite };
+                return refused(class, f32::INFINITY);
+            }
+            GradNorm::NonFinite(id) => {
+                let class = if loss.is_finite() { Class::NonFinite(id) } else { Class::LossNonFinite };
+                return refused(class, f32::NAN);
+            }
+        };
+        if !loss.is_finite() {
+            return refused(Class::LossNonFinite, norm);
+        }
+        let clip = self.clip_norm.map(|clip| clip as f32).filter(|&clip| norm > clip);
+        let (class, grad_scale, norm_clipped) = match clip {
+            // The small number is that of PyTorch's clip_grad_norm_: its losses are the ones to reproduce.
+            Some(clip) => (Class::Clipped, clip / (norm + 1e-6), clip),
+            None => (Class::Finite, 1.0, norm),
+        };
+        (Outcome { class, norm, norm_clipped }, Some(grad_scale))
+    }
 }
 
 /// Dynamic loss scaling of fp16: the scale doubles after so many applied steps in a row, and halves at an overflow.
