@@ -16,6 +16,7 @@ pub mod arena_file;
 pub mod config;
 pub mod convert;
 mod folder;
+mod fs;
 pub mod gguf;
 mod gpt2;
 mod hf_config;

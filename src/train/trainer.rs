@@ -7,6 +7,8 @@ mod evaluate;
 mod rollback;
 mod saving;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::score_event;
 
@@ -23,7 +25,7 @@ use crate::data::{Loader, Sequences};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
 use crate::eval::tasks::Task;
-use crate::events::{self, Event, EventLog, EventWriter};
+use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
@@ -32,7 +34,6 @@ use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{self, Card};
 use crate::train::spike::SpikeWatch;
-use steps::StartedStep;
 
 /// What was found out about the model at a step, for the card of its checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +138,13 @@ pub struct Trainer<'a> {
     in_flight: Vec<StartedStep>,
     /// When the outcome of the last known step was.
     settled: Instant,
+}
+
+/// A step that was started.
+struct StartedStep {
+    lr: f64,
+    tokens: u64,
+    data: DataRange,
 }
 
 impl<'a> Trainer<'a> {

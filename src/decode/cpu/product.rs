@@ -4,10 +4,11 @@ use half::{bf16, f16};
 
 use super::kernels::{self, BLOCK, BlockJob, Element, FloatJob, Isa};
 use super::matrix::Matrix;
-use super::pool::{Parts, Pool};
+use super::pool::Pool;
 use super::vector::LANES;
 use crate::decode::WeightFormat;
 use crate::ops::{lanes, simd};
+use crate::parallel::Parts;
 
 /// Activations for quantised weights: 8-bit numbers with a scale (f32) for each block of 32, made anew for every product.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use super::attend::{Tile, attend};
 use super::cache::SlotCache;
-use super::pool::{Parts, Pool};
+use super::pool::Pool;
 use super::product::{Finish, Quantised, Rows, each_row, product};
 use super::vector::LANES;
 use super::weights::{Linear, Norm, Weights};
@@ -11,6 +11,7 @@ use crate::arch::ModelConfig;
 use crate::arch::config::{Mlp, Norm as NormKind, NormPosition};
 use crate::ops::heads::Heads;
 use crate::ops::{gelu, lanes, layernorm, relu2, rmsnorm, simd, swiglu};
+use crate::parallel::Parts;
 
 /// Rows whose logits are computed together where those of every row are wanted.
 pub const EACH: usize = 64;
@@ -252,9 +253,9 @@ fn linear(
 
 /// An operator that reads one slice and writes another, in place.
 fn by_copy(part: &mut [f32], operator: fn(&mut [f32], &[f32])) {
-    const MOST: usize = 8 * LANES;
-    for part in part.chunks_mut(MOST) {
-        let mut copy = [0.0; MOST];
+    const MAX: usize = 8 * LANES;
+    for part in part.chunks_mut(MAX) {
+        let mut copy = [0.0; MAX];
         let copy = &mut copy[..part.len()];
         copy.copy_from_slice(part);
         operator(part, copy);

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 const CHUNK_ELEMENTS: usize = 256 << 20;
 /// Rows start at addresses of 16 bytes.
 const STRIDE: usize = 8;
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 
 /// Distance of rows of logits, in elements.
 fn stride(v: usize) -> usize {
@@ -81,7 +81,7 @@ pub fn forward(
             }
         };
         // One block for a row; a small vocabulary does not fill a large block.
-        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MOST_THREADS);
+        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MAX_THREADS);
         gpu.launch(&format!("classifier_{what}_{}", dtype.suffix()), Geometry::linear(rows, threads), &arguments)?;
         if let Some(Back { dx, dw, .. }) = &mut back {
             let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);

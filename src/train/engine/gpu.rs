@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use super::buckets::Buckets;
 use super::device_sums::DeviceSums;
-use super::{Engine, Setup, StepBatch, Team, check_len, micro_step};
+use super::{Engine, Setup, StepBatch, Team, check_len, holds_chunks, micro_step};
 use crate::checkpoint::state::ArenaData;
+use crate::collective::ordered::Shards;
 use crate::device::Gpu;
 use crate::device::launch::Mark;
 use crate::error::Result;
 use crate::model::Gpt;
-use crate::optim::device::MOST_IN_FLIGHT;
-use crate::optim::{DeviceOptimizer, Hyper, LossScaling, Moments, Outcome, ScaleState};
+use crate::optim::device::MAX_IN_FLIGHT;
+use crate::optim::rule::{self, Cut};
+use crate::optim::{DeviceOptimizer, Hyper, LossScaling, OptimizerState, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::config::Precision;
 use crate::train::lanes::LaneTree;
@@ -29,6 +31,8 @@ pub struct OnGpu<'a> {
     sums: Option<DeviceSums>,
     /// What is sent while backward runs.
     buckets: Option<Buckets>,
+    /// How the optimizer's state is divided among ranks, where it is.
+    shards: Option<Shards>,
     /// Whether each rank needs its shard of the sum of gradients only.
     is_split: bool,
     /// Targets that count, of each step in flight.
@@ -38,7 +42,7 @@ pub struct OnGpu<'a> {
 }
 
 impl<'a> OnGpu<'a> {
-    /// An engine with these weights (of the host), copied to `gpu`, and fresh moments. `stop` ends all updates at the
+    /// An engine with these weights (of the host), copied to `gpu`, and a fresh optimizer. `stop` ends all updates at the
     /// first step that is not finite.
     ///
     /// # Errors
@@ -73,18 +77,31 @@ impl<'a> OnGpu<'a> {
         let lanes = LaneTree::new(setup.lanes).and_then(|_| LaneTree::new(team.lanes(setup.lanes)?))?;
         let sums = DeviceSums::new(&team, gpu)?;
         let len = params.layout().trained();
-        let part = match &sums {
-            Some(sums) if team.is_sharded() => sums.shards(len).range(team.ranks.rank()),
-            _ => 0..len,
-        };
+        let cut = rule::of(&hyper.optimizer).cut();
+        let shards = sums.as_ref().and_then(|sums| team.shards(params.layout(), cut, || sums.shards(len)));
+        let part = shards.as_ref().map_or(0..len, |shards| shards.range(team.ranks.rank()));
         let params = params.to_device(gpu.device(), precision.dtype())?;
         let scaling = (precision == Precision::Fp16).then(LossScaling::default);
         let optimizer = DeviceOptimizer::of_part(gpu, hyper, scaling, stop, &params, setup.lanes, part)?;
         let overlaps = sums.as_ref().is_some_and(DeviceSums::can_overlap);
         let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
-        let is_split = team.is_sharded() && sums.as_ref().is_some_and(|sums| sums.splits_norm(len));
+        let is_split = shards.is_some() && cut == Cut::Anywhere && sums.as_ref().is_some_and(|s| s.splits_norm(len));
         let (targets, computed) = (Vec::new(), Vec::new());
-        Ok(OnGpu { gpu, model, params, optimizer, lanes, setup, team, sums, buckets, is_split, targets, computed })
+        Ok(OnGpu {
+            gpu,
+            model,
+            params,
+            optimizer,
+            lanes,
+            setup,
+            team,
+            sums,
+            buckets,
+            shards,
+            is_split,
+            targets,
+            computed,
+        })
     }
 }
 
@@ -136,8 +153,8 @@ impl Engine for OnGpu<'_> {
         } else {
             self.optimizer.step(&mut self.params, grads.get(), lr)?;
         }
-        if self.team.is_sharded() {
-            let shards = sums.shards(len);
+        if let Some(shards) = &self.shards {
+            let shards = shards.after(self.params.layout().frozen());
             sums.all_gather("parameters", self.params.flat_mut(), &shards)?;
             self.params.renew_compute()?;
         }
@@ -161,8 +178,8 @@ impl Engine for OnGpu<'_> {
         self.buckets.is_some()
     }
 
-    fn most_in_flight(&self) -> u64 {
-        MOST_IN_FLIGHT as u64
+    fn max_in_flight(&self) -> u64 {
+        MAX_IN_FLIGHT as u64
     }
 
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
@@ -176,30 +193,33 @@ impl Engine for OnGpu<'_> {
         &self.params
     }
 
-    fn moments(&self) -> Result<Moments> {
-        let moments = self.optimizer.state()?;
-        if !self.team.is_sharded() {
-            return Ok(moments);
+    fn state(&self) -> Result<OptimizerState> {
+        let mut state = self.optimizer.state()?;
+        if self.shards.is_some() {
+            for (_, values) in &mut state.slots {
+                // The parts follow each other in the order of the ranks.
+                let all = self.team.ranks.gather_after_work("moments", bytemuck::cast_slice(values))?;
+                *values = all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(bytes)).collect();
+            }
         }
-        let whole = |part: &[f32]| -> Result<Vec<f32>> {
-            let all = self.team.ranks.gather_after_work("moments", bytemuck::cast_slice(part))?;
-            Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(bytes)).collect())
-        };
-        Ok(Moments { m: whole(&moments.m)?, v: whole(&moments.v)?, ..moments })
+        Ok(state)
     }
 
     fn held(&self) -> Range<usize> {
         self.optimizer.part()
     }
 
-    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
+    fn holds_chunks(&self, chunk: usize) -> bool {
+        holds_chunks(self.shards.as_ref(), chunk, self.params.layout().trained())
+    }
+
+    fn state_of(&self, part: Range<usize>) -> Result<OptimizerState> {
         self.optimizer.state_of(part)
     }
 
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
-        self.params.load(&arena.weights)?;
-        let part = self.optimizer.part();
-        self.optimizer.restore(&arena.m[part.clone()], &arena.v[part], updates, scale)
+        self.optimizer.restore(&arena.slots, updates, scale)?;
+        self.params.load(&arena.weights)
     }
 }

@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::state::ArenaData;
+use crate::collective::ordered::Shards;
 use crate::data::{IGNORE, Loader, Rows};
 use crate::error::{Error, Result};
 use crate::model::Gpt;
@@ -27,7 +28,7 @@ use crate::model::gpt::{Loss, Pass};
 use crate::nn::Dropout;
 use crate::ops::classifier;
 use crate::ops::documents::Documents;
-use crate::optim::{Moments, Outcome, ScaleState};
+use crate::optim::{OptimizerState, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, ReadyHook, Tape};
 use crate::tensor::Tensor;
 
@@ -97,7 +98,7 @@ pub trait Engine {
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>>;
 
     /// How many steps may be started before [`Engine::finished`] must be called.
-    fn most_in_flight(&self) -> u64 {
+    fn max_in_flight(&self) -> u64 {
         1
     }
 
@@ -115,31 +116,36 @@ pub trait Engine {
     /// The weights as they are.
     fn params(&self) -> &Params;
 
-    /// First moments, second moments (flat, in arena layout), updates applied, and the loss scale of fp16. All ranks call it
-    /// together, since each may hold a part.
+    /// The state of the optimizer: its slots (flat, in arena layout), updates applied, and the loss scale of fp16. All ranks call
+    /// it together, since each may hold a part.
     ///
     /// # Errors
     /// If the device fails.
-    fn moments(&self) -> Result<Moments>;
+    fn state(&self) -> Result<OptimizerState>;
 
-    /// The elements whose moments this rank holds.
+    /// The elements whose optimizer state this rank holds.
     fn held(&self) -> Range<usize> {
         0..self.params().layout().trained()
     }
 
-    /// As [`Engine::moments`], of some of the elements that this rank holds; other ranks have no part in it.
+    /// Whether what each rank holds begins at a multiple of `chunk` elements. All ranks say the same.
+    fn holds_chunks(&self, chunk: usize) -> bool {
+        let _ = chunk;
+        true
+    }
+
+    /// As [`Engine::state`], of some of the elements that this rank holds; other ranks have no part in it.
     ///
     /// # Errors
     /// If the device fails.
-    fn moments_of(&self, part: Range<usize>) -> Result<Moments> {
-        let all = self.moments()?;
-        Ok(Moments { m: all.m[part.clone()].to_vec(), v: all.v[part].to_vec(), ..all })
+    fn state_of(&self, part: Range<usize>) -> Result<OptimizerState> {
+        Ok(self.state()?.part(part))
     }
 
     /// Takes up what a checkpoint holds.
     ///
     /// # Errors
-    /// If the buffers are not of this model's size.
+    /// If the buffers are not of this model's size, or the slots are of another rule.
     fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()>;
 }
 
@@ -204,8 +210,15 @@ fn micro_step<'a>(
 
 fn check_len(params: &Params, arena: &ArenaData) -> Result<()> {
     let len = params.layout().trained();
-    if [&arena.weights, &arena.m, &arena.v].iter().any(|buffer| buffer.len() != len) {
+    let slots = arena.slots.iter().map(|(_, values)| values);
+    if slots.chain([&arena.weights]).any(|buffer| buffer.len() != len) {
         return Err(Error::usage("the checkpoint is of a model of another shape than the config's"));
     }
     Ok(())
+}
+
+/// Whether the ranges of all ranks begin at multiples of `chunk` elements; where nothing is divided they do.
+fn holds_chunks(shards: Option<&Shards>, chunk: usize, len: usize) -> bool {
+    let begins = |range: &Range<usize>| range.start == len || range.start.is_multiple_of(chunk);
+    shards.is_none_or(|shards| shards.ranges().iter().all(begins))
 }

@@ -5,20 +5,13 @@
 
 use std::time::Instant;
 
-use super::Trainer;
+use super::{StartedStep, Trainer};
 use crate::error::{Error, Result};
 use crate::events::{self, DataRange, Event};
 use crate::optim::schedule::learning_rate;
 use crate::optim::{Class, Outcome};
 use crate::train::config::{Nonfinite, Spike};
 use crate::train::engine::StepBatch;
-
-/// A step that was started.
-pub(super) struct StartedStep {
-    lr: f64,
-    tokens: u64,
-    data: DataRange,
-}
 
 impl Trainer<'_> {
     /// Starts the next step.
@@ -37,7 +30,7 @@ impl Trainer<'_> {
     /// Whether outcomes must be asked for before another step is started. Going back after a spike must happen at the step
     /// that spiked, so with it every step is waited for.
     pub(super) fn must_settle(&self) -> bool {
-        self.in_flight.len() as u64 >= self.engine.most_in_flight() || self.job.stability.spike == Spike::Rollback
+        self.in_flight.len() as u64 >= self.engine.max_in_flight() || self.job.stability.spike == Spike::Rollback
     }
 
     /// Waits for all started steps; events and counters of each.
