@@ -8,8 +8,10 @@
 //! An inference tape records nothing.
 
 pub mod arena;
+pub mod layout;
 
-pub use arena::{Gradients, Layout, ParamId, ParamInfo, Params};
+pub use arena::{Gradients, Params};
+pub use layout::{Layout, ParamId, ParamInfo};
 
 use crate::error::Result;
 use crate::tensor::Tensor;
