@@ -17,7 +17,7 @@ use super::weight_type::WeightType;
 use super::write::{ParamSource, Written, write_json};
 use super::{HfTensor, Layout, Source, gpt2, llama};
 use crate::arch::config::ModelConfig;
-use crate::arch::lora::{Family, Lora};
+use crate::arch::lora::{Lora, LoraModules};
 use crate::error::{Error, Result};
 use crate::tape::Layout as ArenaLayout;
 
@@ -39,11 +39,11 @@ const UNKNOWN: [&str; 9] = [
     "alora_invocation_tokens",
 ];
 
-/// Whose names the layers of a shape have; `None` where transformers has no such model.
-pub fn family(config: &ModelConfig) -> Option<Family> {
+/// What the layers of a shape are called in transformers; `None` where transformers has no such model.
+pub fn family(config: &ModelConfig) -> Option<&'static LoraModules> {
     match Layout::of(config) {
-        Layout::Gpt2 => Some(Family::Gpt2),
-        Layout::Llama => Some(Family::Llama),
+        Layout::Gpt2 => Some(&gpt2::MODULES),
+        Layout::Llama => Some(&llama::MODULES),
         Layout::Own { .. } => None,
     }
 }
@@ -74,7 +74,7 @@ pub fn write_adapter(
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": lora.targets,
-        "fan_in_fan_out": lora.family == Family::Gpt2,
+        "fan_in_fan_out": lora.names.fan_in_fan_out,
         "bias": "none",
         "use_rslora": false,
         "use_dora": false,
@@ -175,10 +175,10 @@ impl Adapter {
     /// # Errors
     /// `Data` for a module that the model has not, or that is of another shape there.
     pub fn merge(&self, folder: &Path, model: &mut ModelFolder) -> Result<()> {
-        let table: Vec<HfTensor> = match family(&model.config) {
-            Some(Family::Gpt2) => gpt2::table(&model.config),
-            Some(Family::Llama) => llama::table(&model.config, llama::Biases::of(&model.config)),
-            None => Vec::new(),
+        let table: Vec<HfTensor> = match Layout::of(&model.config) {
+            Layout::Gpt2 => gpt2::table(&model.config),
+            Layout::Llama => llama::table(&model.config, llama::Biases::of(&model.config)),
+            Layout::Own { .. } => Vec::new(),
         };
         for (module, (a, b)) in &self.modules {
             let wrong = |what: String| Error::data(folder.join(WEIGHTS), format!("the adapter of {module} {what}"));

@@ -7,6 +7,7 @@
 use super::HfTensor;
 use super::hf_config::HfConfig;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::lora::{LoraModules, Module, Place};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -20,6 +21,18 @@ const ACTIVATIONS: [(&str, Mlp); 7] = [
     ("gelu_python", Mlp::GeluErf),
     ("relu2", Mlp::Relu2),
 ];
+
+/// What the linear layers of a block are called.
+pub(super) static MODULES: LoraModules = LoraModules {
+    blocks: "transformer.h",
+    modules: &[
+        Module::of("attn", "c_attn", Place::Qkv, None),
+        Module::of("attn", "c_proj", Place::Proj, None),
+        Module::of("mlp", "c_fc", Place::Up, None),
+        Module::of("mlp", "c_proj", Place::Down, None),
+    ],
+    fan_in_fan_out: true,
+};
 
 /// The options of a shape that GPT-2 cannot express.
 pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {

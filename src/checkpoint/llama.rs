@@ -7,11 +7,27 @@
 use super::HfTensor;
 use super::hf_config::HfConfig;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::lora::{LoraModules, Module, Place};
 use crate::error::Result;
 use serde_json::{Value, json};
 
 /// The rotary base where none is given (Su et al. 2021, and transformers).
 pub(super) const DEFAULT_THETA: f64 = 10000.0;
+
+/// What the linear layers of a block are called.
+pub(super) static MODULES: LoraModules = LoraModules {
+    blocks: "model.layers",
+    modules: &[
+        Module::of("self_attn", "q_proj", Place::Qkv, Some(0)),
+        Module::of("self_attn", "k_proj", Place::Qkv, Some(1)),
+        Module::of("self_attn", "v_proj", Place::Qkv, Some(2)),
+        Module::of("self_attn", "o_proj", Place::Proj, None),
+        Module::of("mlp", "gate_proj", Place::Up, Some(0)),
+        Module::of("mlp", "up_proj", Place::Up, Some(1)),
+        Module::of("mlp", "down_proj", Place::Down, None),
+    ],
+    fan_in_fan_out: false,
+};
 
 /// Which biases the file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

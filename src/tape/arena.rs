@@ -47,6 +47,12 @@ impl Params {
         self.compute.as_ref().unwrap_or(&self.flat).view(info.offset, &info.shape)
     }
 
+    /// [`Params::weight`] with the spare rows, which are zero.
+    pub fn padded_weight(&self, id: ParamId) -> Tensor {
+        let info = self.layout.info(id);
+        self.compute.as_ref().unwrap_or(&self.flat).view(info.offset, &info.padded_shape())
+    }
+
     /// The dtype of activations and of [`Params::weight`].
     pub fn compute_dtype(&self) -> DType {
         self.compute.as_ref().map_or(DType::F32, Tensor::dtype)
@@ -216,6 +222,16 @@ impl Gradients {
     pub fn of_mut(&mut self, id: ParamId) -> &mut [f32] {
         let range = self.range(id);
         &mut self.flat.f32_mut()[range]
+    }
+
+    /// [`Gradients::wanted`], and the room for the gradient of the parameter's spare rows behind it. What is added there must
+    /// be zero.
+    pub fn wanted_padded(&mut self, id: ParamId) -> Option<&mut [f32]> {
+        let elements = self.layout.info(id).padded_shape().iter().product::<usize>();
+        self.wants(id).then(|| {
+            let first = self.range(id).start;
+            &mut self.flat.f32_mut()[first..first + elements]
+        })
     }
 
     /// [`Gradients::of_mut`], if there is a gradient of this parameter.

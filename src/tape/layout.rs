@@ -1,10 +1,12 @@
 //! The layout of the parameter arena: names, shapes and places of all parameters within the flat buffers.
 //!
-//! A matrix may have room for more rows behind its own ([`Layout::push_with_rows`]): zeros that only products read, as the
+//! A matrix may have room for more rows behind its own ([`Layout::push_as`]): zeros that only products read, as the
 //! gaps of alignment are. Names, shapes, counts, hashes and files know nothing of them: files keep the *stored* elements, those
 //! of the same layout without such room.
 
 use std::ops::Range;
+
+use super::role::Role;
 
 /// Each parameter starts at a multiple of this many elements, so that vector loads are aligned. The gap holds zeros.
 pub const ALIGN: usize = 16;
@@ -24,6 +26,8 @@ pub struct ParamInfo {
     pub offset: usize,
     /// Rows of zeros behind the parameter's own, for products that want an aligned number of rows.
     pub spare_rows: usize,
+    /// What it does in its model.
+    pub role: Role,
 }
 
 impl ParamInfo {
@@ -60,9 +64,9 @@ impl ParamInfo {
         self.offset..self.offset + self.len()
     }
 
-    /// Whether weight decay acts on it: tensors of two or more dimensions, embeddings included (the nanoGPT rule).
+    /// Whether weight decay acts on it.
     pub fn decays(&self) -> bool {
-        self.shape.len() >= 2
+        self.role.decays()
     }
 }
 
@@ -76,19 +80,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Appends a parameter and gives its id.
+    /// Appends a parameter of no model and gives its id.
     pub fn push(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
-        self.push_with_rows(name, shape, shape[0])
+        self.push_as(name, shape, Role::operand(shape), shape[0])
     }
 
-    /// [`Layout::push`] with room for `rows` rows in all. The rows beyond the parameter's own hold zeros.
+    /// Appends a parameter with room for `rows` rows in all, and gives its id. The rows beyond its own hold zeros.
     ///
     /// # Panics
     /// If `rows` are fewer than the parameter has.
-    pub fn push_with_rows(&mut self, name: impl Into<String>, shape: &[usize], rows: usize) -> ParamId {
+    pub fn push_as(&mut self, name: impl Into<String>, shape: &[usize], role: Role, rows: usize) -> ParamId {
         assert!(rows >= shape[0], "{rows} rows cannot hold a parameter of shape {shape:?}");
         let spare_rows = rows - shape[0];
-        let info = ParamInfo { name: name.into(), shape: shape.to_vec(), offset: self.len, spare_rows };
+        let info = ParamInfo { name: name.into(), shape: shape.to_vec(), offset: self.len, spare_rows, role };
         self.len += info.reserved();
         self.infos.push(info);
         ParamId(self.infos.len() - 1)
@@ -210,11 +214,11 @@ mod tests {
     #[test]
     fn spare_rows_stand_in_the_buffer_and_not_in_what_is_stored() {
         let mut layout = Layout::default();
-        let frozen = layout.push_with_rows("frozen", &[5, 4], 8);
+        let frozen = layout.push_as("frozen", &[5, 4], Role::Embedding, 8);
         layout.freeze();
-        let a = layout.push_with_rows("a", &[5, 6], 16);
+        let a = layout.push_as("a", &[5, 6], Role::Embedding, 16);
         let b = layout.push("b", &[7]);
-        let c = layout.push_with_rows("c", &[3, 16], 4);
+        let c = layout.push_as("c", &[3, 16], Role::Embedding, 4);
         let d = layout.push("d", &[16]);
         let offsets = [frozen, a, b, c, d].map(|id| layout.info(id).offset);
         assert_eq!(offsets, [0, 32, 128, 144, 208]);

@@ -9,9 +9,11 @@
 
 pub mod arena;
 pub mod layout;
+pub mod role;
 
 pub use arena::{Gradients, Params};
 pub use layout::{Layout, ParamId, ParamInfo};
+pub use role::Role;
 
 use crate::error::Result;
 use crate::tensor::Tensor;
