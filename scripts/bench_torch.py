@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 
-# layers, heads, channels, context, batch, vocabulary: as in src/cli/bench.rs
+# layers, heads, channels, context, batch, vocabulary: as in src/cli/bench/args.rs
 SHAPES = {
     "10m": (6, 6, 384, 256, 8, 65),
     "10m-v50257": (6, 6, 384, 256, 8, 50257),

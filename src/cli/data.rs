@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::models::{self, data_inputs};
-use super::pull::Transfer;
-use super::{print_json, print_line};
+use crate::cli::open::{self, data_inputs};
+use crate::cli::push::pull::Transfer;
+use crate::cli::ui::{print_json, print_line};
 use crate::config::Config;
 use crate::data::config::DataFormat;
 use crate::data::inspect::{Decode, Excerpt, excerpt};
@@ -198,7 +198,7 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn run_prepare(args: Prepare) -> Result<()> {
-    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
+    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
     let val = data_inputs(&args.val, "validation")?;
     let options = PrepareOptions {
         val_inputs: (!val.is_empty()).then_some(val),
@@ -273,7 +273,7 @@ fn stream_and_prepare(
     name: &str,
     out: &Path,
 ) -> Result<()> {
-    let tokenizer = super::models::tokenizer(name)?;
+    let tokenizer = crate::cli::open::tokenizer(name)?;
     let spool = out.join(".fetch");
     let streamed = hub::stream_dataset(client, repo, selections, &spool)?;
     let called = |split: &str| vec![format!("{}@{} ({split})", repo.id(), &streamed.commit[..12])];
@@ -309,7 +309,7 @@ fn run_inspect(args: &Inspect) -> Result<()> {
     }
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
-        Some(name) => Some(super::models::tokenizer(name)?),
+        Some(name) => Some(crate::cli::open::tokenizer(name)?),
         None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
         None => None,
     };
@@ -384,9 +384,9 @@ fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
             run.display()
         )));
     }
-    let section = models::tokenizer_section(&config.tokenizer)?;
+    let section = open::tokenizer_section(&config.tokenizer)?;
     let note = |note: &str| eprintln!("{note}");
-    let tokenizer = source::tokenizer(run, &section, &config.data, &models::data_section, &note)?;
+    let tokenizer = source::tokenizer(run, &section, &config.data, &open::data_section, &note)?;
     let made = run.join(source::DATA).join("tokens").to_string_lossy().into_owned();
     let options = ShardOptions { tokenizer_hash: Some(tokenizer.hash().to_string()), ..ShardOptions::default() };
     let shards = Shards::open(config.data.shards.as_ref().unwrap_or(&made), &options)?;

@@ -4,49 +4,30 @@
 //! standard error; progress bars appear only on a terminal. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped
 //! by a signal after a clean save. A closed pipe (`taper sample ... | head`) is not a failure.
 
+mod args;
 pub mod bench;
-mod bench_gpu;
-mod bench_ops;
-mod bench_ops_list;
-mod bench_ops_time;
-mod bench_peaks;
-mod bench_sample;
-mod bench_step;
-mod bench_table;
-mod bench_tune;
-mod card_facts;
-mod card_push;
 pub mod chat;
-mod chat_commands;
-mod chat_lines;
-mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
-mod eval_task;
 pub mod model;
-pub mod models;
-mod numerics;
+pub mod open;
 pub mod plan;
-mod progress;
-pub mod pull;
 pub mod push;
 pub mod report;
 pub mod sample;
-mod sampler_args;
 pub mod serve;
-mod summary;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;
-mod train_ranks;
-mod train_resume;
-mod train_tune;
+mod ui;
 pub mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
+use crate::cli::push::pull;
+use crate::cli::ui::print_bytes;
 use crate::error::{Error, Result};
 
 /// Train GPT-2-class language models from scratch, understand the runs, publish and sample the models.
@@ -163,23 +144,6 @@ fn run(command: Command) -> Result<()> {
             print_bytes(&script)
         }
     }
-}
-
-/// Writes bytes to standard output, where a reader that has gone away is an `Err` that `main` treats as success.
-pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(Error::io("write", "standard output"))
-}
-
-/// Writes a line to standard output; see [`print_bytes`].
-pub(crate) fn print_line(line: &str) -> Result<()> {
-    print_bytes(format!("{line}\n").as_bytes())
-}
-
-/// Prints one JSON object on standard output.
-pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
-    print_line(&value.to_string())
 }
 
 fn is_broken_pipe(error: &Error) -> bool {

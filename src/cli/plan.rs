@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::model::resolve_shape;
-use super::summary::{count, duration};
-use super::{print_json, print_line};
+use crate::cli::model::resolve_shape;
+use crate::cli::ui::summary::{count, duration};
+use crate::cli::ui::{print_json, print_line};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::plan::gpus::{self, Link};

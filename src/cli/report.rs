@@ -1,7 +1,7 @@
 //! `taper report`: draws the charts of runs, one or several overlaid, or the report of a sweep; prints their numbers, and
 //! hands them on in other forms.
 
-use super::{print_json, print_line};
+use crate::cli::ui::{print_json, print_line};
 use crate::error::{Error, Result, ResultExt};
 use crate::report::{Run, csv, draw_runs, figures_of, json, summary, tensorboard};
 use crate::sweep::Sweep;
@@ -107,5 +107,5 @@ fn of_sweep(args: &Args, sweep: &Sweep) -> Result<()> {
         }
     }
     let files = hand_on(args, &runs)?;
-    super::sweep::tell(sweep, &outcomes, args.out.as_deref(), args.json, &files)
+    crate::cli::sweep::tell(sweep, &outcomes, args.out.as_deref(), args.json, &files)
 }

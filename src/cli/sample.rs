@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::models::{Engine, ModelArgs, Opened, reference};
-use super::sampler_args::SamplerArgs;
-use super::{print_bytes, print_json};
+use crate::cli::args::sampler::SamplerArgs;
+use crate::cli::open::{Engine, ModelArgs, Opened, reference};
+use crate::cli::ui::{print_bytes, print_json};
 use crate::decode::CacheFormat;
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::chat::open;
-use super::models::ModelArgs;
-use super::train::stop_flag;
+use crate::cli::chat::open;
+use crate::cli::open::ModelArgs;
+use crate::cli::train::stop_flag;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
 use crate::error::{Error, Result};

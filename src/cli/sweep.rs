@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::progress::say;
-use super::summary::{count, duration};
-use super::train::stop_flag;
-use super::{print_json, print_line};
+use crate::cli::train::stop_flag;
+use crate::cli::ui::progress::say;
+use crate::cli::ui::summary::{count, duration};
+use crate::cli::ui::{print_json, print_line};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::sweep::Sweep;
@@ -116,7 +116,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Writes the report of the runs that are there, into the sweep's folder if nowhere else, and prints it; `more` are files
 /// that were written besides.
-pub(super) fn tell(
+pub(crate) fn tell(
     sweep: &Sweep,
     outcomes: &[Outcome],
     out: Option<&Path>,

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{print_bytes, print_line};
+use crate::cli::ui::{print_bytes, print_line};
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::{Ties, train_bpe_with};
 use crate::error::{Error, Result};
@@ -141,7 +141,7 @@ fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
 }
 
 fn encode(args: &Encode) -> Result<()> {
-    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
+    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = tokenizer.encode_parallel(&text, args.special).map_err(|e| in_file(e, &name))?;
     let numbers: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -149,7 +149,7 @@ fn encode(args: &Encode) -> Result<()> {
 }
 
 fn decode(args: &Decode) -> Result<()> {
-    let tokenizer = super::models::tokenizer(&args.tokenizer)?;
+    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = parse_ids(&text).map_err(|message| Error::data(&name, message))?;
     print_bytes(&tokenizer.decode_bytes(&ids).map_err(|e| in_file(e, &name))?)

@@ -1,7 +1,7 @@
 //! A run in lines of text: how it stands, and what is new. No colours, no cursor.
 
 use super::board::{Board, in_words, short};
-use crate::cli::print_line;
+use crate::cli::ui::print_line;
 use crate::error::Result;
 use crate::events::EventTail;
 use crate::report::State;

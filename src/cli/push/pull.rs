@@ -1,0 +1,95 @@
+//! `taper pull`: a model from the Hub into the cache.
+
+use std::sync::Mutex;
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use crate::cli::ui::progress::{bar, say};
+use crate::cli::ui::{print_json, print_line};
+use crate::error::Result;
+use crate::hub::{self, Client, Progress, Repo, Settings, Want};
+
+/// Arguments of `taper pull`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  taper pull openai-community/gpt2
+  taper pull HuggingFaceTB/SmolLM2-135M --revision main --json
+  taper sample openai-community/gpt2 --prompt \"Once\"      (pulls by itself)
+
+The files go to the cache that Python's huggingface_hub uses too (HF_HOME, HF_HUB_CACHE). HF_TOKEN, or `hf auth login`, opens
+private and gated models; HF_ENDPOINT names another Hub; HF_HUB_OFFLINE=1 uses only what is there.")]
+pub struct Args {
+    /// The model on the Hub.
+    #[arg(value_name = "OWNER/NAME")]
+    model: String,
+    /// A branch, tag or commit [default: main].
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Print one JSON object: {\"model\", \"folder\", \"commit\", \"files\", \"fetched\"}.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `taper pull`.
+///
+/// # Errors
+/// As [`hub::pull`].
+pub fn run(args: Args) -> Result<()> {
+    let mut repo = Repo::model(&args.model)?;
+    if let Some(revision) = &args.revision {
+        repo = repo.at(revision)?;
+    }
+    let pulled = hub::pull(&Client::new(Settings::from_env()?), &repo, Want::Model, &Transfer::default())?;
+    if args.json {
+        return print_json(&json!({
+            "model": repo.id(),
+            "folder": pulled.folder.to_string_lossy(),
+            "commit": pulled.commit,
+            "files": pulled.files,
+            "fetched": pulled.fetched,
+        }));
+    }
+    let (files, fetched) = (pulled.files.len(), pulled.fetched);
+    say(&format!("{repo} at commit {}: {files} files, {fetched} of them fetched now", &pulled.commit[..7]));
+    print_line(&pulled.folder.to_string_lossy())
+}
+
+/// A bar for each file that is under way, on a terminal.
+#[derive(Default)]
+pub(crate) struct Transfer {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Transfer {
+    fn with(&self, then: impl FnOnce(&mut Option<ProgressBar>)) {
+        then(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
+impl Progress for Transfer {
+    fn begin(&self, what: &str, done: u64, total: Option<u64>) {
+        self.with(|slot| {
+            if !what.is_empty() && slot.as_ref().is_none_or(|bar| bar.prefix() != what) {
+                let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+                *slot = Some(bar(total.unwrap_or(0), template).with_prefix(what.to_string()));
+            }
+            slot.iter().for_each(|bar| bar.set_position(done));
+        });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.with(|slot| slot.iter().for_each(|bar| bar.inc(bytes)));
+    }
+
+    fn end(&self) {
+        self.with(|slot| slot.take().iter().for_each(ProgressBar::finish_and_clear));
+    }
+
+    fn note(&self, message: &str) {
+        self.with(|slot| match slot {
+            Some(bar) => bar.suspend(|| say(&format!("note: {message}"))),
+            None => say(&format!("note: {message}")),
+        });
+    }
+}

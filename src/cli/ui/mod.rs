@@ -1,0 +1,7 @@
+//! What commands show to a person: answers on standard output; messages, bars and charts next to it.
+
+pub mod print;
+pub mod progress;
+pub mod summary;
+
+pub(crate) use print::{print_bytes, print_json, print_line};
