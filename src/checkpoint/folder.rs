@@ -2,12 +2,13 @@
 //!
 //! Everything is checked before anything large is allocated, and every complaint names the tensor or the key.
 
+use super::family::llama::Biases;
+use super::family::{gpt2, llama};
+use super::format::safetensors::{Entry, Weights};
 use super::hf_config::HfConfig;
-use super::llama::Biases;
-use super::safetensors_io::{Entry, Weights};
 use super::weight_type::WeightType;
 use super::write::{config_json, transpose};
-use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
+use super::{HfTensor, Layout, Source, own_table};
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result, ResultExt};

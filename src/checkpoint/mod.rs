@@ -3,29 +3,27 @@
 //! The one idea: a folder's tensors are described by a table ([`HfTensor`]), one row for each tensor of the file, saying
 //! which rows of which of our parameters it holds and whether it is transposed. Writing walks the table one way, reading
 //! the other, so the two cannot drift apart. `gpt2` and `llama` state the tables and the keys of config.json; `write` and
-//! `folder` do the work; `safetensors_io` is the file format. `convert` changes a model that was read; `gguf` and `llmc`
-//! are the formats of llama.cpp and llm.c; `adapter` is that of `peft`.
+//! `folder` do the work; `format::safetensors` is the file format. `convert` changes a model that was read; `format` has
+//! the files of llama.cpp, llm.c and `peft` too.
 //!
 //! What is unusual: every config.json we write also holds our exact [`ModelConfig`] under the key `taper`, which
 //! transformers ignores and keeps. It brings back what the Hugging Face keys cannot say (that a bias is absent, where the
 //! file has zeros). It is believed only as far as the other keys and the weights bear it out, since a folder may have been
 //! loaded, changed and saved again by transformers.
 
-pub mod adapter;
 pub mod arena_file;
 pub mod config;
 pub mod convert;
+mod family;
 mod folder;
-pub mod gguf;
-mod gpt2;
+pub mod format;
 mod hf_config;
-mod llama;
-pub mod llmc;
-pub mod safetensors_io;
 pub mod state;
 pub mod store;
 mod weight_type;
 mod write;
+
+pub use format::{gguf, llmc, peft as adapter};
 
 pub use folder::{ModelFolder, read_model_folder};
 pub use weight_type::WeightType;
@@ -33,6 +31,7 @@ pub use write::{Packing, ParamSource, Written, write_model_folder, write_model_f
 
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::parameter_shapes;
+use family::{gpt2, llama};
 
 /// Which kind of model folder a shape is saved as.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 //! The tokenizer's files and the atomic rename are the caller's. Training writes float32 in one file
 //! ([`write_model_folder`]); what is given away may be narrower and in pieces ([`write_model_folder_as`]).
 
-use super::llama::Biases;
-use super::safetensors_io::Writer;
+use super::family::llama::Biases;
+use super::family::{gpt2, llama};
+use super::format::safetensors::Writer;
 use super::weight_type::WeightType;
-use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
+use super::{HfTensor, Layout, Source, own_table};
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
@@ -187,7 +188,7 @@ fn write_tensor(
 }
 
 /// config.json of a model: the keys of its architecture, and our exact shape under "taper".
-pub(super) fn config_json(
+pub(in crate::checkpoint) fn config_json(
     config: &ModelConfig,
     layout: &Layout,
     eos: Option<u32>,
@@ -212,7 +213,7 @@ pub(super) fn config_json(
 }
 
 /// `[rows, columns]` to `[columns, rows]`, in tiles, or every read would miss the cache.
-pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(in crate::checkpoint) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];
     for row_0 in (0..rows).step_by(TILE) {
@@ -227,7 +228,7 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
     out
 }
 
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(in crate::checkpoint) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(format!("{value:#}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }

@@ -4,10 +4,10 @@
 //! so a forgotten transpose there is caught by no shape check, only by comparing logits. Every layer has biases; a model of
 //! ours without them is written with zeros.
 
-use super::HfTensor;
-use super::hf_config::HfConfig;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::arch::lora::{LoraModules, Module, Place};
+use crate::checkpoint::HfTensor;
+use crate::checkpoint::hf_config::HfConfig;
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const ACTIVATIONS: [(&str, Mlp); 7] = [
 ];
 
 /// What the linear layers of a block are called.
-pub(super) static MODULES: LoraModules = LoraModules {
+pub(in crate::checkpoint) static MODULES: LoraModules = LoraModules {
     blocks: "transformer.h",
     modules: &[
         Module::of("attn", "c_attn", Place::Qkv, None),
@@ -35,7 +35,7 @@ pub(super) static MODULES: LoraModules = LoraModules {
 };
 
 /// The options of a shape that GPT-2 cannot express.
-pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
+pub(in crate::checkpoint) fn obstacles(config: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut add = |obstacle: bool, sentence: String| {
         if obstacle {
@@ -59,7 +59,7 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
 }
 
 /// The keys of config.json for a shape without [`obstacles`], but for "dtype".
-pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
+pub(in crate::checkpoint) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let activation = match config.mlp {
         Mlp::GeluErf => "gelu",
         Mlp::Relu2 => "relu2",
@@ -94,7 +94,7 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
 ///
 /// # Errors
 /// `Data` naming the key for what our GPT has not: other activations, cross attention, scaling by layer.
-pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
+pub(in crate::checkpoint) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
     let (n_embd, n_head) = (hf.size("n_embd")?, hf.size("n_head")?);
     if n_head == 0 || !n_embd.is_multiple_of(n_head) {
         return Err(hf.error(format!("\"n_head\" = {n_head} does not divide \"n_embd\" = {n_embd}")));
@@ -134,7 +134,7 @@ pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
 }
 
 /// The tensors of the file.
-pub(super) fn table(config: &ModelConfig) -> Vec<HfTensor> {
+pub(in crate::checkpoint) fn table(config: &ModelConfig) -> Vec<HfTensor> {
     let (c, m) = (config.n_embd, config.mlp_dim);
     let mut list = vec![
         HfTensor::whole("transformer.wte.weight", "wte.weight", &[config.vocab_size, c]),
@@ -152,7 +152,7 @@ pub(super) fn table(config: &ModelConfig) -> Vec<HfTensor> {
     };
     let conv = |list: &mut Vec<HfTensor>, theirs: String, ours: String, inputs: usize, outputs: usize, has: bool| {
         let mut tensor = HfTensor::whole(format!("{theirs}.weight"), format!("{ours}.weight"), &[inputs, outputs]);
-        if let super::Source::Rows { transposed, .. } = &mut tensor.source {
+        if let crate::checkpoint::Source::Rows { transposed, .. } = &mut tensor.source {
             *transposed = true;
         }
         list.push(tensor);

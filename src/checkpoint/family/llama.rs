@@ -4,18 +4,18 @@
 //! packed. Its two bias switches cut otherwise than ours: `attention_bias` covers the output projection too, `mlp_bias` the
 //! feed-forward layer. What a switch brings and our model has not is written as zeros. Rope is rotate-half in both.
 
-use super::HfTensor;
-use super::hf_config::HfConfig;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::arch::lora::{LoraModules, Module, Place};
+use crate::checkpoint::HfTensor;
+use crate::checkpoint::hf_config::HfConfig;
 use crate::error::Result;
 use serde_json::{Value, json};
 
 /// The rotary base where none is given (Su et al. 2021, and transformers).
-pub(super) const DEFAULT_THETA: f64 = 10000.0;
+pub(in crate::checkpoint) const DEFAULT_THETA: f64 = 10000.0;
 
 /// What the linear layers of a block are called.
-pub(super) static MODULES: LoraModules = LoraModules {
+pub(in crate::checkpoint) static MODULES: LoraModules = LoraModules {
     blocks: "model.layers",
     modules: &[
         Module::of("self_attn", "q_proj", Place::Qkv, Some(0)),
@@ -31,7 +31,7 @@ pub(super) static MODULES: LoraModules = LoraModules {
 
 /// Which biases the file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Biases {
+pub(in crate::checkpoint) struct Biases {
     attention: bool,
     mlp: bool,
 }
@@ -49,7 +49,7 @@ impl Biases {
 }
 
 /// The options of a shape that Llama cannot express.
-pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
+pub(in crate::checkpoint) fn obstacles(config: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut add = |obstacle: bool, sentence: String| {
         if obstacle {
@@ -72,7 +72,7 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
 }
 
 /// The keys of config.json for a shape without [`obstacles`], but for "dtype".
-pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
+pub(in crate::checkpoint) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let biases = Biases::of(config);
     json!({
         "architectures": ["LlamaForCausalLM"],
@@ -105,7 +105,7 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
 ///
 /// # Errors
 /// `Data` naming the key for what our GPT has not: other activations, scaled or partial rotary embeddings.
-pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
+pub(in crate::checkpoint) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
     let (n_embd, n_head) = (hf.size("hidden_size")?, hf.size("num_attention_heads")?);
     let activation = hf.text("hidden_act", "silu")?;
     if !["silu", "swish"].contains(&activation) {
@@ -168,7 +168,7 @@ fn rope_theta(hf: &HfConfig) -> Result<f64> {
 }
 
 /// The tensors of the file.
-pub(super) fn table(config: &ModelConfig, biases: Biases) -> Vec<HfTensor> {
+pub(in crate::checkpoint) fn table(config: &ModelConfig, biases: Biases) -> Vec<HfTensor> {
     let (c, m, v) = (config.n_embd, config.mlp_dim, config.vocab_size);
     let (q_rows, kv_rows) = (config.attn_dim(), config.n_kv_head * config.head_dim);
     let mut list = vec![HfTensor::whole("model.embed_tokens.weight", "wte.weight", &[v, c])];

@@ -11,13 +11,14 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::folder::ModelFolder;
-use super::safetensors_io::{Weights, Writer};
-use super::weight_type::WeightType;
-use super::write::{ParamSource, Written, write_json};
-use super::{HfTensor, Layout, Source, gpt2, llama};
+use super::safetensors::{Weights, Writer};
 use crate::arch::config::ModelConfig;
 use crate::arch::lora::{Lora, LoraModules};
+use crate::checkpoint::family::{gpt2, llama};
+use crate::checkpoint::folder::ModelFolder;
+use crate::checkpoint::weight_type::WeightType;
+use crate::checkpoint::write::{ParamSource, Written, write_json};
+use crate::checkpoint::{HfTensor, Layout, Source};
 use crate::error::{Error, Result};
 use crate::tape::Layout as ArenaLayout;
 

@@ -12,10 +12,10 @@ mod vocabulary;
 
 pub use vocabulary::Vocabulary;
 
-use super::write::ParamSource;
-use super::{Layout, WeightType};
 use crate::arch::config::{Mlp, ModelConfig, Position};
 use crate::arch::layout::parameter_shapes;
+use crate::checkpoint::write::ParamSource;
+use crate::checkpoint::{Layout, WeightType};
 use crate::error::{Error, Result};
 use file::{Info, Meta, Writer};
 use half::f16;
