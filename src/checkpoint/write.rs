@@ -3,11 +3,11 @@
 //! The tokenizer's files and the atomic rename are the caller's. Training writes float32 in one file
 //! ([`write_model_folder`]); what is given away may be narrower and in pieces ([`write_model_folder_as`]).
 
-use super::family::llama::Biases;
-use super::family::{gpt2, llama};
 use super::format::safetensors::Writer;
+use super::kind::{FolderKind, OWN_TYPE};
+use super::table::{HfTensor, Source};
 use super::weight_type::WeightType;
-use super::{HfTensor, Layout, Source, own_table};
+
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
@@ -100,8 +100,8 @@ pub fn write_model_folder_as(
     packing: Packing,
 ) -> Result<Vec<Written>> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let layout = Layout::of(config);
-    write_json(&folder.join("config.json"), &config_json(config, &layout, eos, packing.weights)?)?;
+    let kind = FolderKind::of(config);
+    write_json(&folder.join("config.json"), &config_json(config, &kind, eos, packing.weights)?)?;
     let mut generation = json!({"_from_model_config": true});
     if let Some(eos) = eos {
         generation["bos_token_id"] = json!(eos);
@@ -109,11 +109,7 @@ pub fn write_model_folder_as(
     }
     write_json(&folder.join("generation_config.json"), &generation)?;
 
-    let table = match layout {
-        Layout::Gpt2 => gpt2::table(config),
-        Layout::Llama => llama::table(config, Biases::of(config)),
-        Layout::Own { .. } => own_table(config),
-    };
+    let table = kind.table(config, None)?;
     let shapes: BTreeMap<String, Vec<usize>> = parameter_shapes(config).into_iter().collect();
     let shards = shards(&table, packing);
     let mut written = Vec::new();
@@ -190,16 +186,15 @@ fn write_tensor(
 /// config.json of a model: the keys of its architecture, and our exact shape under "taper".
 pub(in crate::checkpoint) fn config_json(
     config: &ModelConfig,
-    layout: &Layout,
+    kind: &FolderKind,
     eos: Option<u32>,
     weights: WeightType,
 ) -> Result<Value> {
-    let mut keys = match layout {
-        Layout::Gpt2 => gpt2::keys(config, eos),
-        Layout::Llama => llama::keys(config, eos),
-        Layout::Own { .. } => json!({
-            "architectures": [layout.architecture()],
-            "model_type": "taper",
+    let mut keys = match kind {
+        FolderKind::Family(family) => (family.keys)(config, eos),
+        FolderKind::Own { .. } => json!({
+            "architectures": [kind.architecture()],
+            "model_type": OWN_TYPE,
             "vocab_size": config.vocab_size,
             "bos_token_id": eos,
             "eos_token_id": eos,

@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use super::safetensors::{Weights, Writer};
 use crate::arch::config::ModelConfig;
 use crate::arch::lora::{Lora, LoraModules};
-use crate::checkpoint::family::{gpt2, llama};
 use crate::checkpoint::folder::ModelFolder;
+use crate::checkpoint::kind::FolderKind;
+use crate::checkpoint::table::{HfTensor, Source};
 use crate::checkpoint::weight_type::WeightType;
 use crate::checkpoint::write::{ParamSource, Written, write_json};
-use crate::checkpoint::{HfTensor, Layout, Source};
 use crate::error::{Error, Result};
 use crate::tape::Layout as ArenaLayout;
 
@@ -42,11 +42,7 @@ const UNKNOWN: [&str; 9] = [
 
 /// What the layers of a shape are called in transformers; `None` where transformers has no such model.
 pub fn family(config: &ModelConfig) -> Option<&'static LoraModules> {
-    match Layout::of(config) {
-        Layout::Gpt2 => Some(&gpt2::MODULES),
-        Layout::Llama => Some(&llama::MODULES),
-        Layout::Own { .. } => None,
-    }
+    FolderKind::of(config).family().map(|family| family.modules)
 }
 
 /// Whether a folder holds adapters and not a model.
@@ -176,10 +172,9 @@ impl Adapter {
     /// # Errors
     /// `Data` for a module that the model has not, or that is of another shape there.
     pub fn merge(&self, folder: &Path, model: &mut ModelFolder) -> Result<()> {
-        let table: Vec<HfTensor> = match Layout::of(&model.config) {
-            Layout::Gpt2 => gpt2::table(&model.config),
-            Layout::Llama => llama::table(&model.config, llama::Biases::of(&model.config)),
-            Layout::Own { .. } => Vec::new(),
+        let table: Vec<HfTensor> = match FolderKind::of(&model.config) {
+            FolderKind::Family(family) => (family.table)(&model.config, None)?,
+            FolderKind::Own { .. } => Vec::new(),
         };
         for (module, (a, b)) in &self.modules {
             let wrong = |what: String| Error::data(folder.join(WEIGHTS), format!("the adapter of {module} {what}"));

@@ -1,6 +1,6 @@
 //! What a run says of itself: what was resolved, before the first step, and what to try when it is done.
 
-use crate::checkpoint::Layout;
+use crate::checkpoint::FolderKind;
 use crate::cli::train::{Ready, device_words};
 use crate::data::Sequences;
 use crate::data::config::DataFormat;
@@ -88,7 +88,7 @@ pub(crate) fn summary(ready: &Ready, max_steps: u64, probe_seconds: f64, done: u
             ),
         );
     }
-    if let Layout::Own { reasons } = Layout::of(model) {
+    if let FolderKind::Own { reasons } = FolderKind::of(model) {
         lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
     }
     if ready.streams.val.is_none() {
