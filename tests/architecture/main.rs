@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("events", &["error"]),
     ("tape", &["error", "device", "tensor"]),
     ("ops", &["error", "math", "parallel", "random", "device", "tensor", "tape"]),
-    ("arch", &["error", "setting", "device", "ops"]),
+    ("arch", &["error", "setting", "device", "tape", "ops"]),
     ("nn", &["error", "random", "device", "tensor", "tape", "ops", "arch"]),
     ("model", &["error", "device", "tensor", "tape", "ops", "arch", "nn"]),
     ("reference", &["error", "arch"]),

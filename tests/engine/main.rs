@@ -9,6 +9,7 @@
 //! - [`documents`]: several in a row against each alone;
 //! - [`bf16`]: the same steps with activations in bf16;
 //! - [`ready`]: when a parameter's gradient is complete, and sums over ranks that are sent then;
+//! - [`rows`]: rows of the engine beyond the vocabulary change nothing;
 //! - [`bits`]: recomputation and the number of threads change nothing at all.
 
 mod adapters;
@@ -26,4 +27,5 @@ mod ops;
 mod options;
 mod ready;
 mod reference;
+mod rows;
 mod transformers;

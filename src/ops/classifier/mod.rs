@@ -55,14 +55,15 @@ pub struct Scale<'t> {
     pub loss_scale: Option<&'t Tensor>,
 }
 
-/// The cross-entropy of `x` [.., C] times the transpose of `weight` [V, C] against `targets` (N ids).
+/// The cross-entropy of `x` [.., C] times the transpose of `weight` [V, C] against `targets` (N ids). Products run over the
+/// weight's spare rows too, whose logits count as minus infinity: their probability and gradient are exactly zero.
 /// On a training tape the gradient of the scaled `sum(losses)` is computed as well.
 ///
 /// # Errors
 /// If a target is not below V (nor [`IGNORE`]), or inside a recomputed block, or if memory or the device fails.
 pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32], scale: Scale<'_>) -> Result<Loss> {
-    let w = tape.params().weight(weight);
-    let (n, v) = (x.value().rows(), w.shape()[0]);
+    let w = tape.params().padded_weight(weight);
+    let (n, v) = (x.value().rows(), tape.params().layout().info(weight).shape[0]);
     assert_eq!((n, x.value().last()), (targets.len(), w.shape()[1]), "classifier: shapes");
     if let Some(place) = targets.iter().position(|&id| id as usize >= v && id != IGNORE) {
         return Err(Error::Training(format!(
@@ -81,21 +82,21 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
         };
         match input.gpu() {
             None => on_cpu!(input.dtype(), E => {
-                let (losses, dw, dx) = (losses.f32_mut(), grads.wanted(weight), tensor.values_mut::<E>());
-                cpu::forward_backward(losses, dx, dw, input.values(), w.values(), targets, scale.by);
+                let (losses, dw, dx) = (losses.f32_mut(), grads.wanted_padded(weight), tensor.values_mut::<E>());
+                cpu::forward_backward(losses, dx, dw, input.values(), w.values(), targets, v, scale.by);
             }),
             Some(gpu) => {
                 let back = cuda::Back { dx: &mut tensor, dw: grads.wanted_address(weight), scale };
-                cuda::forward(gpu, &mut losses, input, &w, targets, Some(back))?;
+                cuda::forward(gpu, &mut losses, input, (&w, v), targets, Some(back))?;
             }
         }
         dx = Some(tensor);
     } else {
         match input.gpu() {
             None => on_cpu!(input.dtype(), E => {
-                cpu::forward::<E>(losses.f32_mut(), input.values(), w.values(), targets);
+                cpu::forward::<E>(losses.f32_mut(), input.values(), w.values(), targets, v);
             }),
-            Some(gpu) => cuda::forward(gpu, &mut losses, input, &w, targets, None)?,
+            Some(gpu) => cuda::forward(gpu, &mut losses, input, (&w, v), targets, None)?,
         }
     }
     let count = targets.iter().filter(|&&id| id != IGNORE).count();

@@ -4,9 +4,13 @@
 //! so a forgotten transpose there is caught by no shape check, only by comparing logits. Every layer has biases; a model of
 //! ours without them is written with zeros.
 
-use super::HfTensor;
-use super::hf_config::HfConfig;
+use super::facts::Family;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::lora::{LoraModules, Module, Place};
+use crate::checkpoint::format::gguf::file::Meta;
+use crate::checkpoint::format::gguf::tensor::{GgufFacts, Tensor};
+use crate::checkpoint::hf_config::HfConfig;
+use crate::checkpoint::table::{HfTensor, Source};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -21,8 +25,45 @@ const ACTIVATIONS: [(&str, Mlp); 7] = [
     ("relu2", Mlp::Relu2),
 ];
 
+/// GPT-2.
+pub(in crate::checkpoint) static FAMILY: Family = Family {
+    name: "GPT-2",
+    model_type: "gpt2",
+    class: "GPT2LMHeadModel",
+    prefix: "transformer.",
+    // Causal masks.
+    constants: &[".attn.bias", ".attn.masked_bias"],
+    parse,
+    keys,
+    obstacles,
+    table,
+    modules: &MODULES,
+    gguf: GgufFacts {
+        architecture: "gpt2",
+        obstacle: |config| {
+            (config.mlp != Mlp::Gelu).then_some(
+                "llama.cpp computes GPT-2 with the tanh GELU only (mlp = \"gelu\"), and this model has another activation",
+            )
+        },
+        metadata: |config| vec![("attention.layer_norm_epsilon", Meta::F32(config.norm_eps as f32))],
+        tensors: gguf_tensors,
+    },
+};
+
+/// What the linear layers of a block are called.
+static MODULES: LoraModules = LoraModules {
+    blocks: "transformer.h",
+    modules: &[
+        Module::of("attn", "c_attn", Place::Qkv, None),
+        Module::of("attn", "c_proj", Place::Proj, None),
+        Module::of("mlp", "c_fc", Place::Up, None),
+        Module::of("mlp", "c_proj", Place::Down, None),
+    ],
+    fan_in_fan_out: true,
+};
+
 /// The options of a shape that GPT-2 cannot express.
-pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
+fn obstacles(config: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut add = |obstacle: bool, sentence: String| {
         if obstacle {
@@ -46,7 +87,7 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
 }
 
 /// The keys of config.json for a shape without [`obstacles`], but for "dtype".
-pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
+fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let activation = match config.mlp {
         Mlp::GeluErf => "gelu",
         Mlp::Relu2 => "relu2",
@@ -55,8 +96,8 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     };
     let n_inner = if config.mlp_dim == 4 * config.n_embd { Value::Null } else { json!(config.mlp_dim) };
     json!({
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
+        "architectures": [FAMILY.class],
+        "model_type": FAMILY.model_type,
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
         "n_ctx": config.context_length,
@@ -81,7 +122,7 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
 ///
 /// # Errors
 /// `Data` naming the key for what our GPT has not: other activations, cross attention, scaling by layer.
-pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
+fn parse(hf: &HfConfig) -> Result<ModelConfig> {
     let (n_embd, n_head) = (hf.size("n_embd")?, hf.size("n_head")?);
     if n_head == 0 || !n_embd.is_multiple_of(n_head) {
         return Err(hf.error(format!("\"n_head\" = {n_head} does not divide \"n_embd\" = {n_embd}")));
@@ -121,7 +162,7 @@ pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
 }
 
 /// The tensors of the file.
-pub(super) fn table(config: &ModelConfig) -> Vec<HfTensor> {
+fn table(config: &ModelConfig, _: Option<&HfConfig>) -> Result<Vec<HfTensor>> {
     let (c, m) = (config.n_embd, config.mlp_dim);
     let mut list = vec![
         HfTensor::whole("transformer.wte.weight", "wte.weight", &[config.vocab_size, c]),
@@ -139,7 +180,7 @@ pub(super) fn table(config: &ModelConfig) -> Vec<HfTensor> {
     };
     let conv = |list: &mut Vec<HfTensor>, theirs: String, ours: String, inputs: usize, outputs: usize, has: bool| {
         let mut tensor = HfTensor::whole(format!("{theirs}.weight"), format!("{ours}.weight"), &[inputs, outputs]);
-        if let super::Source::Rows { transposed, .. } = &mut tensor.source {
+        if let Source::Rows { transposed, .. } = &mut tensor.source {
             *transposed = true;
         }
         list.push(tensor);
@@ -157,6 +198,38 @@ pub(super) fn table(config: &ModelConfig) -> Vec<HfTensor> {
     norm(&mut list, "transformer.ln_f".into(), "norm_f".into());
     if !config.tie_embeddings {
         list.push(HfTensor::whole("lm_head.weight", "lm_head.weight", &[config.vocab_size, c]));
+    }
+    Ok(list)
+}
+
+/// The tensors of llama.cpp's file. It wants every bias; those that our model has not are zero.
+fn gguf_tensors(config: &ModelConfig) -> Vec<Tensor> {
+    let (c, m) = (config.n_embd, config.mlp_dim);
+    let mut list = vec![
+        Tensor::matrix("token_embd.weight", "wte.weight", 0, config.vocab_size, c),
+        Tensor { exact: true, ..Tensor::matrix("position_embd.weight", "wpe.weight", 0, config.context_length, c) },
+    ];
+    let norm = |list: &mut Vec<Tensor>, theirs: &str, ours: &str| {
+        list.push(Tensor::vector(format!("{theirs}.weight"), Some((format!("{ours}.weight"), 0)), c));
+        list.push(Tensor::vector(format!("{theirs}.bias"), config.bias.then(|| (format!("{ours}.bias"), 0)), c));
+    };
+    for i in 0..config.n_layer {
+        let (theirs, ours) = (|part: &str| format!("blk.{i}.{part}"), |part: &str| format!("h.{i}.{part}"));
+        let linear = |list: &mut Vec<Tensor>, name: &str, own: &str, rows: usize, columns: usize, bias: bool| {
+            let (name, own) = (theirs(name), ours(own));
+            list.push(Tensor::matrix(format!("{name}.weight"), &format!("{own}.weight"), 0, rows, columns));
+            list.push(Tensor::vector(format!("{name}.bias"), bias.then(|| (format!("{own}.bias"), 0)), rows));
+        };
+        norm(&mut list, &theirs("attn_norm"), &ours("norm_1"));
+        linear(&mut list, "attn_qkv", "attn.qkv", 3 * c, c, config.qkv_bias);
+        linear(&mut list, "attn_output", "attn.proj", c, c, config.bias);
+        norm(&mut list, &theirs("ffn_norm"), &ours("norm_2"));
+        linear(&mut list, "ffn_up", "mlp.up", m, c, config.bias);
+        linear(&mut list, "ffn_down", "mlp.down", c, m, config.bias);
+    }
+    norm(&mut list, "output_norm", "norm_f");
+    if !config.tie_embeddings {
+        list.push(Tensor::matrix("output.weight", "lm_head.weight", 0, config.vocab_size, c));
     }
     list
 }

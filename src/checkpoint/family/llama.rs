@@ -4,36 +4,71 @@
 //! packed. Its two bias switches cut otherwise than ours: `attention_bias` covers the output projection too, `mlp_bias` the
 //! feed-forward layer. What a switch brings and our model has not is written as zeros. Rope is rotate-half in both.
 
-use super::HfTensor;
-use super::hf_config::HfConfig;
+use super::facts::Family;
 use crate::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use crate::arch::lora::{LoraModules, Module, Place};
+use crate::checkpoint::format::gguf::file::Meta;
+use crate::checkpoint::format::gguf::tensor::{GgufFacts, Tensor};
+use crate::checkpoint::hf_config::HfConfig;
+use crate::checkpoint::table::HfTensor;
 use crate::error::Result;
 use serde_json::{Value, json};
 
 /// The rotary base where none is given (Su et al. 2021, and transformers).
-pub(super) const DEFAULT_THETA: f64 = 10000.0;
+pub(in crate::checkpoint) const DEFAULT_THETA: f64 = 10000.0;
+
+/// Llama.
+pub(in crate::checkpoint) static FAMILY: Family = Family {
+    name: "Llama",
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    prefix: "model.",
+    // Rotary tables.
+    constants: &[".rotary_emb.inv_freq"],
+    parse,
+    keys,
+    obstacles,
+    table,
+    modules: &MODULES,
+    gguf: GgufFacts { architecture: "llama", obstacle: |_| None, metadata: gguf_metadata, tensors: gguf_tensors },
+};
+
+/// What the linear layers of a block are called.
+static MODULES: LoraModules = LoraModules {
+    blocks: "model.layers",
+    modules: &[
+        Module::of("self_attn", "q_proj", Place::Qkv, Some(0)),
+        Module::of("self_attn", "k_proj", Place::Qkv, Some(1)),
+        Module::of("self_attn", "v_proj", Place::Qkv, Some(2)),
+        Module::of("self_attn", "o_proj", Place::Proj, None),
+        Module::of("mlp", "gate_proj", Place::Up, Some(0)),
+        Module::of("mlp", "up_proj", Place::Up, Some(1)),
+        Module::of("mlp", "down_proj", Place::Down, None),
+    ],
+    fan_in_fan_out: false,
+};
 
 /// Which biases the file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Biases {
+struct Biases {
     attention: bool,
     mlp: bool,
 }
 
 impl Biases {
     /// The fewest that hold all of ours.
-    pub fn of(config: &ModelConfig) -> Biases {
+    fn of(config: &ModelConfig) -> Biases {
         Biases { attention: config.qkv_bias || config.bias, mlp: config.bias }
     }
 
     /// As config.json says.
-    pub fn parse(hf: &HfConfig) -> Result<Biases> {
+    fn parse(hf: &HfConfig) -> Result<Biases> {
         Ok(Biases { attention: hf.switch("attention_bias", false)?, mlp: hf.switch("mlp_bias", false)? })
     }
 }
 
 /// The options of a shape that Llama cannot express.
-pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
+fn obstacles(config: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut add = |obstacle: bool, sentence: String| {
         if obstacle {
@@ -56,11 +91,11 @@ pub(super) fn obstacles(config: &ModelConfig) -> Vec<String> {
 }
 
 /// The keys of config.json for a shape without [`obstacles`], but for "dtype".
-pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
+fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
     let biases = Biases::of(config);
     json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [FAMILY.class],
+        "model_type": FAMILY.model_type,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "hidden_size": config.n_embd,
@@ -89,7 +124,7 @@ pub(super) fn keys(config: &ModelConfig, eos: Option<u32>) -> Value {
 ///
 /// # Errors
 /// `Data` naming the key for what our GPT has not: other activations, scaled or partial rotary embeddings.
-pub(super) fn parse(hf: &HfConfig) -> Result<ModelConfig> {
+fn parse(hf: &HfConfig) -> Result<ModelConfig> {
     let (n_embd, n_head) = (hf.size("hidden_size")?, hf.size("num_attention_heads")?);
     let activation = hf.text("hidden_act", "silu")?;
     if !["silu", "swish"].contains(&activation) {
@@ -151,8 +186,9 @@ fn rope_theta(hf: &HfConfig) -> Result<f64> {
     Ok(theta)
 }
 
-/// The tensors of the file.
-pub(super) fn table(config: &ModelConfig, biases: Biases) -> Vec<HfTensor> {
+/// The tensors of the file, with the biases that its config.json says it has.
+fn table(config: &ModelConfig, written: Option<&HfConfig>) -> Result<Vec<HfTensor>> {
+    let biases = written.map_or(Ok(Biases::of(config)), Biases::parse)?;
     let (c, m, v) = (config.n_embd, config.mlp_dim, config.vocab_size);
     let (q_rows, kv_rows) = (config.attn_dim(), config.n_kv_head * config.head_dim);
     let mut list = vec![HfTensor::whole("model.embed_tokens.weight", "wte.weight", &[v, c])];
@@ -190,6 +226,57 @@ pub(super) fn table(config: &ModelConfig, biases: Biases) -> Vec<HfTensor> {
     list.push(HfTensor::whole("model.norm.weight", "norm_f.weight", &[c]));
     if !config.tie_embeddings {
         list.push(HfTensor::whole("lm_head.weight", "lm_head.weight", &[v, c]));
+    }
+    Ok(list)
+}
+
+fn gguf_metadata(config: &ModelConfig) -> Vec<(&'static str, Meta)> {
+    let size = |value: usize| Meta::U32(value as u32);
+    vec![
+        ("attention.head_count_kv", size(config.n_kv_head)),
+        ("attention.key_length", size(config.head_dim)),
+        ("attention.value_length", size(config.head_dim)),
+        ("rope.dimension_count", size(config.head_dim)),
+        ("rope.freq_base", Meta::F32(config.rope_theta as f32)),
+        ("attention.layer_norm_rms_epsilon", Meta::F32(config.norm_eps as f32)),
+    ]
+}
+
+/// The tensors of llama.cpp's file: what our model packs stands apart, and biases are there where it has them.
+fn gguf_tensors(config: &ModelConfig) -> Vec<Tensor> {
+    let (c, m) = (config.n_embd, config.mlp_dim);
+    let (q, kv) = (config.attn_dim(), config.n_kv_head * config.head_dim);
+    let mut list = vec![Tensor::matrix("token_embd.weight", "wte.weight", 0, config.vocab_size, c)];
+    let norm = |theirs: String, ours: String| {
+        Tensor::vector(format!("{theirs}.weight"), Some((format!("{ours}.weight"), 0)), c)
+    };
+    for i in 0..config.n_layer {
+        let (theirs, ours) = (|part: &str| format!("blk.{i}.{part}"), |part: &str| format!("h.{i}.{part}"));
+        // Name, our parameter, its first row, rows, columns, heads to interleave, and whether it has a bias.
+        let linears = [
+            ("attn_q", "attn.qkv", 0, q, c, Some(config.n_head), config.qkv_bias),
+            ("attn_k", "attn.qkv", q, kv, c, Some(config.n_kv_head), config.qkv_bias),
+            ("attn_v", "attn.qkv", q + kv, kv, c, None, config.qkv_bias),
+            ("attn_output", "attn.proj", 0, c, q, None, config.bias),
+            ("ffn_gate", "mlp.gate_up", 0, m, c, None, config.bias),
+            ("ffn_up", "mlp.gate_up", m, m, c, None, config.bias),
+            ("ffn_down", "mlp.down", 0, c, m, None, config.bias),
+        ];
+        list.push(norm(theirs("attn_norm"), ours("norm_1")));
+        list.push(norm(theirs("ffn_norm"), ours("norm_2")));
+        for (name, own, start, rows, columns, heads, bias) in linears {
+            let (name, own) = (theirs(name), ours(own));
+            let weight = Tensor::matrix(format!("{name}.weight"), &format!("{own}.weight"), start, rows, columns);
+            list.push(Tensor { heads, ..weight });
+            if bias {
+                let source = Some((format!("{own}.bias"), start));
+                list.push(Tensor { heads, ..Tensor::vector(format!("{name}.bias"), source, rows) });
+            }
+        }
+    }
+    list.push(norm("output_norm".into(), "norm_f".into()));
+    if !config.tie_embeddings {
+        list.push(Tensor::matrix("output.weight", "lm_head.weight", 0, config.vocab_size, c));
     }
     list
 }

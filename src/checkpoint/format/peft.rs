@@ -11,13 +11,14 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::folder::ModelFolder;
-use super::safetensors_io::{Weights, Writer};
-use super::weight_type::WeightType;
-use super::write::{ParamSource, Written, write_json};
-use super::{HfTensor, Layout, Source, gpt2, llama};
+use super::safetensors::{Weights, Writer};
 use crate::arch::config::ModelConfig;
-use crate::arch::lora::{Family, Lora};
+use crate::arch::lora::{Lora, LoraModules};
+use crate::checkpoint::folder::ModelFolder;
+use crate::checkpoint::kind::FolderKind;
+use crate::checkpoint::table::{HfTensor, Source};
+use crate::checkpoint::weight_type::WeightType;
+use crate::checkpoint::write::{ParamSource, Written, write_json};
 use crate::error::{Error, Result};
 use crate::tape::Layout as ArenaLayout;
 
@@ -39,13 +40,9 @@ const UNKNOWN: [&str; 9] = [
     "alora_invocation_tokens",
 ];
 
-/// Whose names the layers of a shape have; `None` where transformers has no such model.
-pub fn family(config: &ModelConfig) -> Option<Family> {
-    match Layout::of(config) {
-        Layout::Gpt2 => Some(Family::Gpt2),
-        Layout::Llama => Some(Family::Llama),
-        Layout::Own { .. } => None,
-    }
+/// What the layers of a shape are called in transformers; `None` where transformers has no such model.
+pub fn family(config: &ModelConfig) -> Option<&'static LoraModules> {
+    FolderKind::of(config).family().map(|family| family.modules)
 }
 
 /// Whether a folder holds adapters and not a model.
@@ -74,7 +71,7 @@ pub fn write_adapter(
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": lora.targets,
-        "fan_in_fan_out": lora.family == Family::Gpt2,
+        "fan_in_fan_out": lora.names.fan_in_fan_out,
         "bias": "none",
         "use_rslora": false,
         "use_dora": false,
@@ -175,10 +172,9 @@ impl Adapter {
     /// # Errors
     /// `Data` for a module that the model has not, or that is of another shape there.
     pub fn merge(&self, folder: &Path, model: &mut ModelFolder) -> Result<()> {
-        let table: Vec<HfTensor> = match family(&model.config) {
-            Some(Family::Gpt2) => gpt2::table(&model.config),
-            Some(Family::Llama) => llama::table(&model.config, llama::Biases::of(&model.config)),
-            None => Vec::new(),
+        let table: Vec<HfTensor> = match FolderKind::of(&model.config) {
+            FolderKind::Family(family) => (family.table)(&model.config, None)?,
+            FolderKind::Own { .. } => Vec::new(),
         };
         for (module, (a, b)) in &self.modules {
             let wrong = |what: String| Error::data(folder.join(WEIGHTS), format!("the adapter of {module} {what}"));

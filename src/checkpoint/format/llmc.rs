@@ -5,9 +5,9 @@
 //! layers, and so on. Weights stand as `[out, in]`, queries, keys and values packed, which is our arena's way too. Version 3
 //! is float32, version 5 bfloat16 throughout. The rows that pad the vocabulary are dropped.
 
-use super::folder::ModelFolder;
 use crate::arch::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
+use crate::checkpoint::folder::ModelFolder;
 use crate::error::{Error, Result};
 use half::bf16;
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ const ALIGNMENT: u64 = 32;
 
 /// A value of the metadata.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Meta {
+pub(in crate::checkpoint) enum Meta {
     U32(u32),
     F32(f32),
     Bool(bool),

@@ -7,20 +7,24 @@
 //!
 //! As llama.cpp's own converter does, norms, biases and learned positions stay float32 whatever the type of the rest.
 
-mod file;
+pub(in crate::checkpoint) mod file;
+pub(in crate::checkpoint) mod tensor;
 mod vocabulary;
 
 pub use vocabulary::Vocabulary;
 
-use super::write::ParamSource;
-use super::{Layout, WeightType};
-use crate::arch::config::{Mlp, ModelConfig, Position};
+use crate::arch::config::ModelConfig;
 use crate::arch::layout::parameter_shapes;
+use crate::checkpoint::family::FAMILIES;
+use crate::checkpoint::kind::FolderKind;
+use crate::checkpoint::weight_type::WeightType;
+use crate::checkpoint::write::ParamSource;
 use crate::error::{Error, Result};
 use file::{Info, Meta, Writer};
 use half::f16;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tensor::{GgufFacts, Tensor};
 
 /// Values in a block of Q8_0.
 const BLOCK: usize = 32;
@@ -93,18 +97,6 @@ pub struct GgufWritten {
     pub notes: Vec<String>,
 }
 
-/// One tensor of the file and where its values are among our parameters.
-struct Tensor {
-    name: String,
-    shape: Vec<usize>,
-    /// The parameter, and the first of its rows; `None` where all is zero.
-    source: Option<(String, usize)>,
-    /// Heads whose rows are interleaved, where they are.
-    heads: Option<usize>,
-    /// Whether it stays float32.
-    exact: bool,
-}
-
 /// Writes `path`. `name` is what the model is called; without a vocabulary the file takes and gives token ids only.
 ///
 /// # Errors
@@ -118,9 +110,9 @@ pub fn write_gguf(
     weights: GgufType,
     vocabulary: Option<&Vocabulary>,
 ) -> Result<GgufWritten> {
-    let arch = architecture(config)?;
+    let facts = facts(config)?;
     let mut notes = Vec::new();
-    let mut metadata = model_metadata(arch, name, config, weights);
+    let mut metadata = model_metadata(facts, name, config, weights);
     match vocabulary {
         Some(vocabulary) if vocabulary.len() > config.vocab_size => {
             return Err(Error::usage(format!(
@@ -137,7 +129,7 @@ pub fn write_gguf(
         }
         None => metadata.push(("tokenizer.ggml.model".into(), Meta::Text("no_vocab".into()))),
     }
-    let tensors = if arch == "gpt2" { gpt2_tensors(config) } else { llama_tensors(config) };
+    let tensors = (facts.tensors)(config);
     let mut narrow = 0;
     let kinds: Vec<GgufType> = tensors
         .iter()
@@ -204,25 +196,25 @@ fn values_of(tensor: &Tensor, params: &dyn ParamSource, shapes: &BTreeMap<String
     Ok(out)
 }
 
-/// llama.cpp's name of the architecture.
-fn architecture(config: &ModelConfig) -> Result<&'static str> {
-    match Layout::of(config) {
-        Layout::Gpt2 if config.mlp == Mlp::Gelu => Ok("gpt2"),
-        Layout::Gpt2 => Err(Error::usage(
-            "llama.cpp computes GPT-2 with the tanh GELU only (mlp = \"gelu\"), and this model has another activation",
-        )),
-        Layout::Llama => Ok("llama"),
-        Layout::Own { reasons } => Err(Error::usage(format!(
-            "llama.cpp has no architecture of this shape, which is neither GPT-2's nor Llama's: {}",
+/// What the family of a shape says of llama.cpp.
+fn facts(config: &ModelConfig) -> Result<&'static GgufFacts> {
+    match FolderKind::of(config) {
+        FolderKind::Family(family) => match (family.gguf.obstacle)(config) {
+            Some(obstacle) => Err(Error::usage(obstacle)),
+            None => Ok(&family.gguf),
+        },
+        FolderKind::Own { reasons } => Err(Error::usage(format!(
+            "llama.cpp has no architecture of this shape, which is neither {}'s: {}",
+            FAMILIES.map(|family| family.name).join("'s nor "),
             reasons.join("; ")
         ))),
     }
 }
 
-fn model_metadata(arch: &str, name: &str, config: &ModelConfig, weights: GgufType) -> Vec<(String, Meta)> {
+fn model_metadata(facts: &GgufFacts, name: &str, config: &ModelConfig, weights: GgufType) -> Vec<(String, Meta)> {
+    let arch = facts.architecture;
     let text = |key: &str, value: &str| (key.to_string(), Meta::Text(value.to_string()));
     let size = |key: &str, value: usize| (format!("{arch}.{key}"), Meta::U32(value as u32));
-    let number = |key: &str, value: f64| (format!("{arch}.{key}"), Meta::F32(value as f32));
     let mut list = vec![
         text("general.architecture", arch),
         text("general.type", "model"),
@@ -236,96 +228,6 @@ fn model_metadata(arch: &str, name: &str, config: &ModelConfig, weights: GgufTyp
         size("feed_forward_length", config.mlp_dim),
         size("attention.head_count", config.n_head),
     ];
-    if config.position == Position::Rope {
-        list.extend([
-            size("attention.head_count_kv", config.n_kv_head),
-            size("attention.key_length", config.head_dim),
-            size("attention.value_length", config.head_dim),
-            size("rope.dimension_count", config.head_dim),
-            number("rope.freq_base", config.rope_theta),
-            number("attention.layer_norm_rms_epsilon", config.norm_eps),
-        ]);
-    } else {
-        list.push(number("attention.layer_norm_epsilon", config.norm_eps));
-    }
-    list
-}
-
-fn matrix(name: impl Into<String>, parameter: &str, start: usize, rows: usize, columns: usize) -> Tensor {
-    let source = Some((parameter.to_string(), start));
-    Tensor { name: name.into(), shape: vec![rows, columns], source, heads: None, exact: false }
-}
-
-fn vector(name: String, source: Option<(String, usize)>, size: usize) -> Tensor {
-    Tensor { name, shape: vec![size], source, heads: None, exact: true }
-}
-
-/// The tensors of `gpt2`. llama.cpp wants every bias; those that our model has not are zero.
-fn gpt2_tensors(config: &ModelConfig) -> Vec<Tensor> {
-    let (c, m) = (config.n_embd, config.mlp_dim);
-    let mut list = vec![
-        matrix("token_embd.weight", "wte.weight", 0, config.vocab_size, c),
-        Tensor { exact: true, ..matrix("position_embd.weight", "wpe.weight", 0, config.context_length, c) },
-    ];
-    let norm = |list: &mut Vec<Tensor>, theirs: &str, ours: &str| {
-        list.push(vector(format!("{theirs}.weight"), Some((format!("{ours}.weight"), 0)), c));
-        list.push(vector(format!("{theirs}.bias"), config.bias.then(|| (format!("{ours}.bias"), 0)), c));
-    };
-    for i in 0..config.n_layer {
-        let (theirs, ours) = (|part: &str| format!("blk.{i}.{part}"), |part: &str| format!("h.{i}.{part}"));
-        let linear = |list: &mut Vec<Tensor>, name: &str, own: &str, rows: usize, columns: usize, bias: bool| {
-            let (name, own) = (theirs(name), ours(own));
-            list.push(matrix(format!("{name}.weight"), &format!("{own}.weight"), 0, rows, columns));
-            list.push(vector(format!("{name}.bias"), bias.then(|| (format!("{own}.bias"), 0)), rows));
-        };
-        norm(&mut list, &theirs("attn_norm"), &ours("norm_1"));
-        linear(&mut list, "attn_qkv", "attn.qkv", 3 * c, c, config.qkv_bias);
-        linear(&mut list, "attn_output", "attn.proj", c, c, config.bias);
-        norm(&mut list, &theirs("ffn_norm"), &ours("norm_2"));
-        linear(&mut list, "ffn_up", "mlp.up", m, c, config.bias);
-        linear(&mut list, "ffn_down", "mlp.down", c, m, config.bias);
-    }
-    norm(&mut list, "output_norm", "norm_f");
-    if !config.tie_embeddings {
-        list.push(matrix("output.weight", "lm_head.weight", 0, config.vocab_size, c));
-    }
-    list
-}
-
-/// The tensors of `llama`: what our model packs stands apart, and biases are there where it has them.
-fn llama_tensors(config: &ModelConfig) -> Vec<Tensor> {
-    let (c, m) = (config.n_embd, config.mlp_dim);
-    let (q, kv) = (config.attn_dim(), config.n_kv_head * config.head_dim);
-    let mut list = vec![matrix("token_embd.weight", "wte.weight", 0, config.vocab_size, c)];
-    let norm =
-        |theirs: String, ours: String| vector(format!("{theirs}.weight"), Some((format!("{ours}.weight"), 0)), c);
-    for i in 0..config.n_layer {
-        let (theirs, ours) = (|part: &str| format!("blk.{i}.{part}"), |part: &str| format!("h.{i}.{part}"));
-        // Name, our parameter, its first row, rows, columns, heads to interleave, and whether it has a bias.
-        let linears = [
-            ("attn_q", "attn.qkv", 0, q, c, Some(config.n_head), config.qkv_bias),
-            ("attn_k", "attn.qkv", q, kv, c, Some(config.n_kv_head), config.qkv_bias),
-            ("attn_v", "attn.qkv", q + kv, kv, c, None, config.qkv_bias),
-            ("attn_output", "attn.proj", 0, c, q, None, config.bias),
-            ("ffn_gate", "mlp.gate_up", 0, m, c, None, config.bias),
-            ("ffn_up", "mlp.gate_up", m, m, c, None, config.bias),
-            ("ffn_down", "mlp.down", 0, c, m, None, config.bias),
-        ];
-        list.push(norm(theirs("attn_norm"), ours("norm_1")));
-        list.push(norm(theirs("ffn_norm"), ours("norm_2")));
-        for (name, own, start, rows, columns, heads, bias) in linears {
-            let (name, own) = (theirs(name), ours(own));
-            let weight = matrix(format!("{name}.weight"), &format!("{own}.weight"), start, rows, columns);
-            list.push(Tensor { heads, ..weight });
-            if bias {
-                let source = Some((format!("{own}.bias"), start));
-                list.push(Tensor { heads, ..vector(format!("{name}.bias"), source, rows) });
-            }
-        }
-    }
-    list.push(norm("output_norm".into(), "norm_f".into()));
-    if !config.tie_embeddings {
-        list.push(matrix("output.weight", "lm_head.weight", 0, config.vocab_size, c));
-    }
+    list.extend((facts.metadata)(config).into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)));
     list
 }

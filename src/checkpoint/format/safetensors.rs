@@ -5,7 +5,7 @@
 //! Nothing in a header is believed before it is checked: the ranges must tile the data exactly, each range must be as long
 //! as its shape says, and nothing is allocated that the file's own length does not bear.
 
-use super::weight_type::WeightType;
+use crate::checkpoint::weight_type::WeightType;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
