@@ -24,7 +24,16 @@ pub fn bench(criterion: &mut Criterion) {
     group.bench_function("forward and backward", |bencher| {
         bencher.iter(|| {
             let scale = 1.0 / n as f32;
-            cpu::forward_backward(&mut losses, &mut dx, Some(&mut dw), black_box(x.f32()), w.f32(), &targets, scale);
+            cpu::forward_backward(
+                &mut losses,
+                &mut dx,
+                Some(&mut dw),
+                black_box(x.f32()),
+                w.f32(),
+                &targets,
+                &[],
+                scale,
+            );
         });
     });
     group.finish();

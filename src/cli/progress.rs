@@ -95,6 +95,10 @@ impl Console {
 }
 
 impl Observer for Console {
+    fn note(&mut self, text: &str) {
+        self.say(&format!("note: {text}"));
+    }
+
     fn event(&mut self, event: &Event) {
         match event {
             Event::Step(step) => {

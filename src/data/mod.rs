@@ -8,6 +8,7 @@
 //! pieces are cut where the tokenizer cannot see the cut, shards are the same bytes whatever the thread count or the
 //! number of restarts, and the order of sequences is a function of (seed, epoch, position) with no state to save.
 
+pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod conversation;
@@ -31,6 +32,7 @@ pub mod stream;
 pub mod text;
 pub mod tokenizer;
 
+pub use batch::{Batch, IGNORE};
 pub use chat::{ChatTemplate, Message};
 pub use conversation::Conversations;
 pub use corpus::{CARGO_SOURCES, Corpus};
@@ -38,7 +40,7 @@ pub use inputs::{Remote, Source};
 pub use inspect::{Inspection, inspect};
 pub use loader::{Loader, Sequences, Window, eval_windows};
 pub use manifest::Manifest;
-pub use packed::{IGNORE, Packed, Rows};
+pub use packed::Packed;
 pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
 pub use shard::{Layout, Shard, ShardFormat};
 pub use shards::{ShardOptions, Shards, Split};
