@@ -8,6 +8,7 @@
 //! pieces are cut where the tokenizer cannot see the cut, shards are the same bytes whatever the thread count or the
 //! number of restarts, and the order of sequences is a function of (seed, epoch, position) with no state to save.
 
+pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod loader;
@@ -17,10 +18,11 @@ pub mod shards;
 pub mod text;
 pub mod tokenizer;
 
+pub use batch::{Batch, IGNORE};
 pub use chat::conversation::Conversations;
 pub use chat::{ChatTemplate, Message};
 pub use loader::{Loader, Sequences, Window, eval_windows};
-pub use packed::{IGNORE, Packed, Rows};
+pub use packed::Packed;
 pub use prepare::{PrepareOptions, prepare, prepare_sources};
 pub use shards::inspect::{Inspection, inspect};
 pub use shards::manifest::Manifest;

@@ -119,12 +119,12 @@ impl DeviceOptimizer {
         self.guard.begin_step()
     }
 
-    /// Adds the losses of a micro-batch, f32 [N] on the device, to its lane's.
+    /// Adds the losses of a micro-batch, f32 [N] on the device, each times its weight where there are weights, to its lane's.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn add_losses(&mut self, lane: usize, losses: &Tensor) -> Result<()> {
-        self.guard.add_losses(lane, losses)
+    pub fn add_losses(&mut self, lane: usize, losses: &Tensor, weights: Option<&Tensor>) -> Result<()> {
+        self.guard.add_losses(lane, losses, weights)
     }
 
     /// Starts one update with learning rate `lr`; whether it is applied is decided on the device.
@@ -163,15 +163,15 @@ impl DeviceOptimizer {
         self.rule.update(params, grads, self.slots.tensors_mut(), record)
     }
 
-    /// Losses (means over the targets of each step) and outcomes of the steps since the last call, in order. It waits for
+    /// Losses (the sum of each step over its denominator) and outcomes of the steps since the last call, in order. It waits for
     /// them.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn finished(&mut self, params: &Params, targets: &[usize]) -> Result<Vec<(f64, Outcome)>> {
+    pub fn finished(&mut self, params: &Params, denominators: &[f64]) -> Result<Vec<(f64, Outcome)>> {
         let finished = self.guard.finished(params)?;
-        assert_eq!(finished.len(), targets.len(), "the targets of every step");
-        let mean = |((sum, outcome), &targets): ((f64, Outcome), &usize)| (sum / targets as f64, outcome);
-        Ok(finished.into_iter().zip(targets).map(mean).collect())
+        assert_eq!(finished.len(), denominators.len(), "the denominator of every step");
+        let mean = |((sum, outcome), &denominator): ((f64, Outcome), &f64)| (sum / denominator, outcome);
+        Ok(finished.into_iter().zip(denominators).map(mean).collect())
     }
 }

@@ -106,6 +106,11 @@ pub trait Observer {
     /// Something happened; the event log has it already (though perhaps not on disk yet).
     fn event(&mut self, event: &Event);
 
+    /// A word for people about the run, which is no event.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
+
     /// A checkpoint is whole on disk.
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
         let _ = (run, checkpoint);
@@ -138,6 +143,8 @@ pub struct Trainer<'a> {
     in_flight: Vec<StartedStep>,
     /// When the outcome of the last known step was.
     settled: Instant,
+    /// Whether it was said that steps teach nothing.
+    told_empty: bool,
 }
 
 /// A step that was started.
@@ -145,6 +152,8 @@ struct StartedStep {
     lr: f64,
     tokens: u64,
     data: DataRange,
+    /// Whether nothing in it counts for the loss.
+    is_empty: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -194,6 +203,7 @@ impl<'a> Trainer<'a> {
             began: Instant::now(),
             in_flight: Vec::new(),
             settled: Instant::now(),
+            told_empty: false,
         })
     }
 

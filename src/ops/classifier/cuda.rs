@@ -34,6 +34,8 @@ pub struct Back<'t> {
     pub dx: &'t mut Tensor,
     /// The device address of the gradient of `w`, f32, added to, where it is wanted.
     pub dw: Option<u64>,
+    /// What each row's loss counts, f32 [N] on the device, where not all count 1.
+    pub weights: Option<&'t Tensor>,
     /// The factor of both.
     pub scale: Scale<'t>,
 }
@@ -75,7 +77,8 @@ pub fn forward(
         ];
         let what = match &back {
             None => "loss",
-            Some(Back { scale, .. }) => {
+            Some(Back { scale, weights, .. }) => {
+                arguments.push(Arg::Pointer(weights.map_or(0, |weights| at(weights.address(), 1, 4))));
                 arguments.push(Arg::F32(scale.by));
                 arguments.push(Arg::Pointer(scale.loss_scale.map_or(0, Tensor::address)));
                 "gradient"

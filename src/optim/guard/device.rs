@@ -109,12 +109,12 @@ impl DeviceGuard {
         self.lane_losses.clear()
     }
 
-    /// Adds the losses of a micro-batch, f32 [N] on the device, to its lane's.
+    /// Adds the losses of a micro-batch, f32 [N] on the device, each times its weight where there are weights, to its lane's.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn add_losses(&mut self, lane: usize, losses: &Tensor) -> Result<()> {
-        reduce::sum_losses(self.gpu, self.lane_losses.address_mut() + 8 * lane as u64, losses)
+    pub fn add_losses(&mut self, lane: usize, losses: &Tensor, weights: Option<&Tensor>) -> Result<()> {
+        reduce::sum_losses(self.gpu, self.lane_losses.address_mut() + 8 * lane as u64, losses, weights)
     }
 
     /// Sums the squares of the gradients `part`, which begins at a multiple of [`gradnorm::CHUNK`]; gives the buffers of the

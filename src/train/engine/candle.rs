@@ -2,7 +2,7 @@
 
 use super::{Engine, StepBatch, check_len};
 use crate::checkpoint::state::ArenaData;
-use crate::data::Rows;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::optim::config::{OptimizerConfig, OptimizerKind};
@@ -60,6 +60,11 @@ fn reference(config: &crate::arch::ModelConfig, params: &Params) -> Result<Refer
 impl Engine for OnCandle {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let read = (0..batch.micro_batches).map(|micro| batch.read(micro)).collect::<Result<Vec<_>>>()?;
+        if read.iter().any(|batch| !batch.weights.is_empty() || !batch.begins.is_empty()) {
+            return Err(Error::usage(
+                "--engine reference trains on running text, in which every token counts the same",
+            ));
+        }
         let batches: Vec<(&[u32], &[u32])> = read.iter().map(|rows| (&rows.inputs[..], &rows.targets[..])).collect();
         let done = self.trainer.step(&batches, batch.micro_batch, batch.loader.context_length(), lr)?;
         self.renew()?;
@@ -81,7 +86,7 @@ impl Engine for OnCandle {
     }
 
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
-        let Rows { inputs, targets, .. } = batch.read(0)?;
+        let Batch { inputs, targets, .. } = batch.read(0)?;
         let length = batch.loader.context_length();
         self.trainer.model().loss_and_grads(&inputs, &targets, batch.micro_batch, length).map(|_| ())
     }

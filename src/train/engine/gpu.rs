@@ -1,6 +1,7 @@
 //! The engine of this project on a GPU: the same passes, started without waiting for them.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::buckets::Buckets;
@@ -18,12 +19,14 @@ use crate::optim::{DeviceOptimizer, Hyper, LossScaling, OptimizerState, Outcome,
 use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::config::Precision;
 use crate::train::lanes::LaneTree;
+use crate::train::objective::{NextToken, Objective};
 
 /// The native engine on a GPU.
 pub struct OnGpu<'a> {
     gpu: &'static Gpu,
     model: &'a Gpt,
     params: Params,
+    objective: Arc<dyn Objective>,
     optimizer: DeviceOptimizer,
     lanes: LaneTree,
     setup: Setup,
@@ -35,8 +38,8 @@ pub struct OnGpu<'a> {
     shards: Option<Shards>,
     /// Whether each rank needs its shard of the sum of gradients only.
     is_split: bool,
-    /// Targets that count, of each step in flight.
-    targets: Vec<usize>,
+    /// The denominator of the loss of each step in flight.
+    denominators: Vec<f64>,
     /// When each step in flight began and had computed its gradients.
     computed: Vec<(Mark, Mark)>,
 }
@@ -86,11 +89,12 @@ impl<'a> OnGpu<'a> {
         let overlaps = sums.as_ref().is_some_and(DeviceSums::can_overlap);
         let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
         let is_split = shards.is_some() && cut == Cut::Anywhere && sums.as_ref().is_some_and(|s| s.splits_norm(len));
-        let (targets, computed) = (Vec::new(), Vec::new());
+        let (denominators, computed) = (Vec::new(), Vec::new());
         Ok(OnGpu {
             gpu,
             model,
             params,
+            objective: Arc::new(NextToken),
             optimizer,
             lanes,
             setup,
@@ -99,15 +103,22 @@ impl<'a> OnGpu<'a> {
             buckets,
             shards,
             is_split,
-            targets,
+            denominators,
             computed,
         })
+    }
+
+    /// The engine with another objective than that of the next token.
+    pub fn with_objective(self, objective: Arc<dyn Objective>) -> Self {
+        OnGpu { objective, ..self }
     }
 }
 
 impl Engine for OnGpu<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
-        self.targets.push(batch.targets());
+        let denominator = self.objective.denominator(batch);
+        self.denominators.push(denominator);
+        let objective = (&*self.objective, denominator);
         self.optimizer.begin_step()?;
         let per_lane = batch.micro_batches / self.setup.lanes;
         let own = self.team.micro_batches(batch.micro_batches);
@@ -118,9 +129,9 @@ impl Engine for OnGpu<'_> {
         let mut run = |micro: usize, grads: &mut Gradients, hook: Option<ReadyHook<'_>>| {
             let micro = own.start + micro;
             let pass = setup.pass(model, batch, micro, optimizer.loss_scale());
-            let loss = micro_step(model, params, grads, batch, micro, &pass, hook)?;
+            let loss = micro_step(objective, model, params, grads, batch, micro, &pass, hook)?;
             // The sum stays on the device, so its share here is nothing.
-            optimizer.add_losses(micro / per_lane, &loss.losses).map(|()| 0.0)
+            optimizer.add_losses(micro / per_lane, &loss.losses, loss.weights.as_ref()).map(|()| 0.0)
         };
         let (_, mut grads) = match (&self.buckets, &mut self.sums) {
             (Some(buckets), Some(sums)) => self.lanes.step_in_pieces(params, own.len(), |micro, grads, earlier| {
@@ -163,7 +174,7 @@ impl Engine for OnGpu<'_> {
 
     fn finished(&mut self) -> Result<Vec<(f64, Outcome)>> {
         let _watched = self.sums.as_ref().map(DeviceSums::watch);
-        let finished = self.optimizer.finished(&self.params, &std::mem::take(&mut self.targets))?;
+        let finished = self.optimizer.finished(&self.params, &std::mem::take(&mut self.denominators))?;
         self.sums.as_ref().map_or(Ok(()), DeviceSums::check)?;
         // All of it is done: the mean time in which this rank's GPU has computed a step's gradients.
         let spans = self.computed.drain(..).filter_map(|(began, ended)| Some((*began.get()?, *ended.get()?)));
@@ -182,11 +193,16 @@ impl Engine for OnGpu<'_> {
         MAX_IN_FLIGHT as u64
     }
 
+    fn is_empty(&self, batch: &StepBatch) -> bool {
+        self.objective.is_empty(batch)
+    }
+
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, self.optimizer.loss_scale());
         // Reading the losses waits for the pass, so that its time can be taken.
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None)?.on_host().map(|_| ())
+        let objective = (&*self.objective, self.objective.denominator(batch));
+        micro_step(objective, self.model, &self.params, &mut grads, batch, 0, &pass, None)?.on_host().map(|_| ())
     }
 
     fn params(&self) -> &Params {

@@ -9,11 +9,13 @@ mod device_sums;
 mod gpu;
 mod native;
 mod overlap;
+pub mod step_batch;
 mod team;
 
 pub use candle::OnCandle;
 pub use gpu::OnGpu;
 pub use native::Native;
+pub use step_batch::StepBatch;
 pub use team::Team;
 
 use std::ops::Range;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::state::ArenaData;
 use crate::collective::ordered::Shards;
-use crate::data::{IGNORE, Loader, Rows};
+use crate::data::IGNORE;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::model::gpt::{Loss, Pass};
@@ -31,56 +33,9 @@ use crate::ops::documents::Documents;
 use crate::optim::{OptimizerState, Outcome, ScaleState};
 use crate::tape::{Gradients, Params, ReadyHook, Tape};
 use crate::tensor::Tensor;
+use crate::train::objective::{NextToken, Objective};
 
 const _: () = assert!(IGNORE == classifier::IGNORE, "what data leaves out, the classifier leaves out");
-
-/// The sequences of one optimizer step.
-pub struct StepBatch {
-    /// Where sequences come from (a clone shares the data).
-    pub loader: Loader,
-    /// The global index of the step's first sequence.
-    pub first_sequence: u64,
-    /// Sequences of one pass.
-    pub micro_batch: usize,
-    /// Passes of the step.
-    pub micro_batches: usize,
-    /// Finished steps: part of the key of dropout masks.
-    pub step: u64,
-}
-
-impl StepBatch {
-    /// Tokens of the step, places that nothing fills included.
-    pub fn tokens(&self) -> usize {
-        self.micro_batch * self.micro_batches * self.loader.context_length()
-    }
-
-    /// Targets of the step that count: the step's loss is the mean over them.
-    pub fn targets(&self) -> usize {
-        let sequences = (self.micro_batch * self.micro_batches) as u64;
-        let range = self.first_sequence..self.first_sequence + sequences;
-        let targets: u64 = range.map(|sequence| self.loader.targets_of(sequence)).sum();
-        // Every row has one; a division by zero must not depend on that.
-        targets.max(1) as usize
-    }
-
-    /// One micro-batch, [micro_batch, T].
-    ///
-    /// # Errors
-    /// If the data cannot be read or holds an id outside the vocabulary.
-    pub fn read(&self, micro: usize) -> Result<Rows> {
-        let mut rows = Rows::default();
-        for row in self.rows(micro) {
-            self.loader.append(self.first_sequence + u64::from(row), &mut rows)?;
-        }
-        Ok(rows)
-    }
-
-    /// The places of a micro-batch's sequences within the step.
-    pub fn rows(&self, micro: usize) -> std::ops::Range<u32> {
-        let first = (micro * self.micro_batch) as u32;
-        first..first + self.micro_batch as u32
-    }
-}
 
 /// What the training loop needs of whoever computes.
 pub trait Engine {
@@ -100,6 +55,11 @@ pub trait Engine {
     /// How many steps may be started before [`Engine::finished`] must be called.
     fn max_in_flight(&self) -> u64 {
         1
+    }
+
+    /// Whether nothing in a step counts for the loss: then that is 0, and so are all gradients.
+    fn is_empty(&self, batch: &StepBatch) -> bool {
+        NextToken.is_empty(batch)
     }
 
     /// Computes a micro-batch forward and backward without any effect: to warm up and to take the time.
@@ -180,9 +140,10 @@ impl Setup {
     }
 }
 
-/// Forward and backward of one micro-batch: adds the gradient of the step's mean loss to `grads`, gives the losses.
-/// `hook` hears of every gradient that is complete.
+/// Forward and backward of one micro-batch: adds the gradient of the step's loss, whose denominator is given, to `grads`; gives the
+/// losses. `hook` hears of every gradient that is complete.
 fn micro_step<'a>(
+    (objective, denominator): (&dyn Objective, f64),
     model: &'a Gpt,
     params: &'a Params,
     grads: &'a mut Gradients,
@@ -203,7 +164,7 @@ fn micro_step<'a>(
     if let Some(hook) = hook {
         tape.on_ready(hook);
     }
-    let loss = model.loss(&mut tape, &inputs, &rows.targets, 1.0 / batch.targets() as f32, pass)?;
+    let loss = objective.loss(model, &mut tape, &inputs, &rows, denominator, pass)?;
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1])?)?;
     Ok(loss)
 }

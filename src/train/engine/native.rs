@@ -1,6 +1,7 @@
 //! The engine of this project on the CPU.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::buckets::Buckets;
@@ -13,6 +14,7 @@ use crate::optim::rule::{self, Cut};
 use crate::optim::{Hyper, Optimizer, OptimizerState, Outcome, PART_ALIGN, ScaleState};
 use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::lanes::LaneTree;
+use crate::train::objective::{NextToken, Objective};
 
 // Where a rule may be cut anywhere, every rank's part of the gradients is made of whole chunks of the gradient norm.
 const _: () = assert!(ordered::ALIGN.is_multiple_of(PART_ALIGN));
@@ -21,6 +23,7 @@ const _: () = assert!(ordered::ALIGN.is_multiple_of(PART_ALIGN));
 pub struct Native<'a> {
     model: &'a Gpt,
     params: Params,
+    objective: Arc<dyn Objective>,
     optimizer: Optimizer,
     lanes: LaneTree,
     setup: Setup,
@@ -58,7 +61,13 @@ impl<'a> Native<'a> {
         let overlaps = team.bucket > 0 && team.ranks.can_overlap();
         let buckets = overlaps.then(|| Buckets::new(params.layout(), team.bucket));
         let finished = Vec::new();
-        Ok(Native { model, params, optimizer, lanes, setup, team, shards, is_split, buckets, finished })
+        let objective = Arc::new(NextToken);
+        Ok(Native { model, params, objective, optimizer, lanes, setup, team, shards, is_split, buckets, finished })
+    }
+
+    /// The engine with another objective than that of the next token.
+    pub fn with_objective(self, objective: Arc<dyn Objective>) -> Self {
+        Native { objective, ..self }
     }
 }
 
@@ -66,10 +75,12 @@ impl Engine for Native<'_> {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let began = Instant::now();
         let own = self.team.micro_batches(batch.micro_batches);
+        let denominator = self.objective.denominator(batch);
+        let objective = (&*self.objective, denominator);
         let run = |micro: usize, grads: &mut Gradients, hook: Option<ReadyHook<'_>>| {
             let micro = own.start + micro;
             let pass = self.setup.pass(self.model, batch, micro, None);
-            micro_step(self.model, &self.params, grads, batch, micro, &pass, hook)?.sum()
+            micro_step(objective, self.model, &self.params, grads, batch, micro, &pass, hook)?.sum()
         };
         let Team { ranks, .. } = &self.team;
         let splits = self.shards.as_ref().filter(|_| self.is_split);
@@ -87,7 +98,7 @@ impl Engine for Native<'_> {
                 (sum, grads)
             }
         };
-        let loss = ranks.sum("loss", sum)? / batch.targets() as f64;
+        let loss = ranks.sum("loss", sum)? / denominator;
         let outcome = if self.is_split {
             let gather = &mut |mine: &[f64]| ranks.gather_numbers("gradient norm", mine);
             self.optimizer.step_part(&mut self.params, grads.get(), gather, loss, lr)?
@@ -109,10 +120,15 @@ impl Engine for Native<'_> {
         Ok(std::mem::take(&mut self.finished))
     }
 
+    fn is_empty(&self, batch: &StepBatch) -> bool {
+        self.objective.is_empty(batch)
+    }
+
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
         let mut grads = Gradients::zeros_like(&self.params)?;
         let pass = self.setup.pass(self.model, batch, 0, None);
-        micro_step(self.model, &self.params, &mut grads, batch, 0, &pass, None).map(|_| ())
+        let objective = (&*self.objective, self.objective.denominator(batch));
+        micro_step(objective, self.model, &self.params, &mut grads, batch, 0, &pass, None).map(|_| ())
     }
 
     fn overlaps(&self) -> bool {
