@@ -37,6 +37,7 @@ pub mod nn;
 pub mod open;
 pub mod ops;
 pub mod optim;
+pub mod parallel;
 pub mod plan;
 pub mod random;
 pub mod reference;

@@ -17,14 +17,15 @@ pub fn bench(criterion: &mut Criterion) {
     let product = 2 * (n * C * vocabulary) as u64;
     group.throughput(Throughput::Elements(product));
     group.bench_function("forward", |bencher| {
-        bencher.iter(|| cpu::forward(&mut losses, black_box(x.f32()), w.f32(), &targets));
+        bencher.iter(|| cpu::forward(&mut losses, black_box(x.f32()), w.f32(), &targets, vocabulary));
     });
     let (mut dx, mut dw) = (vec![0.0; n * C], vec![0.0; vocabulary * C]);
     group.throughput(Throughput::Elements(3 * product));
     group.bench_function("forward and backward", |bencher| {
         bencher.iter(|| {
             let scale = 1.0 / n as f32;
-            cpu::forward_backward(&mut losses, &mut dx, Some(&mut dw), black_box(x.f32()), w.f32(), &targets, scale);
+            let (x, dw) = (black_box(x.f32()), Some(&mut dw[..]));
+            cpu::forward_backward(&mut losses, &mut dx, dw, x, w.f32(), &targets, &[], vocabulary, scale);
         });
     });
     group.finish();

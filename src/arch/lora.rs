@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::config::ModelConfig;
+use super::config::{Mlp, ModelConfig};
 use crate::error::{Error, Result};
 use crate::setting::{Problem, above_zero, below_one, count, one_or_many, one_or_many_schema};
 
@@ -65,15 +65,15 @@ impl LoraConfig {
     ///
     /// # Errors
     /// `Usage` for a target that the model has not.
-    pub fn resolve(&self, family: Family) -> Result<Option<Lora>> {
+    pub fn resolve(&self, names: &'static LoraModules) -> Result<Option<Lora>> {
         let Some(rank) = self.rank else { return Ok(None) };
-        let known: Vec<&str> = family.modules().iter().map(|module| module.name).collect();
+        let known: Vec<&str> = names.modules.iter().map(|module| module.name).collect();
         if let Some(unknown) = self.targets.iter().find(|name| *name != ALL_LINEAR && !known.contains(&name.as_str())) {
-            let mut names = known.clone();
-            names.dedup();
+            let mut listed = known.clone();
+            listed.dedup();
             return Err(Error::usage(format!(
                 "lora.targets: the model has no layer {unknown:?}; give {ALL_LINEAR:?} or some of {}",
-                names.join(", ")
+                listed.join(", ")
             )));
         }
         let all = self.targets.iter().any(|name| name == ALL_LINEAR);
@@ -85,17 +85,8 @@ impl LoraConfig {
             }
         }
         let alpha = self.alpha.unwrap_or(2.0 * rank as f64);
-        Ok(Some(Lora { family, rank, alpha, targets, dropout: self.dropout }))
+        Ok(Some(Lora { names, rank, alpha, targets, dropout: self.dropout }))
     }
-}
-
-/// Whose names the layers have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `GPT2LMHeadModel`.
-    Gpt2,
-    /// `LlamaForCausalLM`.
-    Llama,
 }
 
 /// Which of a block's linear layers a module is, or is part of.
@@ -112,7 +103,7 @@ pub enum Place {
 }
 
 /// A module of a block that can have an adapter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {
     /// The last part of its name.
     pub name: &'static str,
@@ -120,73 +111,57 @@ pub struct Module {
     pub parent: &'static str,
     /// The layer it belongs to.
     pub place: Place,
-    /// Which part of the layer's rows it is: of queries, keys and values, or of gate and up.
-    pub part: usize,
+    /// Which part of the layer's rows it is: of queries, keys and values, or of gate and up; `None` for all of them.
+    pub part: Option<usize>,
 }
 
-impl Family {
-    /// The modules of a block that can have an adapter, in the order in which they are used.
-    pub fn modules(self) -> &'static [Module] {
-        const fn of(parent: &'static str, name: &'static str, place: Place, part: usize) -> Module {
-            Module { name, parent, place, part }
-        }
-        match self {
-            Family::Gpt2 => {
-                const {
-                    &[
-                        of("attn", "c_attn", Place::Qkv, 0),
-                        of("attn", "c_proj", Place::Proj, 0),
-                        of("mlp", "c_fc", Place::Up, 0),
-                        of("mlp", "c_proj", Place::Down, 0),
-                    ]
-                }
-            }
-            Family::Llama => {
-                const {
-                    &[
-                        of("self_attn", "q_proj", Place::Qkv, 0),
-                        of("self_attn", "k_proj", Place::Qkv, 1),
-                        of("self_attn", "v_proj", Place::Qkv, 2),
-                        of("self_attn", "o_proj", Place::Proj, 0),
-                        of("mlp", "gate_proj", Place::Up, 0),
-                        of("mlp", "up_proj", Place::Up, 1),
-                        of("mlp", "down_proj", Place::Down, 0),
-                    ]
-                }
-            }
-        }
+impl Module {
+    /// A module.
+    pub const fn of(parent: &'static str, name: &'static str, place: Place, part: Option<usize>) -> Module {
+        Module { name, parent, place, part }
     }
 
-    /// The full name of a module of block `layer`, as `transformers` has it.
-    pub fn path(self, layer: usize, module: &Module) -> String {
-        let blocks = match self {
-            Family::Gpt2 => "transformer.h",
-            Family::Llama => "model.layers",
-        };
-        format!("{blocks}.{layer}.{}.{}", module.parent, module.name)
-    }
-
-    /// The first of the layer's rows that a module acts on, how many, and its inputs.
-    pub fn extent(self, config: &ModelConfig, module: &Module) -> (usize, usize, usize) {
+    /// The first of the layer's rows that the module acts on, how many, and its inputs.
+    pub fn extent(&self, config: &ModelConfig) -> (usize, usize, usize) {
         let (c, m) = (config.n_embd, config.mlp_dim);
-        match (self, module.place) {
-            (Family::Gpt2, Place::Qkv) => (0, config.qkv_dim(), c),
-            (Family::Llama, Place::Qkv) => {
-                let (q, kv) = (config.attn_dim(), config.n_kv_head * config.head_dim);
-                [(0, q, c), (q, kv, c), (q + kv, kv, c)][module.part]
-            }
-            (_, Place::Proj) => (0, c, config.attn_dim()),
-            (_, Place::Up) => (module.part * m, m, c),
-            (_, Place::Down) => (0, c, m),
+        let (q, kv) = (config.attn_dim(), config.n_kv_head * config.head_dim);
+        let (parts, inputs): (&[usize], usize) = match self.place {
+            Place::Qkv => (&[q, kv, kv], c),
+            Place::Proj => (&[c], q),
+            Place::Up if config.mlp == Mlp::Swiglu => (&[m, m], c),
+            Place::Up => (&[m], c),
+            Place::Down => (&[c], m),
+        };
+        match self.part {
+            Some(part) => (parts[..part].iter().sum(), parts[part], inputs),
+            None => (0, parts.iter().sum(), inputs),
         }
+    }
+}
+
+/// The modules of a kind of model in `transformers`: what its layers are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoraModules {
+    /// What stands before the number of a block.
+    pub blocks: &'static str,
+    /// The modules of a block that can have an adapter, in the order in which they are used.
+    pub modules: &'static [Module],
+    /// Whether the layers' own weights are `[in, out]` (`fan_in_fan_out` of `peft`).
+    pub fan_in_fan_out: bool,
+}
+
+impl LoraModules {
+    /// The full name of a module of block `layer`, as `transformers` has it.
+    pub fn path(&self, layer: usize, module: &Module) -> String {
+        format!("{}.{layer}.{}.{}", self.blocks, module.parent, module.name)
     }
 }
 
 /// The adapters of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
-    /// Whose names the layers have.
-    pub family: Family,
+    /// What the layers are called.
+    pub names: &'static LoraModules,
     /// The rank.
     pub rank: usize,
     /// Corrections are multiplied with `alpha / rank`.
@@ -198,6 +173,12 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// The modules of a block that have an adapter, each with its place among all modules.
+    pub fn adapted(&self) -> impl Iterator<Item = (usize, &'static Module)> {
+        let targeted = |module: &Module| self.targets.iter().any(|target| target == module.name);
+        self.names.modules.iter().enumerate().filter(move |(_, module)| targeted(module))
+    }
+
     /// What corrections are multiplied with.
     pub fn scale(&self) -> f64 {
         self.alpha / self.rank as f64

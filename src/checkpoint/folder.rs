@@ -2,12 +2,14 @@
 //!
 //! Everything is checked before anything large is allocated, and every complaint names the tensor or the key.
 
+use super::family::FAMILIES;
+use super::format::safetensors::{Entry, Weights};
 use super::hf_config::HfConfig;
-use super::llama::Biases;
-use super::safetensors_io::{Entry, Weights};
+use super::kind::{FolderKind, OWN_TYPE};
+use super::table::{HfTensor, Source};
 use super::weight_type::WeightType;
 use super::write::{config_json, transpose};
-use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
+
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result, ResultExt};
@@ -41,18 +43,23 @@ pub fn read_model_folder(folder: &Path) -> Result<ModelFolder> {
     if hf.get("quantization_config").is_some() {
         return Err(hf.error("describes quantized weights, which taper does not read; save the model unquantized"));
     }
-    let kind = hf.text("model_type", "")?;
+    let model_type = hf.text("model_type", "")?;
     let own = own_config(&hf)?;
-    let said = match (kind, &own) {
-        ("gpt2", _) => gpt2::parse(&hf)?,
-        ("llama", _) => llama::parse(&hf)?,
-        ("taper", Some(own)) => own.clone(),
-        ("taper", None) => {
-            return Err(hf.error("has \"model_type\" = \"taper\" and no \"taper\" key with the model's shape"));
+    let kind = match FolderKind::of_type(model_type) {
+        Some(kind) => kind,
+        None if model_type.is_empty() => return Err(hf.error("has no \"model_type\", so it is no model's config")),
+        None => {
+            let known = FAMILIES.map(|family| family.model_type).join(", ");
+            return Err(hf.error(format!("is of model_type \"{model_type}\"; taper reads {known} and its own folders")));
         }
-        ("", _) => return Err(hf.error("has no \"model_type\", so it is no model's config")),
-        (other, _) => {
-            return Err(hf.error(format!("is of model_type \"{other}\"; taper reads gpt2, llama and its own folders")));
+    };
+    let said = match (&kind, &own) {
+        (FolderKind::Family(family), _) => (family.parse)(&hf)?,
+        (FolderKind::Own { .. }, Some(own)) => own.clone(),
+        (FolderKind::Own { .. }, None) => {
+            return Err(
+                hf.error(format!("has \"model_type\" = \"{OWN_TYPE}\" and no \"taper\" key with the model's shape"))
+            );
         }
     };
     said.validate().context(|| format!("reading {}", folder.join("config.json").display()))?;
@@ -67,24 +74,17 @@ pub fn read_model_folder(folder: &Path) -> Result<ModelFolder> {
         )));
     }
     let mut notes = Vec::new();
-    let table_for = |config: &ModelConfig| -> Result<Vec<HfTensor>> {
-        Ok(match kind {
-            "gpt2" => gpt2::table(config),
-            "llama" => llama::table(config, Biases::parse(&hf)?),
-            _ => own_table(config),
-        })
-    };
     let mut config = match own {
-        Some(own) if kind != "taper" => refine(&hf, &said, own, &mut notes)?,
+        Some(own) if kind.family().is_some() => refine(&hf, &said, own, &mut notes)?,
         _ => said.clone(),
     };
-    let mut table = table_for(&config)?;
-    let mut found = resolve(folder, &table, &weights, &config)?;
+    let mut table = kind.table(&config, Some(&hf))?;
+    let mut found = resolve(folder, &kind, &table, &weights, &config)?;
     if let Some(name) = nonzero_among_zeros(&table, &found, &weights)? {
         notes.push(format!("{name} is not zero, so the model is taken to have biases"));
         config = said;
-        table = table_for(&config)?;
-        found = resolve(folder, &table, &weights, &config)?;
+        table = kind.table(&config, Some(&hf))?;
+        found = resolve(folder, &kind, &table, &weights, &config)?;
     }
     let params = gather(&config, &table, &found, &weights)?;
     Ok(ModelFolder { config, params, eos, notes })
@@ -101,14 +101,17 @@ fn own_config(hf: &HfConfig) -> Result<Option<ModelConfig>> {
 /// Our own record of the shape, if it says the same as the other keys do; else what those say, with a note.
 fn refine(hf: &HfConfig, said: &ModelConfig, own: ModelConfig, notes: &mut Vec<String>) -> Result<ModelConfig> {
     let own = ModelConfig { dropout: said.dropout, ..own };
-    let layout = Layout::of(&own);
+    let kind = FolderKind::of(&own);
     let same = own.validate().is_ok() && {
-        let Value::Object(keys) = config_json(&own, &layout, None, WeightType::F32)? else { return Ok(own) };
+        let Value::Object(keys) = config_json(&own, &kind, None, WeightType::F32)? else { return Ok(own) };
         let written = HfConfig::new(Path::new("config.json"), keys);
-        match layout {
-            Layout::Gpt2 => gpt2::parse(&written)? == *said,
-            Layout::Llama => llama::parse(&written)? == *said && Biases::of(&own) == Biases::parse(hf)?,
-            Layout::Own { .. } => false,
+        match kind.family() {
+            // The shapes first: a table is long where a config claims many layers.
+            Some(family) => {
+                (family.parse)(&written)? == *said
+                    && (family.table)(&own, Some(&written))? == (family.table)(&own, Some(hf))?
+            }
+            None => false,
         }
     };
     if same {
@@ -130,6 +133,7 @@ fn eos_of(folder: &Path, hf: &HfConfig) -> Result<Option<u32>> {
 /// Finds every tensor of the table among the weights, and complains of what is missing, misshapen, or left over.
 fn resolve<'a>(
     folder: &Path,
+    kind: &FolderKind,
     table: &[HfTensor],
     weights: &'a Weights,
     config: &ModelConfig,
@@ -137,7 +141,7 @@ fn resolve<'a>(
     let mut used = BTreeSet::new();
     let mut found = Vec::with_capacity(table.len());
     for tensor in table {
-        let Some((name, entry)) = lookup(weights, &tensor.name) else {
+        let Some((name, entry)) = lookup(weights, kind, &tensor.name) else {
             return Err(Error::data(
                 folder,
                 format!("the weights have no tensor {}, which config.json asks for", tensor.name),
@@ -190,17 +194,17 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// A tensor by its full name, or without the prefix that base models leave out.
-fn lookup<'a>(weights: &'a Weights, name: &str) -> Option<(&'a str, &'a Entry)> {
-    let bare = name.strip_prefix("transformer.").or_else(|| name.strip_prefix("model."));
+fn lookup<'a>(weights: &'a Weights, kind: &FolderKind, name: &str) -> Option<(&'a str, &'a Entry)> {
+    let bare = kind.family().and_then(|family| name.strip_prefix(family.prefix));
     [Some(name), bare]
         .into_iter()
         .flatten()
         .find_map(|name| weights.tensors().get_key_value(name).map(|(name, entry)| (name.as_str(), entry)))
 }
 
-/// Constants that older versions of transformers saved with the weights: causal masks and rotary tables.
+/// Constants that older versions of transformers saved with the weights.
 fn is_buffer(name: &str) -> bool {
-    [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"].iter().any(|end| name.ends_with(end))
+    FAMILIES.iter().flat_map(|family| family.constants).any(|end| name.ends_with(end))
 }
 
 /// The first tensor that must be zero (a bias that our model has not) and is not.

@@ -3,10 +3,11 @@
 //! The tokenizer's files and the atomic rename are the caller's. Training writes float32 in one file
 //! ([`write_model_folder`]); what is given away may be narrower and in pieces ([`write_model_folder_as`]).
 
-use super::llama::Biases;
-use super::safetensors_io::Writer;
+use super::format::safetensors::Writer;
+use super::kind::{FolderKind, OWN_TYPE};
+use super::table::{HfTensor, Source};
 use super::weight_type::WeightType;
-use super::{HfTensor, Layout, Source, gpt2, llama, own_table};
+
 use crate::arch::config::ModelConfig;
 use crate::arch::layout::{NamedParam, parameter_shapes};
 use crate::error::{Error, Result};
@@ -99,8 +100,8 @@ pub fn write_model_folder_as(
     packing: Packing,
 ) -> Result<Vec<Written>> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let layout = Layout::of(config);
-    write_json(&folder.join("config.json"), &config_json(config, &layout, eos, packing.weights)?)?;
+    let kind = FolderKind::of(config);
+    write_json(&folder.join("config.json"), &config_json(config, &kind, eos, packing.weights)?)?;
     let mut generation = json!({"_from_model_config": true});
     if let Some(eos) = eos {
         generation["bos_token_id"] = json!(eos);
@@ -108,11 +109,7 @@ pub fn write_model_folder_as(
     }
     write_json(&folder.join("generation_config.json"), &generation)?;
 
-    let table = match layout {
-        Layout::Gpt2 => gpt2::table(config),
-        Layout::Llama => llama::table(config, Biases::of(config)),
-        Layout::Own { .. } => own_table(config),
-    };
+    let table = kind.table(config, None)?;
     let shapes: BTreeMap<String, Vec<usize>> = parameter_shapes(config).into_iter().collect();
     let shards = shards(&table, packing);
     let mut written = Vec::new();
@@ -187,18 +184,17 @@ fn write_tensor(
 }
 
 /// config.json of a model: the keys of its architecture, and our exact shape under "taper".
-pub(super) fn config_json(
+pub(in crate::checkpoint) fn config_json(
     config: &ModelConfig,
-    layout: &Layout,
+    kind: &FolderKind,
     eos: Option<u32>,
     weights: WeightType,
 ) -> Result<Value> {
-    let mut keys = match layout {
-        Layout::Gpt2 => gpt2::keys(config, eos),
-        Layout::Llama => llama::keys(config, eos),
-        Layout::Own { .. } => json!({
-            "architectures": [layout.architecture()],
-            "model_type": "taper",
+    let mut keys = match kind {
+        FolderKind::Family(family) => (family.keys)(config, eos),
+        FolderKind::Own { .. } => json!({
+            "architectures": [kind.architecture()],
+            "model_type": OWN_TYPE,
             "vocab_size": config.vocab_size,
             "bos_token_id": eos,
             "eos_token_id": eos,
@@ -212,7 +208,7 @@ pub(super) fn config_json(
 }
 
 /// `[rows, columns]` to `[columns, rows]`, in tiles, or every read would miss the cache.
-pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(in crate::checkpoint) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];
     for row_0 in (0..rows).step_by(TILE) {
@@ -227,7 +223,7 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
     out
 }
 
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(in crate::checkpoint) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(format!("{value:#}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }

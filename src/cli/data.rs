@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use crate::cli::ui::{Terminal, grouped, print_json, print_line, say};
 use crate::config::Config;
 use crate::data::config::DataFormat;
-use crate::data::inspect::{Decode, Excerpt, excerpt};
+use crate::data::shards::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
     Inspection, Loader, Manifest, PrepareOptions, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect,
     prepare, prepare_sources,

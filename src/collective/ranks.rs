@@ -358,14 +358,13 @@ impl Ranks {
         self.group.as_ref().is_some_and(|group| group.size() > 1 && group.works_on_any_thread())
     }
 
-    /// Gives every rank all shards of a buffer of which it has its own.
+    /// Gives every rank all `shards` of a buffer of which it has its own.
     ///
     /// # Errors
     /// If a rank is gone or late.
-    pub fn all_gather(&self, name: &'static str, data: &mut [f32]) -> Result<()> {
+    pub fn all_gather(&self, name: &'static str, data: &mut [f32], shards: &Shards) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
-        let shards = self.shards(data.len());
-        ordered::all_gather(group.as_ref(), self.call(name), data, &shards, Wire::F32)
+        ordered::all_gather(group.as_ref(), self.call(name), data, shards, Wire::F32)
     }
 
     /// How a flat buffer is divided among ranks.

@@ -11,8 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::http::Client;
+use super::plan::PushOptions;
 use super::plan::local_files;
-use super::push::{PushOptions, push};
+use super::push::push;
 use super::repo::Repo;
 use super::settings::Settings;
 use crate::error::{Error, Result};

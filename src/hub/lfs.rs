@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::answer::Failure;
-use super::http::{Auth, Body, Client, Request, TRANSIENT, Tries};
+use super::answer::TRANSIENT;
+use super::http::{Auth, Body, Client, Request, Tries};
 use super::journal::{Journal, Session};
 use super::plan::{BATCH, PlannedFile};
 use super::remote::text;

@@ -1,31 +1,16 @@
 //! A model folder to the Hub: what is new of it, in one commit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::answer::{About, Failure};
 use super::commit::commit;
 use super::http::Client;
-use super::plan::{self, Plan, PlannedFile, Upload};
+use super::plan::{self, Plan, PlannedFile, PushOptions, Upload};
 use super::remote::{self, Info};
 use super::repo::Repo;
 use super::{create, lfs};
 use crate::error::{Error, Result};
 use crate::ui::Ui;
-
-/// How to push.
-#[derive(Clone, Debug, Default)]
-pub struct PushOptions {
-    /// A repository that has to be made is made private.
-    pub private: bool,
-    /// Open a pull request instead of committing to the branch.
-    pub pr: bool,
-    /// Send the training state along.
-    pub with_state: bool,
-    /// The commit's first line; without one it names the folder.
-    pub message: Option<String>,
-    /// A folder whose files go up in place of the model folder's own, or besides them.
-    pub overlay: Option<PathBuf>,
-}
 
 /// What a push did.
 #[derive(Clone, Debug)]

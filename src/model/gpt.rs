@@ -1,20 +1,18 @@
 //! The GPT: embeddings, blocks, output layer, run on a tape.
 
 use crate::arch::config::{ModelConfig, NormPosition, Position};
+use crate::arch::layout::{ParamSpec, arena, parameter_specs};
 use crate::arch::lora::{Lora, Place};
 use crate::device::Device;
 use crate::error::{Error, Result};
 pub use crate::nn::Pass;
-use crate::nn::{Adapter, Attention, Builder, Cache, Init, MlpLayer, NormLayer, Site, init};
+use crate::nn::{Adapter, Attention, Cache, Keys, MlpLayer, NormLayer, Site, init, named};
 use crate::ops;
 pub use crate::ops::classifier::Loss;
 use crate::ops::classifier::Scale;
 use crate::ops::rope::RopeTable;
 use crate::tape::{Layout, ParamId, Params, Tape, Var};
 use crate::tensor::{DType, Tensor};
-
-/// Standard deviation of initial weights (GPT-2).
-const INIT_STD: f64 = 0.02;
 
 /// A model: its shape and the places of its parameters. The values live in [`Params`].
 ///
@@ -37,7 +35,7 @@ const INIT_STD: f64 = 0.02;
 pub struct Gpt {
     config: ModelConfig,
     layout: Layout,
-    inits: Vec<Init>,
+    specs: Vec<ParamSpec>,
     wte: ParamId,
     wpe: Option<ParamId>,
     blocks: Vec<Block>,
@@ -71,36 +69,45 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::new`].
     pub fn with_adapters(config: ModelConfig, lora: Option<Lora>) -> Result<Gpt> {
+        let rows = config.vocab_size;
+        Gpt::with_rows(config, lora, rows)
+    }
+
+    /// As [`Gpt::with_adapters`], with room for `rows` rows in the token embedding and the output layer (engine rows), so
+    /// that the products of the loss are of an aligned size. Rows beyond the vocabulary are zero and stay so, the
+    /// probability of their tokens is zero, and names, shapes, counts and files know nothing of them.
+    ///
+    /// # Errors
+    /// As [`Gpt::new`], and if `rows` are fewer than the vocabulary.
+    pub fn with_rows(config: ModelConfig, lora: Option<Lora>, rows: usize) -> Result<Gpt> {
         config.validate()?;
-        let mut builder = Builder::default();
-        let (c, v) = (config.n_embd, config.vocab_size);
-        let std_residual = INIT_STD / ((2 * config.n_layer) as f64).sqrt();
-        let wte = builder.normal("wte.weight", &[v, c], INIT_STD);
-        let wpe = (config.position == Position::Learned)
-            .then(|| builder.normal("wpe.weight", &[config.context_length, c], INIT_STD));
+        if rows < config.vocab_size {
+            return Err(Error::usage(format!("{rows} rows cannot hold a vocabulary of {}", config.vocab_size)));
+        }
+        let specs = parameter_specs(&config, lora.as_ref());
+        let layout = arena(&specs, rows);
+        let wte = named(&layout, "wte.weight");
+        let wpe = layout.find("wpe.weight");
         let mut blocks: Vec<Block> = (0..config.n_layer)
             .map(|index| Block {
                 index,
-                norm_1: NormLayer::new(&mut builder, &format!("h.{index}.norm_1"), &config),
-                attention: Attention::new(&mut builder, &format!("h.{index}.attn"), &config, INIT_STD, std_residual),
-                norm_2: NormLayer::new(&mut builder, &format!("h.{index}.norm_2"), &config),
-                mlp: MlpLayer::new(&mut builder, &format!("h.{index}.mlp"), &config, INIT_STD, std_residual),
+                norm_1: NormLayer::new(&layout, &format!("h.{index}.norm_1"), &config),
+                attention: Attention::new(&layout, &format!("h.{index}.attn"), &config),
+                norm_2: NormLayer::new(&layout, &format!("h.{index}.norm_2"), &config),
+                mlp: MlpLayer::new(&layout, &format!("h.{index}.mlp"), &config),
                 norm_position: config.norm_position,
             })
             .collect();
-        let norm_f =
-            (config.norm_position == NormPosition::Pre).then(|| NormLayer::new(&mut builder, "norm_f", &config));
-        let head = if config.tie_embeddings { wte } else { builder.normal("lm_head.weight", &[v, c], INIT_STD) };
+        let norm_f = (config.norm_position == NormPosition::Pre).then(|| NormLayer::new(&layout, "norm_f", &config));
+        let head = layout.find("lm_head.weight").unwrap_or(wte);
         if let Some(lora) = &lora {
-            builder.freeze();
-            blocks.iter_mut().for_each(|block| block.adapt(&mut builder, &config, lora));
+            blocks.iter_mut().for_each(|block| block.adapt(&layout, &config, lora));
         }
-        let (layout, inits) = builder.finish();
         let rope = match config.position {
             Position::Rope => Some(RopeTable::new(config.context_length, config.head_dim, config.rope_theta)?),
             Position::Learned | Position::None => None,
         };
-        Ok(Gpt { config, layout, inits, wte, wpe, blocks, norm_f, head, rope, lora })
+        Ok(Gpt { config, layout, specs, wte, wpe, blocks, norm_f, head, rope, lora })
     }
 
     /// The shape.
@@ -129,7 +136,7 @@ impl Gpt {
     /// # Errors
     /// If memory cannot be had.
     pub fn initialise(&self, seed: u64) -> Result<Params> {
-        init::initialise(&self.layout, &self.inits, seed)
+        init::initialise(&self.layout, &self.specs, seed)
     }
 
     /// Parameters with values by name.
@@ -154,7 +161,7 @@ impl Gpt {
             if self.lora.is_none() || !self.layout.is_trained(id) {
                 return Err(self.no_value(id));
             }
-            params.set(id, &init::initial(self.layout.info(id), &self.inits[id.0], seed))?;
+            params.set(id, &init::initial(self.layout.info(id), &self.specs[id.0].init, seed))?;
         }
         Ok(params)
     }
@@ -190,7 +197,20 @@ impl Gpt {
                 self.config.context_length
             )));
         }
-        let mut x = ops::embedding::embedding(tape, tokens, self.wte, self.wpe, 0, pass.documents.as_ref())?;
+        let stream = self.run(tape, tokens, pass, &mut Keys::Sequence)?;
+        self.last_hidden(tape, stream)
+    }
+
+    /// The residual stream behind the blocks; `tokens` is u32 [B, T].
+    fn run<'a>(&'a self, tape: &mut Tape<'a>, tokens: &Tensor, pass: &Pass, keys: &mut Keys<'_>) -> Result<Stream> {
+        let (wte, wpe) = (self.wte, self.wpe);
+        let mut x = match keys {
+            Keys::Sequence => ops::embedding::embedding(tape, tokens, wte, wpe, 0, pass.documents.as_ref())?,
+            Keys::Cache { past, .. } => ops::embedding::embedding(tape, tokens, wte, wpe, *past, None)?,
+            Keys::Each { pasts, .. } => {
+                Var::constant(ops::embedding::embed_each(tape.params(), tokens, wte, wpe, pasts)?)
+            }
+        };
         if let Some(dropout) = &pass.dropout {
             x = dropout.apply(tape, x, 0, Site::Embedding)?;
         }
@@ -198,15 +218,20 @@ impl Gpt {
         for block in &self.blocks {
             let rope = self.rope.as_ref();
             stream = if pass.recompute && tape.is_recording() {
-                // What is stored between two blocks is one value.
+                // What is stored between two blocks is one value. A tape that records is one of whole sequences.
                 let (x, pass) = (stream.summed(tape)?, pass.clone());
-                Stream::new(
-                    tape.recompute(x, move |tape, x| block.forward(tape, Stream::new(x), rope, &pass)?.summed(tape))?,
-                )
+                Stream::new(tape.recompute(x, move |tape, x| {
+                    block.forward(tape, Stream::new(x), rope, &pass, &mut Keys::Sequence)?.summed(tape)
+                })?)
             } else {
-                block.forward(tape, stream, rope, pass)?
+                block.forward(tape, stream, rope, pass, keys)?
             };
         }
+        Ok(stream)
+    }
+
+    /// The last hidden states, of the stream behind the blocks.
+    fn last_hidden(&self, tape: &mut Tape<'_>, stream: Stream) -> Result<Var> {
         match &self.norm_f {
             Some(norm) => Ok(stream.normed(tape, norm)?.1),
             None => stream.summed(tape),
@@ -226,9 +251,25 @@ impl Gpt {
         scale: f32,
         pass: &Pass,
     ) -> Result<Loss> {
+        self.loss_weighted(tape, tokens, targets, &[], scale, pass)
+    }
+
+    /// [`Gpt::loss`] with a weight for each target (or none: then all are 1).
+    ///
+    /// # Errors
+    /// As [`Gpt::loss`].
+    pub fn loss_weighted<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        tokens: &Tensor,
+        targets: &[u32],
+        weights: &[f32],
+        scale: f32,
+        pass: &Pass,
+    ) -> Result<Loss> {
         let x = self.hidden(tape, tokens, pass)?;
         let scale = Scale { by: scale, loss_scale: pass.loss_scale.as_ref() };
-        ops::classifier::classifier(tape, &x, self.head, targets, scale)
+        ops::classifier::classifier_weighted(tape, &x, self.head, targets, weights, scale)
     }
 
     /// Logits [B, T, V] of whole sequences, without a cache.
@@ -295,14 +336,7 @@ impl Gpt {
     ) -> Result<Tensor> {
         let (batch, new) = (tokens.shape()[0], tokens.shape()[1]);
         let mut tape = Tape::inference(params);
-        let x = ops::embedding::embedding(&mut tape, tokens, self.wte, self.wpe, past, None)?;
-        let mut stream = Stream::new(x);
-        for block in &self.blocks {
-            let layer = &mut cache.layers[block.index];
-            stream = block.combine(&mut tape, stream, &Pass::default(), |tape, x| {
-                block.attention.forward_cached(tape, x, self.rope.as_ref(), layer, (first, past))
-            })?;
-        }
+        let stream = self.run(&mut tape, tokens, &Pass::default(), &mut Keys::Cache { cache, first, past })?;
         let x = stream.summed(&mut tape)?;
         // Only the last position's logits are wanted, and norms act row by row: take those rows out first.
         let c = self.config.n_embd;
@@ -333,18 +367,8 @@ impl Gpt {
         longest: usize,
     ) -> Result<Tensor> {
         let mut tape = Tape::inference(params);
-        let x = ops::embedding::embed_each(params, tokens, self.wte, self.wpe, pasts)?;
-        let mut stream = Stream::new(Var::constant(x));
-        for block in &self.blocks {
-            let layer = &mut cache.layers[block.index];
-            stream = block.combine(&mut tape, stream, &Pass::default(), |tape, x| {
-                block.attention.forward_each(tape, x, self.rope.as_ref(), layer, pasts, longest)
-            })?;
-        }
-        let x = match &self.norm_f {
-            Some(norm) => stream.normed(&mut tape, norm)?.1,
-            None => stream.summed(&mut tape)?,
-        };
+        let stream = self.run(&mut tape, tokens, &Pass::default(), &mut Keys::Each { cache, pasts, longest })?;
+        let x = self.last_hidden(&mut tape, stream)?;
         ops::linear::forward_f32(x.value(), &params.weight(self.head))
     }
 }
@@ -379,18 +403,14 @@ impl Stream {
 }
 
 impl Block {
-    /// Adds the adapters of this block.
-    fn adapt(&mut self, builder: &mut Builder, config: &ModelConfig, lora: &Lora) {
-        for (site, module) in lora.family.modules().iter().enumerate() {
-            if !lora.targets.iter().any(|target| target == module.name) {
-                continue;
-            }
-            let path = lora.family.path(self.index, module);
-            let (first, rows, inputs) = lora.family.extent(config, module);
-            let bound = 1.0 / (inputs as f64).sqrt();
+    /// Gives the layers of this block their adapters.
+    fn adapt(&mut self, layout: &Layout, config: &ModelConfig, lora: &Lora) {
+        for (site, module) in lora.adapted() {
+            let path = lora.names.path(self.index, module);
+            let (first, _, _) = module.extent(config);
             let adapter = Adapter {
-                down: builder.uniform(&format!("{path}.lora_A.weight"), &[lora.rank, inputs], bound),
-                up: builder.zeros(&format!("{path}.lora_B.weight"), &[rows, lora.rank]),
+                down: named(layout, &format!("{path}.lora_A.weight")),
+                up: named(layout, &format!("{path}.lora_B.weight")),
                 first,
                 scale: lora.scale() as f32,
                 site: site as u32,
@@ -405,19 +425,17 @@ impl Block {
         }
     }
 
-    fn forward(&self, tape: &mut Tape<'_>, stream: Stream, rope: Option<&RopeTable>, pass: &Pass) -> Result<Stream> {
-        self.combine(tape, stream, pass, |tape, x| self.attention.forward(tape, x, rope, self.index, pass))
-    }
-
-    /// The block's structure, whatever kind of attention runs inside.
-    fn combine<'t>(
+    fn forward(
         &self,
-        tape: &mut Tape<'t>,
+        tape: &mut Tape<'_>,
         stream: Stream,
+        rope: Option<&RopeTable>,
         pass: &Pass,
-        attend: impl FnOnce(&mut Tape<'t>, &Var) -> Result<Var>,
+        keys: &mut Keys<'_>,
     ) -> Result<Stream> {
-        let drop_out = |tape: &mut Tape<'t>, x: Var, site| match &pass.dropout {
+        let attention = &self.attention;
+        let mut attend = |tape: &mut Tape<'_>, x: &Var| attention.forward(tape, x, rope, self.index, pass, keys);
+        let drop_out = |tape: &mut Tape<'_>, x: Var, site| match &pass.dropout {
             Some(dropout) => dropout.apply(tape, x, self.index, site),
             None => Ok(x),
         };

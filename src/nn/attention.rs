@@ -1,12 +1,13 @@
 //! Causal self-attention: projection to queries, keys and values, rotary positions, attention, projection back.
 
-use super::{Builder, Linear, Pass, Site};
+use super::cache::Cache;
+use super::{Linear, Pass, Site};
 use crate::arch::config::ModelConfig;
 use crate::error::Result;
 use crate::ops;
 use crate::ops::attention::{AttentionDropout, Heads};
 use crate::ops::rope::RopeTable;
-use crate::tape::{Tape, Var};
+use crate::tape::{Layout, Tape, Var};
 use crate::tensor::Tensor;
 
 /// An attention layer's parameters.
@@ -19,29 +20,44 @@ pub struct Attention {
     heads: Heads,
 }
 
+/// Where the keys and values come from that the queries of a pass attend to.
+#[derive(Debug)]
+pub enum Keys<'k> {
+    /// From the pass itself: whole sequences from position 0, or the documents of which they are made.
+    Sequence,
+    /// From a cache and the pass itself: its tokens stand at the positions `past..past + Tq` of the sequences
+    /// `first..first + B` of the cache, and their keys and values are added to it.
+    Cache {
+        /// The cache.
+        cache: &'k mut Cache,
+        /// The first sequence.
+        first: usize,
+        /// Tokens of each that are in the cache.
+        past: usize,
+    },
+    /// The same for one new token of each sequence of the cache, on a GPU, where each may have another length.
+    Each {
+        /// The cache.
+        cache: &'k mut Cache,
+        /// Tokens of each sequence that are in the cache, u32 [S], on the device.
+        pasts: &'k Tensor,
+        /// No sequence has more tokens than this, the new one included.
+        longest: usize,
+    },
+}
+
 impl Attention {
-    /// Adds `NAME.qkv` (rows: queries, keys, values) and `NAME.proj`.
-    pub fn new(builder: &mut Builder, name: &str, config: &ModelConfig, std: f64, std_residual: f64) -> Attention {
-        let (c, d) = (config.n_embd, config.head_dim);
-        let parts = [
-            (format!("{name}.q.weight"), config.n_head * d),
-            (format!("{name}.k.weight"), config.n_kv_head * d),
-            (format!("{name}.v.weight"), config.n_kv_head * d),
-        ];
-        let rows = config.qkv_dim();
-        let qkv = Linear::new(
-            builder.packed(&format!("{name}.qkv.weight"), &[rows, c], std, &parts),
-            builder.bias(&format!("{name}.qkv.bias"), rows, config.qkv_bias),
-        );
-        let proj = Linear::new(
-            builder.normal(&format!("{name}.proj.weight"), &[c, config.attn_dim()], std_residual),
-            builder.bias(&format!("{name}.proj.bias"), c, config.bias),
-        );
-        let heads = Heads { n_head: config.n_head, n_kv_head: config.n_kv_head, head_dim: d };
-        Attention { qkv, proj, heads }
+    /// The layer whose parameters are those of `NAME.qkv` (rows: queries, keys, values) and `NAME.proj`.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn new(layout: &Layout, name: &str, config: &ModelConfig) -> Attention {
+        let linear = |part: &str| Linear::new(layout, &format!("{name}.{part}"));
+        let heads = Heads { n_head: config.n_head, n_kv_head: config.n_kv_head, head_dim: config.head_dim };
+        Attention { qkv: linear("qkv"), proj: linear("proj"), heads }
     }
 
-    /// `x` [B, T, C] to [B, T, C], whole sequences from position 0, or the documents of which they are made.
+    /// `x` [B, T, C] to [B, T, C] in layer `layer` of a pass.
     ///
     /// # Errors
     /// If memory or the device fails.
@@ -52,65 +68,47 @@ impl Attention {
         rope: Option<&RopeTable>,
         layer: usize,
         pass: &Pass,
+        keys: &mut Keys<'_>,
     ) -> Result<Var> {
-        let documents = pass.documents.as_ref();
         let mut qkv = self.qkv.forward(tape, x, layer, pass)?;
         if let Some(table) = rope {
-            qkv = ops::rope::rope(tape, qkv, self.heads, table, 0, documents)?;
+            qkv = match keys {
+                Keys::Sequence => ops::rope::rope(tape, qkv, self.heads, table, 0, pass.documents.as_ref())?,
+                Keys::Cache { past, .. } => ops::rope::rope(tape, qkv, self.heads, table, *past, None)?,
+                Keys::Each { pasts, .. } => {
+                    Var::constant(ops::rope::rotate_each(qkv.into_value(), self.heads, table, pasts)?)
+                }
+            };
         }
-        let dropout = pass.dropout.as_ref().map(|dropout| AttentionDropout {
-            mask: dropout.mask(layer, Site::Attention),
-            sequences: &dropout.sequences,
-        });
-        let y = ops::attention::attention(tape, &qkv, self.heads, dropout, documents)?;
+        let y = self.attend(tape, &qkv, layer, pass, keys)?;
         drop(qkv);
         self.proj.forward(tape, &y, layer, pass)
     }
 
-    /// `x` [B, Tq, C] of the tokens at positions `past..past + Tq` of the sequences `first..first + B`, attending to the
-    /// cache's tokens and to themselves; their keys and values are added to the cache's tensors.
-    ///
-    /// # Errors
-    /// If memory or the device fails.
-    pub fn forward_cached(
-        &self,
-        tape: &mut Tape<'_>,
-        x: &Var,
-        rope: Option<&RopeTable>,
-        (keys, values): &mut (Tensor, Tensor),
-        (first, past): (usize, usize),
-    ) -> Result<Var> {
-        let pass = Pass::default();
-        let mut qkv = self.qkv.forward(tape, x, 0, &pass)?;
-        if let Some(table) = rope {
-            qkv = ops::rope::rope(tape, qkv, self.heads, table, past, None)?;
+    /// Attention itself, between the projections: `qkv` [B, T, (H + 2 K) D] to [B, T, H D].
+    fn attend(&self, tape: &mut Tape<'_>, qkv: &Var, layer: usize, pass: &Pass, keys: &mut Keys<'_>) -> Result<Var> {
+        match keys {
+            Keys::Sequence => {
+                let dropout = pass.dropout.as_ref().map(|dropout| AttentionDropout {
+                    mask: dropout.mask(layer, Site::Attention),
+                    sequences: &dropout.sequences,
+                });
+                ops::attention::attention(tape, qkv, self.heads, dropout, pass.documents.as_ref())
+            }
+            Keys::Cache { cache, first, past } => {
+                let qkv = qkv.value();
+                let mut shape = qkv.shape().to_vec();
+                *shape.last_mut().expect("three axes") = self.heads.n_head * self.heads.head_dim;
+                let mut y = Tensor::empty(qkv.device(), qkv.dtype(), &shape)?;
+                let (keys, values) = &mut cache.layers[layer];
+                ops::attention::forward_cached(&mut y, qkv, keys, values, self.heads, (*first, *past))?;
+                Ok(Var::constant(y))
+            }
+            Keys::Each { cache, pasts, longest } => {
+                let (keys, values) = &mut cache.layers[layer];
+                let y = ops::attention::forward_each(qkv.value(), keys, values, self.heads, pasts, *longest)?;
+                Ok(Var::constant(y))
+            }
         }
-        let mut shape = qkv.value().shape().to_vec();
-        *shape.last_mut().expect("three axes") = self.heads.n_head * self.heads.head_dim;
-        let mut y = Tensor::empty(x.value().device(), x.value().dtype(), &shape)?;
-        ops::attention::forward_cached(&mut y, qkv.value(), keys, values, self.heads, (first, past))?;
-        self.proj.forward(tape, &Var::constant(y), 0, &pass)
-    }
-
-    /// `x` [S, 1, C] of one new token of each sequence of the cache, on a GPU; see [`ops::attention::forward_each`].
-    ///
-    /// # Errors
-    /// If memory or the device fails.
-    pub fn forward_each(
-        &self,
-        tape: &mut Tape<'_>,
-        x: &Var,
-        rope: Option<&RopeTable>,
-        (keys, values): &mut (Tensor, Tensor),
-        pasts: &Tensor,
-        longest: usize,
-    ) -> Result<Var> {
-        let pass = Pass::default();
-        let mut qkv = self.qkv.forward(tape, x, 0, &pass)?.into_value();
-        if let Some(table) = rope {
-            qkv = ops::rope::rotate_each(qkv, self.heads, table, pasts)?;
-        }
-        let y = ops::attention::forward_each(&qkv, keys, values, self.heads, pasts, longest)?;
-        self.proj.forward(tape, &Var::constant(y), 0, &pass)
     }
 }

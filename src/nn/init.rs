@@ -1,98 +1,20 @@
-//! How parameters come into the arena, and what they are at the start.
-//!
-//! GPT-2's initialisation (Radford et al. 2019): normal with standard deviation 0.02, the projections back into the
-//! residual stream scaled by 1/sqrt(2 L), biases zero, norm weights one. A packed parameter is initialised part by part
-//! under each part's own name, so that the queries of a model with fewer key-value heads start as those of one with more.
+//! Initial values of parameters, as [`crate::arch::init`] says what they are: a function of the seed and each (part's) name.
 
+use crate::arch::init::Init;
+use crate::arch::layout::ParamSpec;
 use crate::device::Device;
 use crate::error::Result;
 use crate::random::{Purpose, fill_normal, fill_uniform};
 use crate::tape::{Layout, ParamId, ParamInfo, Params};
 
-/// What a parameter is at the start.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Init {
-    /// All zero.
-    Zeros,
-    /// All one.
-    Ones,
-    /// Uniform between minus this and this.
-    Uniform {
-        /// The bound.
-        bound: f64,
-    },
-    /// Normal with this standard deviation; the parts split the rows of a packed parameter: (name, rows).
-    Normal {
-        /// Standard deviation.
-        std: f64,
-        /// Names and rows of the parts, in order.
-        parts: Vec<(String, usize)>,
-    },
-}
-
-/// Collects parameters in arena order.
-#[derive(Debug, Default)]
-pub struct Builder {
-    layout: Layout,
-    inits: Vec<Init>,
-}
-
-impl Builder {
-    /// Adds a weight with normal values.
-    pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> ParamId {
-        self.packed(name, shape, std, &[(name.to_string(), shape[0])])
-    }
-
-    /// Adds a weight whose rows belong to several parts, each initialised under its own name.
-    pub fn packed(&mut self, name: &str, shape: &[usize], std: f64, parts: &[(String, usize)]) -> ParamId {
-        assert_eq!(parts.iter().map(|(_, rows)| rows).sum::<usize>(), shape[0], "{name}: rows of the parts");
-        self.push(name, shape, Init::Normal { std, parts: parts.to_vec() })
-    }
-
-    /// Adds a vector of zeros where `present`.
-    pub fn bias(&mut self, name: &str, len: usize, present: bool) -> Option<ParamId> {
-        present.then(|| self.push(name, &[len], Init::Zeros))
-    }
-
-    /// Adds a vector of ones.
-    pub fn ones(&mut self, name: &str, len: usize) -> ParamId {
-        self.push(name, &[len], Init::Ones)
-    }
-
-    /// Adds a matrix of uniform values within `bound`.
-    pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f64) -> ParamId {
-        self.push(name, shape, Init::Uniform { bound })
-    }
-
-    /// Adds a matrix of zeros.
-    pub fn zeros(&mut self, name: &str, shape: &[usize]) -> ParamId {
-        self.push(name, shape, Init::Zeros)
-    }
-
-    /// Makes all parameters so far ones that are not trained.
-    pub fn freeze(&mut self) {
-        self.layout.freeze();
-    }
-
-    fn push(&mut self, name: &str, shape: &[usize], init: Init) -> ParamId {
-        self.inits.push(init);
-        self.layout.push(name, shape)
-    }
-
-    /// The finished layout and the initial values' recipe.
-    pub fn finish(self) -> (Layout, Vec<Init>) {
-        (self.layout, self.inits)
-    }
-}
-
 /// Parameters with their initial values: a function of the seed and each (part's) name.
 ///
 /// # Errors
 /// If memory cannot be had.
-pub fn initialise(layout: &Layout, inits: &[Init], seed: u64) -> Result<Params> {
+pub fn initialise(layout: &Layout, specs: &[ParamSpec], seed: u64) -> Result<Params> {
     let mut params = Params::zeros(layout.clone(), Device::Cpu)?;
-    for (index, (info, init)) in layout.infos().iter().zip(inits).enumerate() {
-        params.set(ParamId(index), &initial(info, init, seed))?;
+    for (index, (info, spec)) in layout.infos().iter().zip(specs).enumerate() {
+        params.set(ParamId(index), &initial(info, &spec.init, seed))?;
     }
     Ok(params)
 }

@@ -1,10 +1,10 @@
 //! The feed-forward layer.
 
-use super::{Builder, Linear, Pass};
+use super::{Linear, Pass};
 use crate::arch::config::{Mlp, ModelConfig};
 use crate::error::Result;
 use crate::ops;
-use crate::tape::{Tape, Var};
+use crate::tape::{Layout, Tape, Var};
 
 /// A feed-forward layer's parameters.
 #[derive(Clone, Debug)]
@@ -17,26 +17,14 @@ pub struct MlpLayer {
 }
 
 impl MlpLayer {
-    /// Adds `NAME.up` (or `NAME.gate_up`, gate rows first) and `NAME.down`.
-    pub fn new(builder: &mut Builder, name: &str, config: &ModelConfig, std: f64, std_residual: f64) -> MlpLayer {
-        let (c, m) = (config.n_embd, config.mlp_dim);
-        let up = if config.mlp == Mlp::Swiglu {
-            let parts = [(format!("{name}.gate.weight"), m), (format!("{name}.up.weight"), m)];
-            Linear::new(
-                builder.packed(&format!("{name}.gate_up.weight"), &[2 * m, c], std, &parts),
-                builder.bias(&format!("{name}.gate_up.bias"), 2 * m, config.bias),
-            )
-        } else {
-            Linear::new(
-                builder.normal(&format!("{name}.up.weight"), &[m, c], std),
-                builder.bias(&format!("{name}.up.bias"), m, config.bias),
-            )
-        };
-        let down = Linear::new(
-            builder.normal(&format!("{name}.down.weight"), &[c, m], std_residual),
-            builder.bias(&format!("{name}.down.bias"), c, config.bias),
-        );
-        MlpLayer { kind: config.mlp, up, down }
+    /// The layer whose parameters are those of `NAME.up` (or `NAME.gate_up`, gate rows first) and `NAME.down`.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn new(layout: &Layout, name: &str, config: &ModelConfig) -> MlpLayer {
+        let up = if config.mlp == Mlp::Swiglu { "gate_up" } else { "up" };
+        let linear = |part: &str| Linear::new(layout, &format!("{name}.{part}"));
+        MlpLayer { kind: config.mlp, up: linear(up), down: linear("down") }
     }
 
     /// `x` [B, T, C] to [B, T, C].

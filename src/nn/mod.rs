@@ -1,7 +1,7 @@
 //! Layers built from operators: each knows its parameters' ids and how to run on a tape.
 //!
-//! A layer is made by a `Builder`, which hands out parameters in arena order and remembers how each starts. Initial values
-//! depend on the seed and the parameter's name alone ([`init`]), never on what else the model has.
+//! A layer looks its parameters up, by name, in the arena that [`crate::arch::layout`] laid out. Initial values depend on the
+//! seed and the parameter's name alone ([`init`]), never on what else the model has.
 
 pub mod attention;
 pub mod cache;
@@ -9,9 +9,8 @@ pub mod init;
 pub mod mlp;
 pub mod norm;
 
-pub use attention::Attention;
+pub use attention::{Attention, Keys};
 pub use cache::Cache;
-pub use init::{Builder, Init};
 pub use mlp::MlpLayer;
 pub use norm::NormLayer;
 
@@ -21,7 +20,7 @@ use crate::error::Result;
 use crate::ops;
 use crate::ops::documents::Documents;
 use crate::random::Mask;
-use crate::tape::{ParamId, Tape, Var};
+use crate::tape::{Layout, ParamId, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Where dropout stands within a layer; part of the key of its mask.
@@ -112,8 +111,12 @@ pub struct Adapter {
 }
 
 impl Linear {
-    /// A layer without adapters.
-    pub fn new(weight: ParamId, bias: Option<ParamId>) -> Linear {
+    /// The layer whose parameters are `NAME.weight` and, where there is one, `NAME.bias`, without adapters.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn new(layout: &Layout, name: &str) -> Linear {
+        let (weight, bias) = layer(layout, name);
         Linear { weight, bias, adapters: Vec::new() }
     }
 
@@ -135,4 +138,17 @@ impl Linear {
         }
         Ok(y)
     }
+}
+
+/// The parameters `NAME.weight` and, where there is one, `NAME.bias`.
+fn layer(layout: &Layout, name: &str) -> (ParamId, Option<ParamId>) {
+    (named(layout, &format!("{name}.weight")), layout.find(&format!("{name}.bias")))
+}
+
+/// The parameter of this name.
+///
+/// # Panics
+/// If there is none: a layer asks for what the list of parameters does not have.
+pub(crate) fn named(layout: &Layout, name: &str) -> ParamId {
+    layout.find(name).unwrap_or_else(|| panic!("the model's list of parameters has no {name}"))
 }

@@ -1,10 +1,10 @@
 //! LayerNorm or RMSNorm, as the config says.
 
-use super::Builder;
+use super::layer;
 use crate::arch::config::{ModelConfig, Norm};
 use crate::error::Result;
 use crate::ops;
-use crate::tape::{ParamId, Tape, Var};
+use crate::tape::{Layout, ParamId, Tape, Var};
 
 /// A norm's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -16,11 +16,12 @@ pub struct NormLayer {
 }
 
 impl NormLayer {
-    /// Adds the parameters `NAME.weight` and, for LayerNorm with `bias`, `NAME.bias`.
-    pub fn new(builder: &mut Builder, name: &str, config: &ModelConfig) -> NormLayer {
-        let weight = builder.ones(&format!("{name}.weight"), config.n_embd);
-        let with_bias = config.norm == Norm::Layernorm && config.bias;
-        let bias = builder.bias(&format!("{name}.bias"), config.n_embd, with_bias);
+    /// The norm whose parameters are `NAME.weight` and, where there is one, `NAME.bias`.
+    ///
+    /// # Panics
+    /// If there is no such norm.
+    pub fn new(layout: &Layout, name: &str, config: &ModelConfig) -> NormLayer {
+        let (weight, bias) = layer(layout, name);
         NormLayer { kind: config.norm, weight, bias, eps: config.norm_eps as f32 }
     }
 

@@ -154,11 +154,11 @@ fn once_a_step(job: &Job, choice: Choice, layout: Layout, rates: &Rates, world: 
     let part = if choice.shard_optimizer { world as f64 } else { 1.0 };
     // Cleared once a lane; each sum in the tree reads two buffers and writes one.
     let tree = 4.0 * n * lanes + 12.0 * n * (lanes - 1.0);
-    // Weights and moments read and written, the gradient read, the copy written.
+    // Weights and optimizer state read and written, the gradient read, the copy written.
     let copy = if size < 4 { size as f64 } else { 0.0 };
     vec![
         rates.stream("lanes", tree),
         rates.stream("gradient norm", 4.0 * n / part),
-        rates.stream("AdamW", (28.0 + copy) * n / part),
+        rates.stream("AdamW", (12.0 + 2.0 * job.state_bytes as f64 + copy) * n / part),
     ]
 }

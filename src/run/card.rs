@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::arch::ModelConfig;
 use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, Loading, render};
-use crate::checkpoint::Layout;
+use crate::checkpoint::FolderKind;
 use crate::checkpoint::state::TrainingState;
 use crate::config::Config;
 use crate::data::config::DataFormat;
@@ -126,10 +126,9 @@ pub fn card_sample(config: &Config, sample: &Sample) -> CardSample {
 /// What the model alone tells.
 pub fn of_model(gpt: &Gpt) -> CardFacts {
     let model = gpt.config();
-    let loading = match Layout::of(model) {
-        Layout::Gpt2 => Loading::Transformers { class: "GPT2LMHeadModel".into() },
-        Layout::Llama => Loading::Transformers { class: "LlamaForCausalLM".into() },
-        Layout::Own { reasons } => Loading::TaperOnly { because: reasons },
+    let loading = match FolderKind::of(model) {
+        FolderKind::Family(family) => Loading::Transformers { class: family.class.into() },
+        FolderKind::Own { reasons } => Loading::TaperOnly { because: reasons },
     };
     CardFacts {
         loading,

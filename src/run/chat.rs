@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::chat::ChatTemplate;
+use crate::data::chat::conversation::{self, Conversations, Encoding};
+use crate::data::chat::store::{self as store, Record};
 use crate::data::config::DataConfig;
-use crate::data::conversation::{self, Conversations, Encoding};
-use crate::data::conversation_store::{self as store, Record};
 use crate::data::{Packed, Sequences, Tokenizer};
 use crate::error::{Error, Result};
 use crate::open;

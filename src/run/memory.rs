@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
+use crate::optim::rule;
 use crate::train::config::{MicroBatch, Precision};
 use crate::train::{batch, lanes};
 
@@ -16,6 +17,7 @@ pub(super) fn memory<'m>(config: &Config, model: &'m Gpt, device: Device) -> bat
         model: model.config(),
         parameters: model.layout().parameters(),
         trained: model.layout().trained_infos().map(|(info, _)| info.len()).sum(),
+        state_bytes: rule::state_bytes(&config.optimizer),
         recompute: config.train.recompute,
         dtype,
         on_gpu: device != Device::Cpu,

@@ -10,7 +10,7 @@ use crate::checkpoint::store::Store;
 use crate::collective::ranks::{EndProcess, Summation};
 use crate::collective::{Collective, Ranks, Wire, fault, launch, rendezvous, supervisor};
 use crate::config::Config;
-use crate::data::{Rows, Sequences};
+use crate::data::{Batch, Sequences};
 use crate::error::{Error, Result};
 use crate::run::folder::binary_hash;
 use crate::train::config::{Communication, Reduction};
@@ -137,7 +137,7 @@ fn fingerprint(train: &Sequences) -> Result<String> {
         Sequences::Packed(packed) => {
             let last = packed.rows().saturating_sub(1);
             for index in 0..PIECES {
-                let mut rows = Rows::default();
+                let mut rows = Batch::default();
                 packed.append(last * index / (PIECES - 1), &mut rows);
                 [&rows.inputs, &rows.targets, &rows.begins]
                     .into_iter()

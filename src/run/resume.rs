@@ -44,19 +44,23 @@ pub(super) fn find_state(
 /// Gives every rank what rank 0 has `found`.
 fn sent_by_root(ranks: &Ranks, found: Option<(TrainingState, ArenaData)>) -> Result<(TrainingState, ArenaData)> {
     let wrong = |why: String| Error::Training(format!("rank 0 sent a checkpoint that cannot be read: {why}"));
-    let (mut json, mut numbers) = (Vec::new(), [const { Vec::new() }; 3]);
+    let (mut json, mut weights, mut slots) = (Vec::new(), Vec::new(), Vec::new());
     if let Some((state, arena)) = found {
-        json = serde_json::to_vec(&state).map_err(|error| wrong(error.to_string()))?;
-        numbers = [arena.weights, arena.m, arena.v];
+        let names: Vec<&String> = arena.slots.iter().map(|(name, _)| name).collect();
+        json = serde_json::to_vec(&(&state, names)).map_err(|error| wrong(error.to_string()))?;
+        (weights, slots) = (arena.weights, arena.slots);
     }
     let json = ranks.gather_after_work("checkpoint", &json)?.swap_remove(0);
-    let state = serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
+    let told = serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
+    let (state, names): (TrainingState, Vec<String>) = told;
     let send = |mine: Vec<f32>| -> Result<Vec<f32>> {
         let bytes = ranks.gather_after_work("checkpoint", bytemuck::cast_slice(&mine))?.swap_remove(0);
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     };
-    let [weights, m, v] = numbers;
-    Ok((state, ArenaData { weights: send(weights)?, m: send(m)?, v: send(v)? }))
+    let weights = send(weights)?;
+    let mut own = slots.into_iter().map(|(_, values)| values);
+    let slots = names.into_iter().map(|name| Ok((name, send(own.next().unwrap_or_default())?)));
+    Ok((state, ArenaData { weights, slots: slots.collect::<Result<_>>()? }))
 }
 
 /// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other

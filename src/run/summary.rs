@@ -1,6 +1,6 @@
 //! What a run says of itself before the first step: what was resolved.
 
-use crate::checkpoint::Layout;
+use crate::checkpoint::FolderKind;
 use crate::data::Sequences;
 use crate::data::config::DataFormat;
 use crate::run::hardware::device_words;
@@ -90,7 +90,7 @@ pub fn summary(prepared: &Prepared, probe_seconds: f64, done: u64) -> String {
             ),
         );
     }
-    if let Layout::Own { reasons } = Layout::of(model) {
+    if let FolderKind::Own { reasons } = FolderKind::of(model) {
         lines.push(format!("NOTE        checkpoints will NOT load in transformers: {}", reasons.join("; ")));
     }
     if prepared.streams.val.is_none() {

@@ -135,13 +135,7 @@ impl Prepared {
 
     fn engine(&self, params: Params) -> Result<Box<dyn Engine + '_>> {
         let config = &self.config;
-        let hyper = Hyper {
-            beta1: config.optimizer.beta1,
-            beta2: config.optimizer.beta2,
-            eps: config.optimizer.eps,
-            weight_decay: config.optimizer.weight_decay,
-            clip_norm: config.stability.clip_norm.value(),
-        };
+        let hyper = Hyper { optimizer: config.optimizer, clip_norm: config.stability.clip_norm.value() };
         Ok(match self.engine {
             EngineKind::Native => {
                 let (seed_dropout, recompute) = (config.run.seed_dropout(), config.train.recompute);

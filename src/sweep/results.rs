@@ -6,14 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Sweep;
-use super::plan::{PlannedRun, jobs};
+use super::config::{JOURNAL, Sweep};
+use super::jobs::{PlannedRun, jobs};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{EventLog, Reason};
-
-/// The journal of a sweep: one line for each run that ended, in the sweep's folder.
-pub const JOURNAL: &str = "jobs.jsonl";
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -5,131 +5,10 @@
 //! Parameters that stay as they are (under adapters) stand first, and have no gradients: buffers of gradients and moments
 //! begin where they end.
 
+pub use super::layout::{ALIGN, Layout, ParamId, ParamInfo};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
-
-/// Each parameter starts at a multiple of this many elements, so that vector loads are aligned. The gap holds zeros.
-pub const ALIGN: usize = 16;
-
-/// Which parameter: its place in the arena's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ParamId(pub usize);
-
-/// A parameter's name, shape and place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParamInfo {
-    /// The name, such as `h.0.attn.qkv.weight`.
-    pub name: String,
-    /// Extents; linear weights are [out, in].
-    pub shape: Vec<usize>,
-    /// First element in the flat buffer.
-    pub offset: usize,
-}
-
-impl ParamInfo {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether the parameter has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The range of the flat buffer.
-    pub fn range(&self) -> std::ops::Range<usize> {
-        self.offset..self.offset + self.len()
-    }
-
-    /// Whether weight decay acts on it: tensors of two or more dimensions, embeddings included (the nanoGPT rule).
-    pub fn decays(&self) -> bool {
-        self.shape.len() >= 2
-    }
-}
-
-/// Names, shapes and places of all parameters of a model.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Layout {
-    infos: Vec<ParamInfo>,
-    len: usize,
-    /// Elements of the parameters that are not trained: the first ones.
-    frozen: usize,
-}
-
-impl Layout {
-    /// Appends a parameter and gives its id.
-    pub fn push(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
-        let info = ParamInfo { name: name.into(), shape: shape.to_vec(), offset: self.len };
-        self.len += info.len().next_multiple_of(ALIGN);
-        self.infos.push(info);
-        ParamId(self.infos.len() - 1)
-    }
-
-    /// Makes all parameters so far ones that are not trained.
-    pub fn freeze(&mut self) {
-        self.frozen = self.len;
-    }
-
-    /// Elements of the flat buffer before those that are trained, gaps included.
-    pub fn frozen(&self) -> usize {
-        self.frozen
-    }
-
-    /// Elements of the flat buffers of gradients and moments, gaps included.
-    pub fn trained(&self) -> usize {
-        self.len - self.frozen
-    }
-
-    /// Whether a parameter is trained.
-    pub fn is_trained(&self, id: ParamId) -> bool {
-        self.infos[id.0].offset >= self.frozen
-    }
-
-    /// The parameters that are trained, each with its range in the buffers of gradients and moments.
-    pub fn trained_infos(&self) -> impl Iterator<Item = (&ParamInfo, std::ops::Range<usize>)> {
-        let trained = self.infos.iter().filter(|info| info.offset >= self.frozen);
-        trained.map(|info| (info, info.offset - self.frozen..info.offset - self.frozen + info.len()))
-    }
-
-    /// All parameters in arena order.
-    pub fn infos(&self) -> &[ParamInfo] {
-        &self.infos
-    }
-
-    /// One parameter.
-    pub fn info(&self, id: ParamId) -> &ParamInfo {
-        &self.infos[id.0]
-    }
-
-    /// The parameter of this name.
-    pub fn find(&self, name: &str) -> Option<ParamId> {
-        self.infos.iter().position(|info| info.name == name).map(ParamId)
-    }
-
-    /// Elements of the flat buffer, gaps included.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are no parameters.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Elements of all parameters, gaps not included.
-    pub fn parameters(&self) -> usize {
-        self.infos.iter().map(ParamInfo::len).sum()
-    }
-
-    /// The parameter that holds the element `index` of the flat buffer (None in a gap or past the end).
-    pub fn owner(&self, index: usize) -> Option<ParamId> {
-        let after = self.infos.partition_point(|info| info.offset <= index);
-        let id = after.checked_sub(1)?;
-        self.infos[id].range().contains(&index).then_some(ParamId(id))
-    }
-}
 
 /// The values of all parameters: fp32 master weights in one flat buffer, and in mixed precision a copy in the compute
 /// dtype in a second, which the optimizer writes in the same pass.
@@ -168,6 +47,12 @@ impl Params {
         self.compute.as_ref().unwrap_or(&self.flat).view(info.offset, &info.shape)
     }
 
+    /// [`Params::weight`] with the spare rows, which are zero.
+    pub fn padded_weight(&self, id: ParamId) -> Tensor {
+        let info = self.layout.info(id);
+        self.compute.as_ref().unwrap_or(&self.flat).view(info.offset, &info.padded_shape())
+    }
+
     /// The dtype of activations and of [`Params::weight`].
     pub fn compute_dtype(&self) -> DType {
         self.compute.as_ref().map_or(DType::F32, Tensor::dtype)
@@ -203,7 +88,7 @@ impl Params {
     pub fn load(&mut self, values: &[f32]) -> Result<()> {
         assert_eq!(values.len(), self.layout.trained(), "values of all trained parameters");
         let values = Tensor::from_f32(values, &[values.len()])?.to_device(self.flat.device())?;
-        self.flat.copy_part(self.layout.frozen, &values)?;
+        self.flat.copy_part(self.layout.frozen(), &values)?;
         self.renew_compute()
     }
 
@@ -225,7 +110,7 @@ impl Params {
 
     /// The master weights of the parameters that are trained: the end of the buffer.
     pub fn trained(&self) -> Tensor {
-        self.flat.view(self.layout.frozen, &[self.layout.trained()])
+        self.flat.view(self.layout.frozen(), &[self.layout.trained()])
     }
 
     /// The whole buffer, to be changed. It does not renew the compute copy.
@@ -307,7 +192,7 @@ impl Gradients {
     fn range(&self, id: ParamId) -> std::ops::Range<usize> {
         let info = self.layout.info(id);
         assert!(self.wants(id), "{} has no gradient: it is not trained", info.name);
-        let first = info.offset - self.layout.frozen;
+        let first = info.offset - self.layout.frozen();
         first..first + info.len()
     }
 
@@ -337,6 +222,16 @@ impl Gradients {
     pub fn of_mut(&mut self, id: ParamId) -> &mut [f32] {
         let range = self.range(id);
         &mut self.flat.f32_mut()[range]
+    }
+
+    /// [`Gradients::wanted`], and the room for the gradient of the parameter's spare rows behind it. What is added there must
+    /// be zero.
+    pub fn wanted_padded(&mut self, id: ParamId) -> Option<&mut [f32]> {
+        let elements = self.layout.info(id).padded_shape().iter().product::<usize>();
+        self.wants(id).then(|| {
+            let first = self.range(id).start;
+            &mut self.flat.f32_mut()[first..first + elements]
+        })
     }
 
     /// [`Gradients::of_mut`], if there is a gradient of this parameter.

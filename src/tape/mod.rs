@@ -8,8 +8,12 @@
 //! An inference tape records nothing.
 
 pub mod arena;
+pub mod layout;
+pub mod role;
 
-pub use arena::{Gradients, Layout, ParamId, ParamInfo, Params};
+pub use arena::{Gradients, Params};
+pub use layout::{Layout, ParamId, ParamInfo};
+pub use role::Role;
 
 use crate::error::Result;
 use crate::tensor::Tensor;

@@ -37,12 +37,13 @@ pub struct Base {
 impl Base {
     /// The model `name`, whose weights are the part of `params` that is not trained.
     pub fn new(name: String, params: &Params) -> Base {
-        let weights = &params.flat().f32()[..params.layout().frozen()];
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        weights.chunks(1 << 16).for_each(|part| {
-            let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hash.update(&bytes);
-        });
+        for piece in params.layout().frozen_pieces() {
+            params.flat().f32()[piece].chunks(1 << 16).for_each(|part| {
+                let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hash.update(&bytes);
+            });
+        }
         Base { name, hash: format!("{:016x}", hash.digest()) }
     }
 }

@@ -4,7 +4,7 @@
 //! nothing of ours took part in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 use taper::checkpoint::read_model_folder;
@@ -150,9 +150,7 @@ fn a_bad_line_is_named_with_what_is_wrong() {
 }
 
 fn taper(arguments: &[&str], folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.args(arguments).current_dir(folder).env("RAYON_NUM_THREADS", "2").env("HF_HUB_OFFLINE", "1");
-    command.output().unwrap()
+    crate::program::taper(folder).args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -7,8 +7,10 @@ use super::common::{
 use candle_core::{DType, Device, Result, Tensor as CTensor, Var as CVar};
 use std::collections::BTreeMap;
 use taper::arch::config::ModelConfig;
+use taper::arch::init::Init;
+use taper::arch::layout::{arena, parameter_specs};
 use taper::model::gpt::Pass;
-use taper::nn::{Attention, Builder, Dropout, Site};
+use taper::nn::{Attention, Dropout, Keys, Site};
 use taper::random::Mask;
 use taper::reference::ops;
 use taper::tape::{Gradients, Tape, Var};
@@ -222,10 +224,16 @@ fn the_mean_over_many_masks_is_the_pass_without() {
     const SAMPLES: usize = 3000;
     let config = shape();
     let (t, c) = (5, config.n_embd);
-    let mut builder = Builder::default();
-    let attention = Attention::new(&mut builder, "attn", &config, 0.4, 0.4);
-    let (layout, inits) = builder.finish();
-    let params = taper::nn::init::initialise(&layout, &inits, 1).unwrap();
+    // Larger weights than a model starts with, and biases of zero.
+    let mut specs = parameter_specs(&config, None);
+    for spec in &mut specs {
+        if let Init::Normal { std, .. } = &mut spec.init {
+            *std = 0.4;
+        }
+    }
+    let layout = arena(&specs, config.vocab_size);
+    let attention = Attention::new(&layout, "h.0.attn", &config);
+    let params = taper::nn::init::initialise(&layout, &specs, 1).unwrap();
     let mut next = noise(2);
     let x: Vec<f32> = (0..t * c).map(|_| next()).collect();
     let once = Var::constant(Tensor::from_f32(&x, &[1, t, c]).unwrap());
@@ -234,8 +242,9 @@ fn the_mean_over_many_masks_is_the_pass_without() {
 
     let pass = Pass { dropout: Some(dropout.clone()), ..Pass::default() };
     let mut tape = Tape::inference(&params);
-    let expected = attention.forward(&mut tape, &once, None, 1, &Pass::default()).unwrap();
-    let found = attention.forward(&mut tape, &Var::constant(many.clone()), None, 1, &pass).unwrap();
+    let expected = attention.forward(&mut tape, &once, None, 1, &Pass::default(), &mut Keys::Sequence).unwrap();
+    let found =
+        attention.forward(&mut tape, &Var::constant(many.clone()), None, 1, &pass, &mut Keys::Sequence).unwrap();
     mean_is(&found.value().f32().chunks(t * c).collect::<Vec<_>>(), expected.value().f32());
     for site in [Site::Embedding, Site::AttentionOut, Site::MlpOut] {
         let found = dropout.apply(&mut tape, Var::constant(many.clone()), 1, site).unwrap();

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::arch::layout::parameter_shapes;
-use taper::checkpoint::{Layout, ModelFolder, read_model_folder, write_model_folder};
+use taper::checkpoint::{FolderKind, ModelFolder, read_model_folder, write_model_folder};
 use taper::reference::{Precision, Reference};
 use tempfile::TempDir;
 
@@ -94,16 +94,16 @@ fn every_shape_comes_back_exactly() {
             ..base()
         };
         let eos = [None, Some(7)][index / 2 % 2];
-        let layout = Layout::of(&config);
+        let layout = FolderKind::of(&config);
         *kinds.entry(layout.architecture()).or_insert(0) += 1;
         // Folders are made durable, which takes its time: of our own layout, where names are names, a sample will do.
-        if matches!(layout, Layout::Own { .. }) && index % 13 != 0 {
+        if matches!(layout, FolderKind::Own { .. }) && index % 13 != 0 {
             continue;
         }
         let (dir, params) = written(&config, eos);
         let read = read_model_folder(dir.path()).unwrap();
         assert_eq!(read, ModelFolder { config: config.clone(), params, eos, notes: vec![] });
-        if let Layout::Own { reasons } = &layout {
+        if let FolderKind::Own { reasons } = &layout {
             assert!(!reasons.is_empty());
             assert_eq!(json_of(&dir.path().join("config.json"))["model_type"], "taper");
         }
@@ -116,14 +116,14 @@ fn every_shape_comes_back_exactly() {
 
 #[test]
 fn a_shape_of_our_own_says_which_options_cause_it() {
-    let reasons = |config: ModelConfig| match Layout::of(&config) {
-        Layout::Own { reasons } => reasons.join("; "),
+    let reasons = |config: ModelConfig| match FolderKind::of(&config) {
+        FolderKind::Own { reasons } => reasons.join("; "),
         other => panic!("{other:?}"),
     };
     let text = reasons(ModelConfig { position: Position::Rope, ..base() });
     assert_eq!(text, "position = \"rope\" (GPT-2 has learned positions)");
     let llama = ModelConfig { norm: Norm::Rmsnorm, position: Position::Rope, mlp: Mlp::Swiglu, ..base() };
-    assert_eq!(Layout::of(&llama), Layout::Llama);
+    assert_eq!(FolderKind::of(&llama).family().map(|family| family.name), Some("Llama"));
     assert_eq!(
         reasons(ModelConfig { mlp: Mlp::Gelu, n_kv_head: 1, ..llama.clone() }),
         "an mlp other than \"swiglu\" (Llama has only that)"
@@ -296,13 +296,13 @@ fn transformers_loads_our_folders() {
             .unwrap();
         assert!(run.status.success(), "{config:?}\n{}", String::from_utf8_lossy(&run.stderr));
         let result: Value = serde_json::from_slice(&run.stdout).unwrap();
-        assert_eq!(result["architecture"], Layout::of(config).architecture());
+        assert_eq!(result["architecture"], FolderKind::of(config).architecture());
         assert_eq!(result["predictions"], ids.len() - 1);
         let theirs: Vec<Vec<f64>> = serde_json::from_slice(&std::fs::read(&logits_file).unwrap()).unwrap();
         let ours = logits(config, &params, &ids[..5], 1, 5);
         let off = theirs.concat().iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(theirs.concat().len() == ours.len() && off < 1e-5, "{config:?}: logits are off by {off:e}");
-        println!("{}: logits to {off:.1e}, {}", Layout::of(config).architecture(), result["loss"]);
+        println!("{}: logits to {off:.1e}, {}", FolderKind::of(config).architecture(), result["loss"]);
         // Windows of five inputs, as in `taper eval`.
         let mut sum = 0.0;
         for start in (0..13).step_by(5) {

@@ -263,7 +263,7 @@ fn is_shards(input: &str) -> bool {
     if !path.is_dir() {
         return is_bin(path);
     }
-    path.join(crate::data::manifest::MANIFEST).is_file()
+    path.join(crate::data::shards::manifest::MANIFEST).is_file()
         || std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_bin(&e.path()))))
 }
 

@@ -6,7 +6,7 @@ use crate::checkpoint::adapter;
 use crate::checkpoint::convert::{Biases, change_biases, crop_vocabulary};
 use crate::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use crate::checkpoint::llmc::{GPT2_VOCABULARY, read_llmc};
-use crate::checkpoint::{Layout, ModelFolder, Packing, WeightType, write_model_folder_as};
+use crate::checkpoint::{FolderKind, ModelFolder, Packing, WeightType, write_model_folder_as};
 use crate::cli::ui::{Terminal, note, say};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -177,7 +177,7 @@ impl ModelWithTokenizer {
             }
             Ok(())
         })?;
-        if let Layout::Own { reasons } = Layout::of(config) {
+        if let FolderKind::Own { reasons } = FolderKind::of(config) {
             reasons.iter().for_each(|reason| note(&format!("this model will not load in transformers: {reason}")));
         }
         let files = if files == 1 { String::new() } else { format!(", weights in {files} files") };

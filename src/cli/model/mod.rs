@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::arch::ModelConfig;
-use crate::checkpoint::{Layout, write_model_folder};
+use crate::checkpoint::{FolderKind, write_model_folder};
 use crate::cli::model::convert::appear;
 use crate::cli::ui::{Terminal, grouped, note, print_json, print_line, say};
 use crate::config::Config;
@@ -112,17 +112,17 @@ fn info(args: &Info) -> Result<()> {
 }
 
 fn as_json(model: &Gpt) -> Result<Value> {
-    let (shape, layout) = (model.config(), Layout::of(model.config()));
+    let (shape, kind) = (model.config(), FolderKind::of(model.config()));
     let ((decayed, _), (kept, _)) = groups(model);
     let mut value = json!({
-        "architecture": layout.architecture(),
+        "architecture": kind.architecture(),
         "parameters": model.layout().parameters(),
         "parameters_non_embedding": model.parameters_non_embedding(),
         "parameters_decayed": decayed,
         "parameters_not_decayed": kept,
         "flops_per_token": shape.flops_per_token(),
-        "loads_in_transformers": layout.loads_in_transformers(),
-        "obstacles": obstacles(&layout),
+        "loads_in_transformers": kind.loads_in_transformers(),
+        "obstacles": kind.obstacles(),
     });
     if let (Value::Object(all), Value::Object(keys)) = (&mut value, shape_json(shape)?) {
         all.extend(keys);
@@ -131,11 +131,11 @@ fn as_json(model: &Gpt) -> Result<Value> {
 }
 
 fn print_table(model: &Gpt) -> Result<()> {
-    let (shape, layout) = (model.config(), Layout::of(model.config()));
+    let (shape, kind) = (model.config(), FolderKind::of(model.config()));
     let ((decayed, decayed_tensors), (kept, kept_tensors)) = groups(model);
-    let obstacles = obstacles(&layout);
+    let obstacles = kind.obstacles();
     let rows = [
-        ("architecture", layout.architecture().to_string()),
+        ("architecture", kind.architecture().to_string()),
         ("parameters", grouped(model.layout().parameters() as u64)),
         ("  without embeddings", grouped(model.parameters_non_embedding() as u64)),
         ("  decayed", format!("{} in {decayed_tensors} tensors of two or more dimensions", grouped(decayed as u64))),
@@ -165,13 +165,6 @@ fn groups(model: &Gpt) -> ((usize, usize), (usize, usize)) {
         group.fold((0, 0), |(values, tensors), info| (values + info.len(), tensors + 1))
     };
     (sum(true), sum(false))
-}
-
-fn obstacles(layout: &Layout) -> Vec<String> {
-    match layout {
-        Layout::Gpt2 | Layout::Llama => Vec::new(),
-        Layout::Own { reasons } => reasons.clone(),
-    }
 }
 
 fn shape_json(shape: &ModelConfig) -> Result<Value> {
@@ -229,8 +222,8 @@ fn init(args: &InitArgs) -> Result<()> {
             write_model_folder(folder, model.config(), &params, tokenizer.eot())?;
             tokenizer.save(folder, model.config().context_length)
         })?;
-        let layout = Layout::of(model.config());
-        for reason in obstacles(&layout) {
+        let kind = FolderKind::of(model.config());
+        for reason in kind.obstacles() {
             note(&format!("this model will not load in transformers: {reason}"));
         }
         say(&format!("wrote {} ({} parameters)", out.display(), grouped(model.layout().parameters() as u64)));

@@ -33,6 +33,10 @@ impl Console {
 }
 
 impl Observer for Console {
+    fn note(&mut self, text: &str) {
+        note(text);
+    }
+
     fn event(&mut self, event: &Event) {
         match event {
             Event::Step(step) => {

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 const CHUNK_ELEMENTS: usize = 256 << 20;
 /// Rows start at addresses of 16 bytes.
 const STRIDE: usize = 8;
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 
 /// Distance of rows of logits, in elements.
 fn stride(v: usize) -> usize {
@@ -34,11 +34,14 @@ pub struct Back<'t> {
     pub dx: &'t mut Tensor,
     /// The device address of the gradient of `w`, f32, added to, where it is wanted.
     pub dw: Option<u64>,
+    /// What each row's loss counts, f32 [N] on the device, where not all count 1.
+    pub weights: Option<&'t Tensor>,
     /// The factor of both.
     pub scale: Scale<'t>,
 }
 
-/// See [`super::cpu::forward`] and [`super::cpu::forward_backward`].
+/// See [`super::cpu::forward`] and [`super::cpu::forward_backward`]: `w` [R, C] has `v` rows of the vocabulary and zeros behind
+/// them.
 ///
 /// # Errors
 /// If memory or the device fails.
@@ -46,24 +49,24 @@ pub fn forward(
     gpu: &'static Gpu,
     losses: &mut Tensor,
     x: &Tensor,
-    w: &Tensor,
+    (w, v): (&Tensor, usize),
     targets: &[u32],
     mut back: Option<Back<'_>>,
 ) -> Result<()> {
-    let (n, c, v, dtype) = (targets.len(), x.last(), w.shape()[0], x.dtype());
+    let (n, c, extent, dtype) = (targets.len(), x.last(), w.shape()[0], x.dtype());
     if n == 0 {
         return Ok(());
     }
     let targets = Tensor::from_u32(targets, &[n])?.to_device(gpu.device())?;
-    let (step, stride) = (chunk_rows(v), stride(v));
-    let mut logits = Tensor::empty(gpu.device(), dtype, &[buffer_elements(n, v)])?;
+    let (step, stride) = (chunk_rows(extent), stride(extent));
+    let mut logits = Tensor::empty(gpu.device(), dtype, &[buffer_elements(n, extent)])?;
     let (losses, logits) = (losses.address_mut(), logits.address_mut());
-    let weight = GpuMatrix::new(w.address(), dtype, v, c);
+    let weight = GpuMatrix::new(w.address(), dtype, extent, c);
     for first in (0..n).step_by(step) {
         let rows = step.min(n - first);
         let at = |address: u64, width: usize, size: usize| address + (first * width * size) as u64;
         let hidden = GpuMatrix::new(at(x.address(), c, dtype.size()), dtype, rows, c);
-        let chunk = GpuMatrix::new(logits, dtype, rows, v).with_stride(stride);
+        let chunk = GpuMatrix::new(logits, dtype, rows, extent).with_stride(stride);
         gpu.driver().multiply(&Product::set(chunk, hidden, weight.t()))?;
         let mut arguments = vec![
             Arg::Pointer(at(losses, 1, 4)),
@@ -74,20 +77,21 @@ pub fn forward(
         ];
         let what = match &back {
             None => "loss",
-            Some(Back { scale, .. }) => {
+            Some(Back { scale, weights, .. }) => {
+                arguments.push(Arg::Pointer(weights.map_or(0, |weights| at(weights.address(), 1, 4))));
                 arguments.push(Arg::F32(scale.by));
                 arguments.push(Arg::Pointer(scale.loss_scale.map_or(0, Tensor::address)));
                 "gradient"
             }
         };
         // One block for a row; a small vocabulary does not fill a large block.
-        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MOST_THREADS);
+        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MAX_THREADS);
         gpu.launch(&format!("classifier_{what}_{}", dtype.suffix()), Geometry::linear(rows, threads), &arguments)?;
         if let Some(Back { dx, dw, .. }) = &mut back {
             let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);
             gpu.driver().multiply(&Product::set(dx, chunk, weight))?;
             if let Some(dw) = *dw {
-                gpu.driver().multiply(&Product::add(GpuMatrix::new(dw, DType::F32, v, c), chunk.t(), hidden))?;
+                gpu.driver().multiply(&Product::add(GpuMatrix::new(dw, DType::F32, extent, c), chunk.t(), hidden))?;
             }
         }
     }
