@@ -353,7 +353,7 @@ impl Gpt {
     }
 
     /// Logits f32 [S, V] after one new token of each sequence of a cache, on a GPU: `tokens` u32 [S, 1], which follow the
-    /// `pasts` u32 [S] tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
+    /// `pasts` u32 `[S]` tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
     /// nothing). Both are on the device, and the caller has checked them; no sequence has more than `longest` tokens then.
     ///
     /// # Errors

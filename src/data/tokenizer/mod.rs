@@ -2,7 +2,7 @@
 //!
 //! One type, [`Tokenizer`], for every kind: GPT-2's vocabulary (embedded in the binary), plain bytes, characters, BPE
 //! vocabularies trained here, and any Hugging Face `tokenizer.json`. Byte-level BPE files with GPT-2's split pattern, which
-//! is most of what GPT-like models use, run on our own encoder ([`bpe`]); all others on the `tokenizers` crate.
+//! is most of what GPT-like models use, run on our own encoder (`bpe`); all others on the `tokenizers` crate.
 //!
 //! What is unusual: a tokenizer has one *canonical* `tokenizer.json`, the bytes that [`Tokenizer::save`] writes, and
 //! [`Tokenizer::hash`] is their SHA-256. Equal hashes mean equal ids, wherever the tokenizer came from: GPT-2's file as
