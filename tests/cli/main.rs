@@ -6,6 +6,7 @@ mod config;
 mod config_properties;
 mod eval;
 mod events;
+mod logging;
 mod plan;
 #[path = "../common/program.rs"]
 mod program;
