@@ -14,6 +14,7 @@ pub mod adamw;
 pub mod attention;
 pub mod candidates;
 pub mod classifier;
+pub mod cost;
 pub mod documents;
 pub mod dropout;
 pub mod element;

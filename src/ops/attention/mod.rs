@@ -11,6 +11,7 @@
 //! in the input makes the rows that see it NaN; inside a block of queries it may reach earlier rows too, as in any
 //! implementation that multiplies masked zeros.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
