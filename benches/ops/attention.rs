@@ -3,6 +3,7 @@
 
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
+use taper::ops::attention::cost::{Pairs, bytes_of_one_query, cost};
 use taper::ops::attention::{AttentionDropout, Heads, cpu};
 use taper::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use taper::random::{Mask, Purpose, fill_normal};
@@ -28,15 +29,15 @@ pub fn bench(criterion: &mut Criterion) {
         let (qkv, dout) = (normal(b * t * heads.packed()), normal(b * t * heads.width()));
         let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; b * h * t]);
         let mut dqkv = vec![0.0; qkv.len()];
-        let pairs = (b * h * t * (t + 1) / 2 * d) as u64;
+        let cost = cost(b, t, heads, Pairs::Causal);
         let sequences: Vec<u32> = (0..b as u32).collect();
         let mask = Mask::new(1, 2, 3, 4, 0.1);
         for (name, dropout) in [("", None), (" dropout", Some(AttentionDropout { mask, sequences: &sequences }))] {
-            group.throughput(Throughput::Elements(4 * pairs));
+            group.throughput(Throughput::Elements(cost.forward.flops as u64));
             group.bench_function(format!("forward B{b} H{h} T{t} D{d}{name}"), |bencher| {
                 bencher.iter(|| cpu::forward(&mut out, &mut lse, black_box(&qkv), extent, dropout));
             });
-            group.throughput(Throughput::Elements(10 * pairs));
+            group.throughput(Throughput::Elements(cost.backward.flops as u64));
             group.bench_function(format!("backward B{b} H{h} T{t} D{d}{name}"), |bencher| {
                 bencher.iter(|| cpu::backward(&mut dqkv, &dout, black_box(&qkv), &out, &lse, extent, dropout));
             });
@@ -48,7 +49,7 @@ pub fn bench(criterion: &mut Criterion) {
     let qkv = normal(heads.packed());
     let mut out = vec![0.0; heads.width()];
     // Here the ceiling is memory: every key and value is read once.
-    group.throughput(Throughput::Bytes(8 * (12 * (past + 1) * 64) as u64));
+    group.throughput(Throughput::Bytes(bytes_of_one_query(heads, past, 4) as u64));
     group.bench_function("one token H12 D64 past 1000", |bencher| {
         let extent = cpu::Extent { b: 1, t: 1, heads, documents: None };
         bencher.iter(|| {

@@ -4,7 +4,7 @@
 use super::operator::{B, C, T, normal};
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
-use taper::ops::classifier::cpu;
+use taper::ops::classifier::{cost::cost, cpu};
 
 /// The output layer of GPT-2 over a batch: losses alone, and losses with both gradients. Rates are operations per second.
 pub fn bench(criterion: &mut Criterion) {
@@ -14,13 +14,13 @@ pub fn bench(criterion: &mut Criterion) {
     let (x, w) = (normal(&[n, C]), normal(&[vocabulary, C]));
     let targets: Vec<u32> = (0..n).map(|i| (i * 7919 % vocabulary) as u32).collect();
     let mut losses = vec![0.0; n];
-    let product = 2 * (n * C * vocabulary) as u64;
-    group.throughput(Throughput::Elements(product));
+    let cost = cost(n, C, vocabulary);
+    group.throughput(Throughput::Elements(cost.forward.flops as u64));
     group.bench_function("forward", |bencher| {
         bencher.iter(|| cpu::forward(&mut losses, black_box(x.f32()), w.f32(), &targets, vocabulary));
     });
     let (mut dx, mut dw) = (vec![0.0; n * C], vec![0.0; vocabulary * C]);
-    group.throughput(Throughput::Elements(3 * product));
+    group.throughput(Throughput::Elements(cost.flops() as u64));
     group.bench_function("forward and backward", |bencher| {
         bencher.iter(|| {
             let scale = 1.0 / n as f32;

@@ -3,13 +3,13 @@
 use super::operator::normal;
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
-use taper::ops::gradnorm::cpu;
+use taper::ops::gradnorm::{cost, cpu};
 
 /// The gradients of 16 million parameters: more than any cache holds.
 pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gradnorm");
     let grads = normal(&[1 << 24]);
-    group.throughput(Throughput::Bytes(4 << 24));
+    group.throughput(Throughput::Bytes((cost::BYTES_PER_PARAMETER as u64) << 24));
     group.bench_function("sum of squares", |bencher| {
         bencher.iter(|| cpu::sum_of_squares(black_box(grads.f32())));
     });

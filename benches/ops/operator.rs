@@ -2,6 +2,7 @@
 
 use criterion::{Criterion, Throughput};
 use taper::device::Device;
+use taper::ops::cost::Cost;
 use taper::random::{Purpose, fill_normal};
 use taper::tape::{Gradients, Layout, ParamId, Params, Tape, Var};
 use taper::tensor::Tensor;
@@ -22,21 +23,13 @@ pub fn normal(shape: &[usize]) -> Tensor {
     Tensor::from_f32(&values, shape).expect("a host tensor")
 }
 
-/// Elements of activations that an operator reads and writes, parameters not counted.
-pub struct Moved {
-    /// Forward.
-    pub forward: usize,
-    /// Backward, without the forward.
-    pub backward: usize,
-}
-
-/// Measures `op` on activations and parameters of these shapes.
+/// Measures `op` on activations and parameters of these shapes. Rates are those of the elements of activations that `cost` counts.
 pub fn bench(
     c: &mut Criterion,
     name: &str,
     inputs: &[&[usize]],
     params: &[&[usize]],
-    moved: Moved,
+    cost: Cost,
     op: impl Fn(&mut Tape<'_>, &[Var], &[ParamId]) -> taper::Result<Var>,
 ) {
     let mut layout = Layout::default();
@@ -50,7 +43,7 @@ pub fn bench(
     let inputs: Vec<Tensor> = inputs.iter().map(|shape| normal(shape)).collect();
     let mut group = c.benchmark_group(name);
 
-    group.throughput(Throughput::Bytes(4 * moved.forward as u64));
+    group.throughput(Throughput::Bytes(4 * cost.forward.activations as u64));
     let constants: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
     let mut out = None;
     group.bench_function("forward", |bencher| {
@@ -58,7 +51,7 @@ pub fn bench(
     });
     let Some(out) = out else { return };
 
-    group.throughput(Throughput::Bytes(4 * (moved.forward + moved.backward) as u64));
+    group.throughput(Throughput::Bytes(4 * cost.activations() as u64));
     group.bench_function("forward and backward", |bencher| {
         bencher.iter_batched(
             || out.value().clone().into_sole().expect("host memory"),

@@ -4,7 +4,7 @@
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
 use taper::ops::heads::Heads;
-use taper::ops::rope::{RopeTable, cpu};
+use taper::ops::rope::{RopeTable, cost::cost, cpu};
 
 /// One forward rotation of a batch, and the copy to compare with.
 pub fn bench(criterion: &mut Criterion) {
@@ -14,8 +14,7 @@ pub fn bench(criterion: &mut Criterion) {
     let table = RopeTable::new(t, heads.head_dim, 10_000.0).expect("a table");
     let mut qkv = vec![0.5f32; b * t * heads.packed()];
     let mut copy = vec![0.0f32; b * t * heads.packed()];
-    let moved = 8 * b * t * (heads.n_head + heads.n_kv_head) * heads.head_dim;
-    group.throughput(Throughput::Bytes(moved as u64));
+    group.throughput(Throughput::Bytes(4 * cost(b * t, heads).forward.activations as u64));
     group.bench_function("B8 T256 H6 D64", |bencher| {
         bencher.iter(|| cpu::rotate(&mut qkv, heads, table.cos().f32(), table.sin().f32(), None, cpu::Turn::Forward));
     });

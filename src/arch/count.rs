@@ -1,19 +1,24 @@
 //! How many parameters and floating-point operations a shape has.
 
 use super::config::{Mlp, ModelConfig, NormPosition};
+use super::step::{Operator, operators};
 use crate::device::DType;
 use crate::ops;
+use crate::ops::attention::cost::{ACCOUNTED, flops_of_query};
 
 impl ModelConfig {
     /// Multiplications' operations of one token, forward and backward, in the usual accounting (Chowdhery et al. 2022,
     /// PaLM, appendix B): 6 for each weight that multiplies an activation (the output layer included, tied or not; the
     /// embeddings, which are looked up, not), and 12 L H D T for attention over a full context, without the causal half.
     pub fn flops_per_token(&self) -> u64 {
-        let (c, l) = (self.n_embd as u64, self.n_layer as u64);
-        let up = if self.mlp == Mlp::Swiglu { 2 * self.mlp_dim } else { self.mlp_dim } as u64;
-        let block = c * self.qkv_dim() as u64 + c * self.attn_dim() as u64 + c * up + c * self.mlp_dim as u64;
-        let weights = l * block + c * self.vocab_size as u64;
-        6 * weights + 12 * l * self.attn_dim() as u64 * self.context_length as u64
+        let flops = |(operator, count): (Operator, usize)| {
+            let attention = match operator {
+                Operator::Attention { heads } => flops_of_query(ACCOUNTED, self.context_length, heads.width()),
+                _ => 0,
+            };
+            (count * (6 * operator.multiplied() + attention)) as u64
+        };
+        operators(self).into_iter().map(flops).sum()
     }
 
     /// Bytes that training needs on the CPU engine, estimated: parameters and gradients (8 bytes a parameter), the

@@ -14,69 +14,124 @@ use super::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::error::Result;
 use crate::setting::{Problem, count};
 
-/// The shape of the model. The defaults are GPT-2's (124M parameters with its tokenizer). With `init_from` all keys but
-/// `dropout` come from that folder, and one that is written must agree with it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelSection {
-    /// Number of blocks.
-    #[schemars(extend("x-default" = "12"))]
-    pub n_layer: Option<usize>,
-    /// Number of query heads.
-    #[schemars(extend("x-default" = "12"))]
-    pub n_head: Option<usize>,
-    /// Number of key and value heads; divides `n_head`. Fewer is grouped-query attention (Ainslie et al. 2023).
-    #[schemars(extend("x-default" = "`n_head`"))]
-    pub n_kv_head: Option<usize>,
-    /// Width of the model: the length of a token's vector between the blocks.
-    #[schemars(extend("x-default" = "768"))]
-    pub n_embd: Option<usize>,
-    /// Length of the sequences the model is trained on, and the longest it can read.
-    #[schemars(extend("x-default" = "1024"))]
-    pub context_length: Option<usize>,
-    /// Number of token ids; at least the tokenizer's.
-    #[schemars(extend("x-default" = "the tokenizer's"))]
-    pub vocab_size: Option<usize>,
-    /// Size of one attention head.
-    #[schemars(extend("x-default" = "`n_embd / n_head`"))]
-    pub head_dim: Option<usize>,
-    /// Width inside the feed-forward layer.
-    #[schemars(extend("x-default" = "`4 * n_embd`; with `mlp = \"swiglu\"` `8/3 * n_embd`, rounded up to a multiple of 64"))]
-    pub mlp_dim: Option<usize>,
-    /// The normalisation before (or after) each sub-layer.
-    #[schemars(extend("x-default" = "\"layernorm\""))]
-    pub norm: Option<Norm>,
-    /// Where the normalisation stands.
-    #[schemars(extend("x-default" = "\"pre\""))]
-    pub norm_position: Option<NormPosition>,
-    /// Added to the variance (or mean square) inside the normalisation.
-    #[schemars(extend("x-default" = "1e-5"))]
-    pub norm_eps: Option<f64>,
-    /// How the model knows where a token stands.
-    #[schemars(extend("x-default" = "\"learned\""))]
-    pub position: Option<Position>,
-    /// For `position = "rope"`: the base of the rotary frequencies.
-    #[schemars(extend("x-default" = "10000.0"))]
-    pub rope_theta: Option<f64>,
-    /// The feed-forward layer.
-    #[schemars(extend("x-default" = "\"gelu\""))]
-    pub mlp: Option<Mlp>,
-    /// Whether the query, key and value projections have a bias.
-    #[schemars(extend("x-default" = "`bias`"))]
-    pub qkv_bias: Option<bool>,
-    /// Whether the other linear layers, and LayerNorm, have a bias.
-    #[schemars(extend("x-default" = "true"))]
-    pub bias: Option<bool>,
-    /// Whether the output layer shares the token embedding's weights.
-    #[schemars(extend("x-default" = "true"))]
-    pub tie_embeddings: Option<bool>,
-    /// Dropout probability on embeddings, attention weights and both residual branches, in training only. It is not part of
-    /// the shape: with `init_from` it may differ.
-    #[schemars(extend("x-default" = "0.0; with `init_from` the folder's"))]
-    pub dropout: Option<f64>,
-    /// A model folder to start from in place of random weights.
-    #[schemars(extend("x-default" = "not set: random weights"))]
-    pub init_from: Option<String>,
+/// Defines the section and, key by key, what is done with all of its keys. `shape` are those that must agree with the model of
+/// `init_from`, `training` those that may differ, `source` those that are no part of a resolved shape.
+macro_rules! section {
+    (
+        $(#[$about:meta])*
+        section $section:ident;
+        shape { $($(#[$shape_doc:meta])* $shape:ident: $shape_type:ty,)* }
+        training { $($(#[$training_doc:meta])* $training:ident: $training_type:ty,)* }
+        source { $($(#[$source_doc:meta])* $source:ident: $source_type:ty,)* }
+    ) => {
+        $(#[$about])*
+        pub struct $section {
+            $($(#[$shape_doc])* pub $shape: Option<$shape_type>,)*
+            $($(#[$training_doc])* pub $training: Option<$training_type>,)*
+            $($(#[$source_doc])* pub $source: Option<$source_type>,)*
+        }
+
+        impl $section {
+            /// Writes a resolved shape into the section, so that every key is explicit. `init_from` stays.
+            pub fn set(&mut self, resolved: &ModelConfig) {
+                $(self.$shape = Some(resolved.$shape);)*
+                $(self.$training = Some(resolved.$training);)*
+            }
+
+            /// Checks that the sizes that are written are in range, before any arithmetic with them.
+            fn check_ranges(&self) -> Result<(), Problem> {
+                $(self.$shape.map_or(Ok(()), |value| value.check(concat!("model.", stringify!($shape))))?;)*
+                Ok(())
+            }
+
+            /// The written keys, and those of `defaults` for the others.
+            fn over(&self, defaults: &ModelConfig) -> ModelConfig {
+                ModelConfig {
+                    $($shape: self.$shape.unwrap_or(defaults.$shape),)*
+                    $($training: self.$training.unwrap_or(defaults.$training),)*
+                }
+            }
+
+            /// The folder's shape, after a check that no written key says otherwise.
+            fn agree(&self, init: &ModelConfig) -> Result<ModelConfig, Problem> {
+                let folder = self.init_from.as_deref().unwrap_or("model.init_from");
+                $(agrees(folder, concat!("model.", stringify!($shape)), self.$shape, init.$shape)?;)*
+                Ok(self.over(init))
+            }
+        }
+    };
+}
+
+section! {
+    /// The shape of the model. The defaults are GPT-2's (124M parameters with its tokenizer). With `init_from` all keys but
+    /// `dropout` come from that folder, and one that is written must agree with it.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    section ModelSection;
+    shape {
+        /// Number of blocks.
+        #[schemars(extend("x-default" = "12"))]
+        n_layer: usize,
+        /// Number of query heads.
+        #[schemars(extend("x-default" = "12"))]
+        n_head: usize,
+        /// Number of key and value heads; divides `n_head`. Fewer is grouped-query attention (Ainslie et al. 2023).
+        #[schemars(extend("x-default" = "`n_head`"))]
+        n_kv_head: usize,
+        /// Width of the model: the length of a token's vector between the blocks.
+        #[schemars(extend("x-default" = "768"))]
+        n_embd: usize,
+        /// Length of the sequences the model is trained on, and the longest it can read.
+        #[schemars(extend("x-default" = "1024"))]
+        context_length: usize,
+        /// Number of token ids; at least the tokenizer's.
+        #[schemars(extend("x-default" = "the tokenizer's"))]
+        vocab_size: usize,
+        /// Size of one attention head.
+        #[schemars(extend("x-default" = "`n_embd / n_head`"))]
+        head_dim: usize,
+        /// Width inside the feed-forward layer.
+        #[schemars(extend("x-default" = "`4 * n_embd`; with `mlp = \"swiglu\"` `8/3 * n_embd`, rounded up to a multiple of 64"))]
+        mlp_dim: usize,
+        /// The normalisation before (or after) each sub-layer.
+        #[schemars(extend("x-default" = "\"layernorm\""))]
+        norm: Norm,
+        /// Where the normalisation stands.
+        #[schemars(extend("x-default" = "\"pre\""))]
+        norm_position: NormPosition,
+        /// Added to the variance (or mean square) inside the normalisation.
+        #[schemars(extend("x-default" = "1e-5"))]
+        norm_eps: f64,
+        /// How the model knows where a token stands.
+        #[schemars(extend("x-default" = "\"learned\""))]
+        position: Position,
+        /// For `position = "rope"`: the base of the rotary frequencies.
+        #[schemars(extend("x-default" = "10000.0"))]
+        rope_theta: f64,
+        /// The feed-forward layer.
+        #[schemars(extend("x-default" = "\"gelu\""))]
+        mlp: Mlp,
+        /// Whether the query, key and value projections have a bias.
+        #[schemars(extend("x-default" = "`bias`"))]
+        qkv_bias: bool,
+        /// Whether the other linear layers, and LayerNorm, have a bias.
+        #[schemars(extend("x-default" = "true"))]
+        bias: bool,
+        /// Whether the output layer shares the token embedding's weights.
+        #[schemars(extend("x-default" = "true"))]
+        tie_embeddings: bool,
+    }
+    training {
+        /// Dropout probability on embeddings, attention weights and both residual branches, in training only. It is not part of
+        /// the shape: with `init_from` it may differ.
+        #[schemars(extend("x-default" = "0.0; with `init_from` the folder's"))]
+        dropout: f64,
+    }
+    source {
+        /// A model folder to start from in place of random weights.
+        #[schemars(extend("x-default" = "not set: random weights"))]
+        init_from: String,
+    }
 }
 
 impl ModelSection {
@@ -103,50 +158,12 @@ impl ModelSection {
         Ok(resolved)
     }
 
-    /// Writes a resolved shape into the section, so that every key is explicit. `init_from` stays.
-    pub fn set(&mut self, shape: &ModelConfig) {
-        let init_from = self.init_from.take();
-        *self = ModelSection {
-            n_layer: Some(shape.n_layer),
-            n_head: Some(shape.n_head),
-            n_kv_head: Some(shape.n_kv_head),
-            n_embd: Some(shape.n_embd),
-            context_length: Some(shape.context_length),
-            vocab_size: Some(shape.vocab_size),
-            head_dim: Some(shape.head_dim),
-            mlp_dim: Some(shape.mlp_dim),
-            norm: Some(shape.norm),
-            norm_position: Some(shape.norm_position),
-            norm_eps: Some(shape.norm_eps),
-            position: Some(shape.position),
-            rope_theta: Some(shape.rope_theta),
-            mlp: Some(shape.mlp),
-            qkv_bias: Some(shape.qkv_bias),
-            bias: Some(shape.bias),
-            tie_embeddings: Some(shape.tie_embeddings),
-            dropout: Some(shape.dropout),
-            init_from,
-        };
-    }
-
     /// Checks that the sizes that are written are in range, before any arithmetic with them.
     ///
     /// # Errors
     /// The first problem found.
     pub fn validate(&self) -> Result<(), Problem> {
-        let sizes = [
-            ("model.n_layer", self.n_layer),
-            ("model.n_head", self.n_head),
-            ("model.n_kv_head", self.n_kv_head),
-            ("model.n_embd", self.n_embd),
-            ("model.context_length", self.context_length),
-            ("model.vocab_size", self.vocab_size),
-            ("model.head_dim", self.head_dim),
-            ("model.mlp_dim", self.mlp_dim),
-        ];
-        for (key, size) in sizes {
-            size.map_or(Ok(()), |size| count(key, size as u64))?;
-        }
+        self.check_ranges()?;
         if self.init_from.as_deref() == Some("") {
             return Err(Problem::expected("model.init_from", "\"\"", "a model folder"));
         }
@@ -155,10 +172,9 @@ impl ModelSection {
 
     /// The written keys, and the defaults for the others.
     fn fill(&self, tokenizer_vocab: usize) -> Result<ModelConfig, Problem> {
-        let n_head = self.n_head.unwrap_or(12);
-        let n_embd = self.n_embd.unwrap_or(768);
-        let mlp = self.mlp.unwrap_or(Mlp::Gelu);
-        let bias = self.bias.unwrap_or(true);
+        let gpt2 = ModelConfig::gpt2(12, 12, 768, 1024, tokenizer_vocab);
+        let n_head = self.n_head.unwrap_or(gpt2.n_head);
+        let n_embd = self.n_embd.unwrap_or(gpt2.n_embd);
         let head_dim = match self.head_dim {
             Some(head_dim) => head_dim,
             None if n_embd.is_multiple_of(n_head) => n_embd / n_head,
@@ -170,74 +186,50 @@ impl ModelSection {
                 return Err(Problem::new("model.n_embd", message));
             }
         };
-        let mlp_dim = self.mlp_dim.unwrap_or(match mlp {
+        let mlp_dim = match self.mlp.unwrap_or(gpt2.mlp) {
             // Three matrices in place of two: 2/3 of the width keeps the parameters (Shazeer 2020).
             Mlp::Swiglu => n_embd.saturating_mul(8).div_ceil(3).next_multiple_of(64),
             Mlp::Gelu | Mlp::GeluErf | Mlp::Relu2 => n_embd.saturating_mul(4),
-        });
-        Ok(ModelConfig {
-            n_layer: self.n_layer.unwrap_or(12),
-            n_head,
-            n_kv_head: self.n_kv_head.unwrap_or(n_head),
-            head_dim,
-            n_embd,
-            mlp_dim,
-            context_length: self.context_length.unwrap_or(1024),
-            vocab_size: self.vocab_size.unwrap_or(tokenizer_vocab),
-            norm: self.norm.unwrap_or(Norm::Layernorm),
-            norm_position: self.norm_position.unwrap_or(NormPosition::Pre),
-            norm_eps: self.norm_eps.unwrap_or(1e-5),
-            position: self.position.unwrap_or(Position::Learned),
-            rope_theta: self.rope_theta.unwrap_or(10_000.0),
-            mlp,
-            qkv_bias: self.qkv_bias.unwrap_or(bias),
-            bias,
-            tie_embeddings: self.tie_embeddings.unwrap_or(true),
-            dropout: self.dropout.unwrap_or(0.0),
-        })
-    }
-
-    /// The folder's shape, after a check that no written key says otherwise.
-    fn agree(&self, init: &ModelConfig) -> Result<ModelConfig, Problem> {
-        let folder = self.init_from.as_deref().unwrap_or("model.init_from");
-        let agrees = Agreement { folder };
-        agrees.check("model.n_layer", self.n_layer, init.n_layer)?;
-        agrees.check("model.n_head", self.n_head, init.n_head)?;
-        agrees.check("model.n_kv_head", self.n_kv_head, init.n_kv_head)?;
-        agrees.check("model.n_embd", self.n_embd, init.n_embd)?;
-        agrees.check("model.context_length", self.context_length, init.context_length)?;
-        agrees.check("model.vocab_size", self.vocab_size, init.vocab_size)?;
-        agrees.check("model.head_dim", self.head_dim, init.head_dim)?;
-        agrees.check("model.mlp_dim", self.mlp_dim, init.mlp_dim)?;
-        agrees.check("model.norm", self.norm, init.norm)?;
-        agrees.check("model.norm_position", self.norm_position, init.norm_position)?;
-        agrees.check("model.norm_eps", self.norm_eps, init.norm_eps)?;
-        agrees.check("model.position", self.position, init.position)?;
-        agrees.check("model.rope_theta", self.rope_theta, init.rope_theta)?;
-        agrees.check("model.mlp", self.mlp, init.mlp)?;
-        agrees.check("model.qkv_bias", self.qkv_bias, init.qkv_bias)?;
-        agrees.check("model.bias", self.bias, init.bias)?;
-        agrees.check("model.tie_embeddings", self.tie_embeddings, init.tie_embeddings)?;
-        Ok(ModelConfig { dropout: self.dropout.unwrap_or(init.dropout), ..init.clone() })
+        };
+        let qkv_bias = self.bias.unwrap_or(gpt2.bias);
+        Ok(self.over(&ModelConfig { n_kv_head: n_head, head_dim, mlp_dim, qkv_bias, ..gpt2 }))
     }
 }
 
-/// The comparison of written keys with a folder's.
-struct Agreement<'a> {
-    folder: &'a str,
+/// A value of a key of the shape.
+trait Value: PartialEq + Debug + Serialize {
+    /// Checks that it is in range.
+    fn check(self, key: &str) -> Result<(), Problem>;
 }
 
-impl Agreement<'_> {
-    fn check<T: PartialEq + Debug + Serialize>(&self, key: &str, written: Option<T>, found: T) -> Result<(), Problem> {
-        let Some(written) = written.filter(|written| *written != found) else { return Ok(()) };
-        // As JSON, which for numbers, booleans and words is how TOML writes them.
-        let show = |value: &T| serde_json::to_string(value).unwrap_or_else(|_| format!("{value:?}"));
-        let message = format!(
-            "{key} = {} contradicts the model in {}, which has {}; remove the key, or init_from",
-            show(&written),
-            self.folder,
-            show(&found)
-        );
-        Err(Problem::new(key, message))
+impl Value for usize {
+    fn check(self, key: &str) -> Result<(), Problem> {
+        count(key, self as u64)
     }
+}
+
+/// Values whose range only the whole shape can tell.
+macro_rules! any {
+    ($($kind:ty),*) => {
+        $(impl Value for $kind {
+            fn check(self, _: &str) -> Result<(), Problem> {
+                Ok(())
+            }
+        })*
+    };
+}
+
+any!(bool, f64, Norm, NormPosition, Position, Mlp);
+
+/// Checks that what is written is what the model in `folder` has.
+fn agrees<T: Value>(folder: &str, key: &str, written: Option<T>, found: T) -> Result<(), Problem> {
+    let Some(written) = written.filter(|written| *written != found) else { return Ok(()) };
+    // As JSON, which for numbers, booleans and words is how TOML writes them.
+    let show = |value: &T| serde_json::to_string(value).unwrap_or_else(|_| format!("{value:?}"));
+    let message = format!(
+        "{key} = {} contradicts the model in {folder}, which has {}; remove the key, or init_from",
+        show(&written),
+        show(&found)
+    );
+    Err(Problem::new(key, message))
 }

@@ -1,8 +1,8 @@
 //! Every numerical operator of the engine, each a fused forward with its own backward.
 //!
-//! One operator, one stem: `src/ops/<op>/{mod,cpu,cuda}.rs`, `tests/ops/<op>.rs`, `benches/ops/<op>.rs` (and
-//! `kernels/<op>.cu` from the CUDA engine on). `mod.rs` checks shapes, allocates, dispatches on the device and records the
-//! way back on the tape; `cpu.rs` holds the definition over plain slices; `cuda.rs` the launches.
+//! One operator, one stem: `src/ops/<op>/{mod,cpu,cuda,cost}.rs`, `kernels/<op>.cu`, `tests/ops/<op>.rs`,
+//! `benches/ops/<op>.rs`. `mod.rs` checks shapes, allocates, dispatches on the device and records the way back on the tape;
+//! `cpu.rs` holds the definition over plain slices; `cuda.rs` the launches; `cost.rs` the bytes and FLOPs ([`cost`]).
 //!
 //! Axes: `B` batch, `T` time, `C` channels, `H` heads, `K` key-value heads, `D` head size, `M` feed-forward width,
 //! `V` vocabulary, `N` rows (all leading axes together).
@@ -14,6 +14,7 @@ pub mod adamw;
 pub mod attention;
 pub mod candidates;
 pub mod classifier;
+pub mod cost;
 pub mod documents;
 pub mod dropout;
 pub mod element;

@@ -2,13 +2,17 @@
 //! its floating-point operations or its bytes, whichever is slower, at the assumed shares of the peaks; groups follow each
 //! other.
 //!
-//! C width, L layers, A attention's width, M the mlp's, V vocabulary, T context, N parameters, s bytes of an activation.
+//! L layers, T context, N parameters, s bytes of an activation. What operators move and compute is told by [`crate::ops::cost`]
+//! and [`crate::arch::step`].
 
 use serde::Serialize;
 
 use super::{Choice, Job, Layout};
-use crate::arch::config::{Mlp, Position};
+use crate::arch::step::{Operator, operators};
 use crate::device::peak::Peaks;
+use crate::ops::attention::cost::{BACKWARD, FORWARD};
+use crate::ops::cost::Counting;
+use crate::ops::{adamw, attention, classifier, embedding, gradnorm, layernorm, linear};
 use crate::train::config::Precision;
 
 use super::gpus::{Gpu, Shares};
@@ -108,37 +112,61 @@ pub fn compute(
 /// What each micro-batch of so many tokens does.
 fn micro_batch(job: &Job, choice: Choice, rates: &Rates, tokens: f64) -> Vec<Group> {
     let shape = job.shape;
-    let [c, a, m, v, t, l] =
-        [shape.n_embd, shape.attn_dim(), shape.mlp_dim, shape.vocab_size, shape.context_length, shape.n_layer]
-            .map(|size| size as f64);
-    let (s, qkv) = (job.precision.dtype().size() as f64, shape.qkv_dim() as f64);
-    let gated = shape.mlp == Mlp::Swiglu;
-    let up = if gated { 2.0 * m } else { m };
+    let l = shape.n_layer as f64;
+    let s = job.precision.dtype().size() as f64;
     let again = if choice.recompute { 1.0 } else { 0.0 };
 
-    // Forward and both gradients; forward once more where blocks are recomputed.
-    let (blocks, output) = (l * (c * qkv + c * a + c * up + c * m), c * v);
+    // Per token: forward and both gradients; forward once more where blocks are recomputed.
+    let (mut blocks, mut output, mut biases, mut logits) = (0.0, 0.0, 0.0, 0.0);
+    let (mut attention, mut attention_moved, mut activation, mut rope, mut embedded) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (operator, count) in operators(shape) {
+        let count = count as f64;
+        let per_token = operator.cost(1, 1);
+        let (forward, backward) = (per_token.forward.activations as f64, per_token.backward.activations as f64);
+        let moved = count * (forward * (1.0 + again) + backward);
+        match operator {
+            Operator::Linear { outs, bias, .. } => {
+                blocks += count * operator.multiplied() as f64;
+                biases += if bias { count * linear::cost::bias_gradient(1, outs) as f64 } else { 0.0 };
+            }
+            Operator::Classifier { vocabulary, .. } => {
+                output += count * operator.multiplied() as f64;
+                logits += classifier::cost::logits(1, vocabulary) as f64;
+            }
+            Operator::Attention { heads } => {
+                // The causal half, by the token.
+                let t = shape.context_length;
+                let of = |products| attention::cost::flops_of_query(products, t, heads.width()) as f64 / 2.0;
+                attention += count * (of(FORWARD) * (1.0 + again) + of(BACKWARD));
+                attention_moved += moved;
+            }
+            Operator::Activation { .. } => activation += moved,
+            Operator::Rope { .. } => rope += moved,
+            Operator::Embedding { vocabulary, width, .. } => {
+                // Positions stay in the cache.
+                let cost = embedding::cost::cost(1, 1, width, vocabulary, false, Counting::EachUse);
+                embedded += cost.activations() as f64;
+            }
+            // Norms and sums are counted together below.
+            Operator::Norm { .. } | Operator::AddNorm { .. } | Operator::Residual { .. } => {}
+            // Dropout is part of no plan: what is pretrained has none.
+            Operator::Dropout { .. } | Operator::LowRank { .. } => {}
+        }
+    }
     let products = 6.0 * (blocks + output) + 2.0 * again * blocks;
-    // The causal half. Forward QK and PV; backward both again with their gradients, QK computed twice: 2 + 5 products.
-    let attention = l * a * t * (7.0 + 2.0 * again);
-    let attention_bytes = s * l * (qkv + a) * (3.0 + again);
-    let norms = s * 4.0 * c * (2.0 * l + 1.0) * 2.0 + again * s * 4.0 * c * 2.0 * l;
-    let (forward, backward) = if gated { (3.0 * m, 5.0 * m) } else { (2.0 * m, 3.0 * m) };
-    let activation = s * l * (forward * (1.0 + again) + backward);
-    let qkv_biases = if shape.qkv_bias { qkv } else { 0.0 };
-    let biases = s * l * (qkv_biases + if shape.bias { 2.0 * c + up } else { 0.0 });
-    // In place: each of q and k read and written.
-    let turned = if shape.position == Position::Rope { (qkv + a) / 2.0 } else { 0.0 };
-    let rope = s * l * 2.0 * turned * (2.0 + again);
+    // Each counts as one with a sum, and one stands behind the blocks whatever their kind.
+    let norm = layernorm::cost::cost_of_sum(1, shape.n_embd);
+    let (forward, backward) = (norm.forward.activations as f64, norm.backward.activations as f64);
+    let norms = (forward + backward) * (2.0 * l + 1.0) + again * forward * 2.0 * l;
     let mut groups = vec![
         rates.group("matrix products", products * tokens, rates.gemm, s * 3.0 * (blocks + output)),
-        rates.group("attention", attention * tokens, rates.attention, attention_bytes * tokens),
-        rates.stream("norms and residuals", norms * tokens),
-        rates.stream("activation function", activation * tokens),
-        rates.stream("bias gradients", biases * tokens),
-        rates.stream("rotary positions", rope * tokens),
-        rates.stream("classifier", 2.0 * s * v * tokens),
-        rates.stream("embedding", 5.0 * s * c * tokens),
+        rates.group("attention", attention * tokens, rates.attention, s * attention_moved * tokens),
+        rates.stream("norms and residuals", s * norms * tokens),
+        rates.stream("activation function", s * activation * tokens),
+        rates.stream("bias gradients", s * biases * tokens),
+        rates.stream("rotary positions", s * rope * tokens),
+        rates.stream("classifier", s * logits * tokens),
+        rates.stream("embedding", s * embedded * tokens),
         // The products that add to a gradient read it first.
         rates.stream("gradient accumulation", 4.0 * job.parameters() as f64),
     ];
@@ -149,16 +177,14 @@ fn micro_batch(job: &Job, choice: Choice, rates: &Rates, tokens: f64) -> Vec<Gro
 /// What a step does once, after its micro-batches or between its lanes.
 fn once_a_step(job: &Job, choice: Choice, layout: Layout, rates: &Rates, world: usize) -> Vec<Group> {
     let n = job.parameters() as f64;
-    let size = job.precision.dtype().size();
+    let dtype = job.precision.dtype();
     let lanes = (layout.lanes / world) as f64;
     let part = if choice.shard_optimizer { world as f64 } else { 1.0 };
     // Cleared once a lane; each sum in the tree reads two buffers and writes one.
     let tree = 4.0 * n * lanes + 12.0 * n * (lanes - 1.0);
-    // Weights and optimizer state read and written, the gradient read, the copy written.
-    let copy = if size < 4 { size as f64 } else { 0.0 };
     vec![
         rates.stream("lanes", tree),
-        rates.stream("gradient norm", 4.0 * n / part),
-        rates.stream("AdamW", (12.0 + 2.0 * job.state_bytes as f64 + copy) * n / part),
+        rates.stream("gradient norm", gradnorm::cost::BYTES_PER_PARAMETER as f64 * n / part),
+        rates.stream("AdamW", adamw::cost::bytes_per_parameter(job.state_bytes, dtype) as f64 * n / part),
     ]
 }

@@ -7,6 +7,8 @@ mod config_properties;
 mod eval;
 mod events;
 mod logging;
+#[path = "../common/models.rs"]
+mod models;
 mod plan;
 #[path = "../common/program.rs"]
 mod program;

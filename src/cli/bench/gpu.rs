@@ -10,9 +10,11 @@ use crate::cli::ui::print_line;
 use crate::device::launch::{GpuMatrix, Product};
 use crate::device::{DType, Gpu};
 use crate::error::Result;
-use crate::ops::attention::{Heads, attention};
-use crate::ops::classifier::{Scale, classifier};
-use crate::ops::{embedding, gelu, layernorm, linear, residual, swiglu};
+use crate::ops::attention::Heads;
+use crate::ops::attention::cost::Pairs;
+use crate::ops::classifier::Scale;
+use crate::ops::cost::{Cost, Counting};
+use crate::ops::{attention, classifier, embedding, gelu, layernorm, linear, residual, swiglu};
 use crate::random::{Purpose, fill_normal};
 use crate::tape::{Gradients, Layout, ParamId, Params, Tape, Var};
 use crate::tensor::Tensor;
@@ -86,40 +88,43 @@ fn measure(gpu: &'static Gpu) -> Result<Vec<Row>> {
     let ids: Vec<u32> = (0..N).map(|i| (i * 7919 % V) as u32).collect();
     let tokens = Tensor::from_u32(&ids, &[B, T])?;
     let mut rows = Vec::new();
-    // Elements of bf16 that move at least: forward, then forward and backward.
-    let bytes = |forward: usize, both: usize| (Limit::Bytes, 2.0 * forward as f64, 2.0 * both as f64);
-    let flops = |forward: usize, both: usize| (Limit::Flops, forward as f64, both as f64);
+    // Elements of bf16 that move at least, and FLOPs: forward, then forward and backward.
+    let bytes = |cost: Cost| (Limit::Bytes, 2.0 * cost.forward.activations as f64, 2.0 * cost.activations() as f64);
+    let flops = |cost: Cost| (Limit::Flops, cost.forward.flops as f64, cost.flops() as f64);
     let x: &[usize] = &[B, T, C];
-    op(gpu, &mut rows, "embedding", &[], &[&[V, C], &[T, C]], bytes(2 * N * C, 5 * N * C), &|tape, _, p| {
+    // Positions stay in the cache.
+    let cost = embedding::cost::cost(B, T, C, V, false, Counting::EachUse);
+    op(gpu, &mut rows, "embedding", &[], &[&[V, C], &[T, C]], bytes(cost), &|tape, _, p| {
         embedding::embedding(tape, &tokens, p[0], Some(p[1]), 0, None)
     })?;
-    op(gpu, &mut rows, "layernorm", &[x], &[&[C], &[C]], bytes(2 * N * C, 5 * N * C), &|tape, v, p| {
+    let cost = layernorm::cost::cost(N, C);
+    op(gpu, &mut rows, "layernorm", &[x], &[&[C], &[C]], bytes(cost), &|tape, v, p| {
         layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)
     })?;
-    op(gpu, &mut rows, "gelu", &[&[B, T, M]], &[], bytes(2 * N * M, 5 * N * M), &|tape, v, _| {
+    op(gpu, &mut rows, "gelu", &[&[B, T, M]], &[], bytes(gelu::cost::cost(N * M)), &|tape, v, _| {
         gelu::gelu(tape, &v[0], gelu::Kind::Tanh)
     })?;
-    op(gpu, &mut rows, "swiglu", &[&[B, T, 2 * M]], &[], bytes(3 * N * M, 8 * N * M), &|tape, v, _| {
+    op(gpu, &mut rows, "swiglu", &[&[B, T, 2 * M]], &[], bytes(swiglu::cost::cost(N * M)), &|tape, v, _| {
         swiglu::swiglu(tape, &v[0])
     })?;
-    // Backward, the gradient is handed on as it is.
-    op(gpu, &mut rows, "residual", &[x, x], &[], bytes(3 * N * C, 3 * N * C), &|tape, v, _| {
+    op(gpu, &mut rows, "residual", &[x, x], &[], bytes(residual::cost::cost(N * C)), &|tape, v, _| {
         residual::residual(tape, &v[0], v[1].clone())
     })?;
-    op(gpu, &mut rows, "linear", &[x], &[&[M, C], &[M]], flops(2 * N * C * M, 6 * N * C * M), &|tape, v, p| {
+    let cost = linear::cost::cost(N, C, M, Counting::Least);
+    op(gpu, &mut rows, "linear", &[x], &[&[M, C], &[M]], flops(cost), &|tape, v, p| {
         linear::linear(tape, &v[0], p[0], Some(p[1]))
     })?;
     for (name, heads) in [("attention64", 12), ("attention128", 6)] {
         let heads = Heads { n_head: heads, n_kv_head: heads, head_dim: C / heads };
-        // Useful work: two products forward and five backward, of the causal half.
-        let pairs = B * C * (T * (T + 1) / 2);
-        op(gpu, &mut rows, name, &[&[B, T, 3 * C]], &[], flops(4 * pairs, 14 * pairs), &|tape, v, _| {
-            attention(tape, &v[0], heads, None, None)
+        let cost = attention::cost::cost(B, T, heads, Pairs::Causal);
+        op(gpu, &mut rows, name, &[&[B, T, 3 * C]], &[], flops(cost), &|tape, v, _| {
+            attention::attention(tape, &v[0], heads, None, None)
         })?;
     }
-    op(gpu, &mut rows, "classifier", &[x], &[&[V, C]], flops(2 * N * C * V, 6 * N * C * V), &|tape, v, p| {
+    let cost = classifier::cost::cost(N, C, V);
+    op(gpu, &mut rows, "classifier", &[x], &[&[V, C]], flops(cost), &|tape, v, p| {
         let scale = Scale { by: 1.0 / N as f32, loss_scale: None };
-        Ok(classifier(tape, &v[0], p[0], &ids, scale)?.root)
+        Ok(classifier::classifier(tape, &v[0], p[0], &ids, scale)?.root)
     })?;
     Ok(rows)
 }

@@ -1,20 +1,20 @@
 //! The operators of a training step of GPT-2 at the shapes at which the step has them, with what each must move and compute at
-//! least; and operators of other architectures beside them.
-//!
-//! Bytes: every tensor once for each time that the operator must read or write it, in the dtype in which it is stored;
-//! gradients of parameters, to which is added, are read and written. FLOPs: those of matrix products (two for each
-//! multiply-add); what is done element by element is not counted, because memory limits it.
+//! least; and operators of other architectures beside them. The list is that of [`crate::arch::step`], the numbers those of
+//! [`crate::ops::cost`].
 
 use crate::arch::ModelConfig;
+use crate::arch::config::{Mlp, Norm};
+use crate::arch::step::{self, Layer};
 use crate::cli::bench::ops_time::{Operator, Pass};
 use crate::error::Result;
 use crate::ops::attention::cpu::{KEYS, QUERIES};
 use crate::ops::attention::{Heads, attention};
 use crate::ops::classifier::{Scale, classifier};
+use crate::ops::cost::Work;
 use crate::ops::rope::RopeTable;
 use crate::ops::{dropout, embedding, gelu, layernorm, linear, low_rank, relu2, residual, rmsnorm, rope, swiglu};
 use crate::random::Mask;
-use crate::tape::Var;
+use crate::tape::{ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
 /// Rank of the low-rank correction that is timed.
@@ -44,26 +44,20 @@ impl StepShape {
         Ok(StepShape { model, batch, dtype, ids, tokens, rope })
     }
 
-    /// Stored elements, as bytes.
-    fn stored(&self, elements: usize) -> f64 {
-        (self.dtype.size() * elements) as f64
-    }
-
-    /// A pass that moves stored elements and elements in f32, and does some FLOPs.
-    fn pass(&self, name: &'static str, stored: usize, f32: usize, flops: usize) -> Pass {
-        Pass { name, bytes: self.stored(stored) + 4.0 * f32 as f64, flops: flops as f64 }
-    }
-
-    fn forward_and_backward(&self, forward: [usize; 3], backward: [usize; 3]) -> Vec<Pass> {
-        let [stored, f32, flops] = forward;
-        let first = self.pass("forward", stored, f32, flops);
-        let [stored, f32, flops] = backward;
-        vec![first, self.pass("backward", stored, f32, flops)]
-    }
-
-    /// The passes of what moves only stored elements.
-    fn moves(&self, forward: usize, backward: usize) -> Vec<Pass> {
-        self.forward_and_backward([forward, 0, 0], [backward, 0, 0])
+    /// An operator of the step: with its count in it, or 0 if it is none of the step's; and what its passes move and compute.
+    fn timed<'o>(
+        &self,
+        operator: step::Operator,
+        run: impl Fn(&mut Tape<'_>, Vec<Var>, &[ParamId]) -> Result<Vec<Var>> + 'o,
+    ) -> Operator<'o> {
+        let found = step::operators(&self.model).into_iter().find(|(other, _)| *other == operator);
+        let passes = operator.passes(self.batch, self.model.context_length);
+        let pass =
+            |(name, work): (&'static str, Work)| Pass { name, bytes: work.bytes(self.dtype), flops: work.flops as f64 };
+        Operator {
+            passes: passes.into_iter().map(pass).collect(),
+            ..Operator::new(operator.name(), found.map_or(0, |(_, count)| count), run)
+        }
     }
 
     /// Every operator of the step with how often it is in it; then those that GPT-2 does not have, with a count of 0.
@@ -81,31 +75,25 @@ impl StepShape {
     /// Embeddings, norms, output layer.
     fn around_blocks(&self) -> Vec<Operator<'_>> {
         let (b, t, c, v) = (self.batch, self.model.context_length, self.model.n_embd, self.model.vocab_size);
-        let (n, l) = (b * t, self.model.n_layer);
-        let x = || vec![b, t, c];
-        // Two numbers a row, and the weight's and bias's gradients, which are small.
-        let stats = 2 * n;
+        let (x, kind) = (|| vec![b, t, c], Norm::Layernorm);
         vec![
             Operator {
-                passes: self.forward_and_backward([2 * n * c + t * c, n, 0], [n * c, n + 2 * (n.min(v) + t) * c, 0]),
                 params: vec![vec![v, c], vec![t, c]],
-                ..Operator::new("embedding", 1, |tape, _, p| {
+                ..self.timed(step::Operator::Embedding { vocabulary: v, width: c, positions: true }, |tape, _, p| {
                     embedding::embedding(tape, &self.tokens, p[0], Some(p[1]), 0, None).map(|y| vec![y])
                 })
             },
             Operator {
                 inputs: vec![x()],
-                passes: self.forward_and_backward([2 * n * c, stats, 0], [3 * n * c, stats, 0]),
                 params: vec![vec![c], vec![c]],
-                ..Operator::new("layernorm", 1, |tape, x, p| {
+                ..self.timed(step::Operator::Norm { kind, width: c }, |tape, x, p| {
                     layernorm::layernorm(tape, &x[0], p[0], Some(p[1]), EPS).map(|y| vec![y])
                 })
             },
             Operator {
                 inputs: vec![x(), x()],
-                passes: self.forward_and_backward([4 * n * c, stats, 0], [4 * n * c, stats, 0]),
                 params: vec![vec![c], vec![c]],
-                ..Operator::new("add_layernorm", 2 * l, |tape, mut x, p| {
+                ..self.timed(step::Operator::AddNorm { kind, width: c }, |tape, mut x, p| {
                     let delta = x.pop().expect("two inputs");
                     layernorm::add_layernorm(tape, &x[0], delta, p[0], Some(p[1]), EPS).map(Vec::from)
                 })
@@ -113,10 +101,8 @@ impl StepShape {
             Operator {
                 inputs: vec![x()],
                 params: vec![vec![v, c]],
-                // The logits stay in the cache at best.
-                passes: vec![self.pass("both", 2 * n * c + v * c, n + 2 * v * c, 6 * n * c * v)],
-                product: Some([n, v, c]),
-                ..Operator::new("classifier", 1, |tape, x, p| {
+                product: Some([b * t, v, c]),
+                ..self.timed(step::Operator::Classifier { vocabulary: v, width: c }, |tape, x, p| {
                     let scale = Scale { by: 1.0 / self.ids.len() as f32, loss_scale: None };
                     classifier(tape, &x[0], p[0], &self.ids, scale).map(|loss| vec![loss.root])
                 })
@@ -127,41 +113,33 @@ impl StepShape {
     /// What every block has once.
     fn of_blocks(&self) -> Vec<Operator<'_>> {
         let (b, t, c, m) = (self.batch, self.model.context_length, self.model.n_embd, self.model.mlp_dim);
-        let (n, l, heads) = (b * t, self.model.n_layer, self.heads());
-        let (packed, width) = (heads.packed(), heads.width());
-        let linear = |name, outs: usize, ins: usize| Operator {
+        let heads = self.heads();
+        let linear = |layer, outs: usize, ins: usize| Operator {
             inputs: vec![vec![b, t, ins]],
             params: vec![vec![outs, ins], vec![outs]],
-            passes: self.forward_and_backward(
-                [n * (ins + outs) + outs * ins, 0, 2 * n * outs * ins],
-                [n * (2 * ins + outs) + outs * ins, 2 * outs * ins, 4 * n * outs * ins],
-            ),
-            product: Some([n, outs, ins]),
-            ..Operator::new(name, l, |tape, x, p| linear::linear(tape, &x[0], p[0], Some(p[1])).map(|y| vec![y]))
+            product: Some([b * t, outs, ins]),
+            ..self.timed(step::Operator::Linear { layer, outs, ins, bias: true }, |tape, x, p| {
+                linear::linear(tape, &x[0], p[0], Some(p[1])).map(|y| vec![y])
+            })
         };
-        // Products of causal pairs only: two forward; backward the scores again, and four for the gradients.
-        let pairs = b * width * (t * (t + 1) / 2);
         vec![
-            linear("linear qkv", packed, c),
+            linear(Layer::Qkv, heads.packed(), c),
             Operator {
-                inputs: vec![vec![b, t, packed]],
-                passes: self.forward_and_backward(
-                    [n * (packed + width), n * heads.n_head, 4 * pairs],
-                    [2 * n * (packed + width), n * heads.n_head, 10 * pairs],
-                ),
+                inputs: vec![vec![b, t, heads.packed()]],
                 product: Some([QUERIES.min(t), KEYS.min(t), heads.head_dim]),
-                ..Operator::new("attention", l, move |tape, x, _| {
+                ..self.timed(step::Operator::Attention { heads }, move |tape, x, _| {
                     attention(tape, &x[0], heads, None, None).map(|y| vec![y])
                 })
             },
-            linear("linear proj", c, width),
-            linear("linear up", m, c),
+            linear(Layer::Proj, c, heads.width()),
+            linear(Layer::Up, m, c),
             Operator {
                 inputs: vec![vec![b, t, m]],
-                passes: self.moves(2 * n * m, 3 * n * m),
-                ..Operator::new("gelu", l, |tape, x, _| gelu::gelu(tape, &x[0], gelu::Kind::Tanh).map(|y| vec![y]))
+                ..self.timed(step::Operator::Activation { kind: Mlp::Gelu, width: m }, |tape, x, _| {
+                    gelu::gelu(tape, &x[0], gelu::Kind::Tanh).map(|y| vec![y])
+                })
             },
-            linear("linear down", c, m),
+            linear(Layer::Down, c, m),
         ]
     }
 
@@ -172,45 +150,42 @@ impl StepShape {
         let x = || vec![b, t, c];
         let last = |mut x: Vec<Var>| x.pop().expect("an input");
         let packed = heads.packed();
-        let turned = n * (heads.n_head + heads.n_kv_head) * heads.head_dim;
-        let factors = RANK * (c + packed);
         vec![
             Operator {
                 inputs: vec![x(), x()],
-                // The gradient is handed on as it is.
-                passes: vec![self.pass("forward", 3 * n * c, 0, 0)],
-                ..Operator::new("residual", 0, |tape, mut x, _| {
+                ..self.timed(step::Operator::Residual { width: c }, |tape, mut x, _| {
                     let delta = x.pop().expect("two inputs");
                     residual::residual(tape, &x[0], delta).map(|y| vec![y])
                 })
             },
             Operator {
                 inputs: vec![x()],
-                passes: self.forward_and_backward([2 * n * c, n, 0], [3 * n * c, n, 0]),
                 params: vec![vec![c]],
-                ..Operator::new("rmsnorm", 0, |tape, x, p| rmsnorm::rmsnorm(tape, &x[0], p[0], EPS).map(|y| vec![y]))
+                ..self.timed(step::Operator::Norm { kind: Norm::Rmsnorm, width: c }, |tape, x, p| {
+                    rmsnorm::rmsnorm(tape, &x[0], p[0], EPS).map(|y| vec![y])
+                })
             },
             Operator {
                 inputs: vec![vec![b, t, 2 * m]],
-                passes: self.moves(3 * n * m, 5 * n * m),
-                ..Operator::new("swiglu", 0, |tape, x, _| swiglu::swiglu(tape, &x[0]).map(|y| vec![y]))
+                ..self.timed(step::Operator::Activation { kind: Mlp::Swiglu, width: m }, |tape, x, _| {
+                    swiglu::swiglu(tape, &x[0]).map(|y| vec![y])
+                })
             },
             Operator {
                 inputs: vec![vec![b, t, m]],
-                passes: self.moves(2 * n * m, 3 * n * m),
-                ..Operator::new("relu2", 0, |tape, x, _| relu2::relu2(tape, &x[0]).map(|y| vec![y]))
+                ..self.timed(step::Operator::Activation { kind: Mlp::Relu2, width: m }, |tape, x, _| {
+                    relu2::relu2(tape, &x[0]).map(|y| vec![y])
+                })
             },
             Operator {
                 inputs: vec![vec![b, t, packed]],
-                passes: self.moves(2 * turned, 2 * turned),
-                ..Operator::new("rope", 0, move |tape, x, _| {
+                ..self.timed(step::Operator::Rope { heads }, move |tape, x, _| {
                     rope::rope(tape, last(x), heads, &self.rope, 0, None).map(|y| vec![y])
                 })
             },
             Operator {
                 inputs: vec![x()],
-                passes: self.moves(2 * n * c, 2 * n * c),
-                ..Operator::new("dropout", 0, move |tape, x, _| {
+                ..self.timed(step::Operator::Dropout { width: c }, move |tape, x, _| {
                     let sequences: Vec<u32> = (0..b as u32).collect();
                     dropout::dropout(tape, last(x), Mask::new(1, 0, 0, 1, 0.1), &sequences).map(|y| vec![y])
                 })
@@ -218,12 +193,8 @@ impl StepShape {
             Operator {
                 inputs: vec![x(), vec![b, t, packed]],
                 params: vec![vec![RANK, c], vec![packed, RANK]],
-                passes: self.forward_and_backward(
-                    [n * (c + 2 * packed + RANK) + factors, 0, 2 * n * factors],
-                    [n * (2 * c + packed + RANK) + factors, 2 * factors, 4 * n * factors],
-                ),
                 product: Some([n, RANK, c]),
-                ..Operator::new("low_rank", 0, |tape, mut x, p| {
+                ..self.timed(step::Operator::LowRank { outs: packed, ins: c, rank: RANK }, |tape, mut x, p| {
                     let y = x.pop().expect("two inputs");
                     low_rank::low_rank(tape, y, &x[0], (p[0], p[1]), 0, 2.0).map(|y| vec![y])
                 })

@@ -7,6 +7,7 @@ use crate::cli::bench::rates::best_rate;
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::Gpt;
+use crate::ops::adamw::cost::{STATE_BYTES, bytes_per_parameter};
 use crate::ops::adamw::{AdamW, adamw};
 use crate::ops::gradnorm;
 use crate::tape::{Backward, Context, Gradients, Layout, ParamId, Params, Tape, Var, VarId};
@@ -173,21 +174,19 @@ pub(crate) fn time_arena(model: &Gpt, dtype: DType, patience: Duration) -> Resul
     let (mut m, mut v) = (moment()?, moment()?);
     let pass = |bytes_each: usize| Pass { name: "once", bytes: (bytes_each * len) as f64, flops: 0.0 };
     let seconds = repeat(patience, || grads.clear())?;
-    let mut found = vec![("zero gradients", pass(4), seconds)];
+    let mut found = vec![("zero gradients", pass(size_of::<f32>()), seconds)];
     fill(grads.flat_mut());
     let seconds = repeat(patience, || {
         std::hint::black_box(gradnorm::gradnorm(&grads, 1.0));
         Ok(())
     })?;
-    found.push(("gradient norm", pass(4), seconds));
-    // Weights and moments are read and written, gradients read, the copy of the weights written.
-    let each = 28 + if dtype == DType::F32 { 0 } else { dtype.size() };
+    found.push(("gradient norm", pass(gradnorm::cost::BYTES_PER_PARAMETER), seconds));
     let with = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t: 10, grad_scale: 0.5 };
     let seconds = repeat(patience, || {
         adamw(&mut params, &grads, &mut m, &mut v, &with);
         Ok(())
     })?;
-    found.push(("adamw", pass(each), seconds));
+    found.push(("adamw", pass(bytes_per_parameter(STATE_BYTES, dtype)), seconds));
     Ok(found)
 }
 

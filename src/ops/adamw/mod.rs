@@ -3,6 +3,7 @@
 //! The order of operations is PyTorch's: decay first (`p -= lr * wd * p`), then the moments, then the bias-corrected step
 //! `p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. Decay acts on tensors of two or more dimensions.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

@@ -27,14 +27,14 @@ pub fn is_fast(head_dim: usize, dtype: DType) -> bool {
 
 /// What keeps a query from seeing keys, besides their order.
 #[derive(Clone, Copy, Debug)]
-pub struct Hidden<'s> {
+pub struct Masking<'s> {
     /// Dropout.
     pub dropout: Option<AttentionDropout<'s>>,
     /// Documents.
     pub documents: Option<&'s Documents>,
 }
 
-/// [`Hidden`] as kernels take it.
+/// [`Masking`] as kernels take it.
 #[derive(Default)]
 struct OnDevice<'h> {
     /// The mask, and the sequences' indices on the device.
@@ -43,7 +43,7 @@ struct OnDevice<'h> {
     begins: Option<&'h Tensor>,
 }
 
-impl<'h> Hidden<'h> {
+impl<'h> Masking<'h> {
     fn upload(&self, gpu: &'static Gpu) -> Result<OnDevice<'h>> {
         let dropout = match &self.dropout {
             None => None,
@@ -84,12 +84,12 @@ impl Plan {
     }
 
     /// Whether a pass runs on tensor cores: there is no instance with both dropout and documents.
-    fn takes_fast(&self, hidden: &OnDevice<'_>) -> bool {
-        self.is_fast() && (hidden.dropout.is_none() || hidden.begins.is_none())
+    fn takes_fast(&self, masking: &OnDevice<'_>) -> bool {
+        self.is_fast() && (masking.dropout.is_none() || masking.begins.is_none())
     }
 
     /// The end of the argument lists of the fast kernels: extents, scale, dropout or documents.
-    fn fast_tail(&self, heads: usize, hidden: &OnDevice<'_>) -> Vec<Arg> {
+    fn fast_tail(&self, heads: usize, masking: &OnDevice<'_>) -> Vec<Arg> {
         let Heads { n_head, n_kv_head, head_dim } = self.heads;
         let bytes = 2 * self.t * head_dim * self.dtype.size();
         let at_once = (TOGETHER / bytes).clamp(1, heads);
@@ -101,16 +101,16 @@ impl Plan {
             Arg::U32(at_once as u32),
             Arg::F32(self.scale),
         ];
-        if let Some((mask, sequences)) = &hidden.dropout {
+        if let Some((mask, sequences)) = &masking.dropout {
             arguments.push(Arg::Pointer(sequences.address()));
             arguments.extend(mask_arguments(mask));
         }
-        arguments.extend(hidden.begins.map(|begins| Arg::Pointer(begins.address())));
+        arguments.extend(masking.begins.map(|begins| Arg::Pointer(begins.address())));
         arguments
     }
 
-    fn fast_kernel(&self, what: &str, hidden: &OnDevice<'_>) -> String {
-        let kind = match (&hidden.dropout, hidden.begins) {
+    fn fast_kernel(&self, what: &str, masking: &OnDevice<'_>) -> String {
+        let kind = match (&masking.dropout, masking.begins) {
             (Some(_), _) => "_dropout",
             (None, Some(_)) => "_documents",
             (None, None) => "",
@@ -119,9 +119,9 @@ impl Plan {
     }
 
     /// The end of the argument lists of the generic kernels: scale, dropout, documents.
-    fn generic_tail(&self, hidden: &OnDevice<'_>) -> Vec<Arg> {
+    fn generic_tail(&self, masking: &OnDevice<'_>) -> Vec<Arg> {
         let mut arguments = vec![Arg::F32(self.scale)];
-        match &hidden.dropout {
+        match &masking.dropout {
             Some((mask, sequences)) => {
                 arguments.push(Arg::Pointer(sequences.address()));
                 arguments.extend(mask_arguments(mask));
@@ -132,7 +132,7 @@ impl Plan {
                 arguments.push(Arg::F32(1.0));
             }
         }
-        arguments.push(Arg::Pointer(hidden.begins.map_or(0, Tensor::address)));
+        arguments.push(Arg::Pointer(masking.begins.map_or(0, Tensor::address)));
         arguments
     }
 
@@ -173,7 +173,7 @@ fn generic_forward(
     lse: u64,
     qkv: &Tensor,
     from: &Source,
-    hidden: &OnDevice<'_>,
+    masking: &OnDevice<'_>,
 ) -> Result<()> {
     let Heads { n_head, n_kv_head, head_dim } = plan.heads;
     let (heads, padded) = (plan.b * n_head, plan.padded());
@@ -188,7 +188,7 @@ fn generic_forward(
     ];
     arguments.extend(from.strides.map(|stride| Arg::U64(stride as u64)));
     arguments.extend([plan.t, from.past, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)));
-    arguments.extend(plan.generic_tail(hidden));
+    arguments.extend(plan.generic_tail(masking));
     gpu.launch(&kernel, geometry, &arguments)
 }
 
@@ -202,19 +202,19 @@ pub fn forward(
     lse: &mut Tensor,
     qkv: &Tensor,
     heads: Heads,
-    hidden: Hidden<'_>,
+    masking: Masking<'_>,
 ) -> Result<()> {
     let plan = Plan::new(qkv, heads)?;
-    let hidden = &hidden.upload(gpu)?;
+    let masking = &masking.upload(gpu)?;
     let Heads { n_head, n_kv_head, head_dim } = heads;
-    if plan.takes_fast(hidden) {
+    if plan.takes_fast(masking) {
         let (count, keys) = (plan.b * n_head, if head_dim == 64 { 64 } else { 32 });
-        let rows = if head_dim == 128 && hidden.dropout.is_some() { 64 } else { 128 };
+        let rows = if head_dim == 128 && masking.dropout.is_some() { 64 } else { 128 };
         let geometry = fast_geometry(count * plan.t.div_ceil(rows), (rows + 4 * keys) * head_dim * 2);
         let mut arguments =
             vec![Arg::Pointer(out.address_mut()), Arg::Pointer(lse.address_mut()), Arg::Pointer(qkv.address())];
-        arguments.extend(plan.fast_tail(count, hidden));
-        return gpu.launch(&plan.fast_kernel("forward", hidden), geometry, &arguments);
+        arguments.extend(plan.fast_tail(count, masking));
+        return gpu.launch(&plan.fast_kernel("forward", masking), geometry, &arguments);
     }
     let at = |element: usize| qkv.address() + (element * plan.dtype.size()) as u64;
     let row = heads.packed();
@@ -224,7 +224,7 @@ pub fn forward(
         strides: [row, head_dim, plan.t * row],
         past: 0,
     };
-    generic_forward(gpu, &plan, out, lse.address_mut(), qkv, &from, hidden)
+    generic_forward(gpu, &plan, out, lse.address_mut(), qkv, &from, masking)
 }
 
 /// See [`super::forward_cached`].
@@ -250,7 +250,7 @@ pub fn forward_cached(
     if past == 0 && plan.is_fast() {
         // Nothing lies in the cache that the packed rows do not hold.
         let mut lse = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
-        return forward(gpu, out, &mut lse, qkv, heads, Hidden { dropout: None, documents: None });
+        return forward(gpu, out, &mut lse, qkv, heads, Masking { dropout: None, documents: None });
     }
     let strides = [head_dim, cache.capacity * head_dim, n_kv_head * cache.capacity * head_dim];
     let from = Source { keys: cache.keys, values: cache.values, strides, past };
@@ -277,10 +277,10 @@ pub fn backward(
     dout: &Tensor,
     saved: &Saved<'_>,
     heads: Heads,
-    hidden: Hidden<'_>,
+    masking: Masking<'_>,
 ) -> Result<()> {
     let plan = Plan::new(saved.qkv, heads)?;
-    let hidden = &hidden.upload(gpu)?;
+    let masking = &masking.upload(gpu)?;
     let Heads { n_head, n_kv_head, head_dim } = heads;
     let (queries, keys) = (plan.b * n_head, plan.b * n_kv_head);
     let mut delta = Tensor::empty(gpu.device(), DType::F32, &[plan.b, n_head, plan.t])?;
@@ -298,17 +298,17 @@ pub fn backward(
         Arg::Pointer(row_sums),
     ];
     let with = |tail: Vec<Arg>| first.iter().copied().chain(tail).collect::<Vec<Arg>>();
-    if plan.takes_fast(hidden) {
+    if plan.takes_fast(masking) {
         let shared = |rows: usize| (2 * rows + 4 * 32) * head_dim * 2;
-        let plain = hidden.dropout.is_none() && hidden.begins.is_none();
+        let plain = masking.dropout.is_none() && masking.begins.is_none();
         let rows = if head_dim == 64 && plain { 128 } else { 64 };
-        let kernel = plan.fast_kernel("backward_keys", hidden);
-        let arguments = with(plan.fast_tail(keys, hidden));
+        let kernel = plan.fast_kernel("backward_keys", masking);
+        let arguments = with(plan.fast_tail(keys, masking));
         let geometry = fast_geometry(keys * plan.t.div_ceil(rows), shared(rows) + 512);
         gpu.launch(&kernel, geometry, &arguments)?;
         let rows = if head_dim == 64 { 128 } else { 64 };
-        let kernel = plan.fast_kernel("backward_queries", hidden);
-        let arguments = with(plan.fast_tail(queries, hidden));
+        let kernel = plan.fast_kernel("backward_queries", masking);
+        let arguments = with(plan.fast_tail(queries, masking));
         let geometry = fast_geometry(queries * plan.t.div_ceil(rows), shared(rows));
         return gpu.launch(&kernel, geometry, &arguments);
     }
@@ -316,7 +316,7 @@ pub fn backward(
     let extents = |heads: usize| {
         let mut tail: Vec<Arg> =
             [plan.t, n_head, n_kv_head, head_dim, heads].map(|number| Arg::U32(number as u32)).to_vec();
-        tail.extend(plan.generic_tail(hidden));
+        tail.extend(plan.generic_tail(masking));
         tail
     };
     let shared = |tile: usize| 4 * (tile + 4) * (4 * padded + 2 * tile);

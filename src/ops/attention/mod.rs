@@ -11,6 +11,7 @@
 //! in the input makes the rows that see it NaN; inside a block of queries it may reach earlier rows too, as in any
 //! implementation that multiplies masked zeros.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
@@ -83,7 +84,7 @@ pub fn forward(
                 cpu::forward::<E>(out.values_mut(), lse.f32_mut(), qkv.values(), extent, dropout);
             });
         }
-        Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, cuda::Hidden { dropout, documents })?,
+        Some(gpu) => cuda::forward(gpu, &mut out, &mut lse, qkv, heads, cuda::Masking { dropout, documents })?,
     }
     Ok((out, lse))
 }
@@ -187,7 +188,7 @@ impl Backward for Attention {
             }
             Some(gpu) => {
                 let saved = cuda::Saved { qkv, out: &self.out, lse: &self.lse };
-                cuda::backward(gpu, &mut dqkv, &dout, &saved, heads, cuda::Hidden { dropout, documents })?;
+                cuda::backward(gpu, &mut dqkv, &dout, &saved, heads, cuda::Masking { dropout, documents })?;
             }
         }
         context.add(self.qkv.id(), dqkv)

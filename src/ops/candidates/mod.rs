@@ -3,6 +3,7 @@
 //! On a GPU this replaces the way of 4 V bytes a token to the host by a few kilobytes: top-k and nucleus sampling look at the
 //! most likely tokens only, and know by the sums how likely the rest is.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

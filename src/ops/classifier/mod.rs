@@ -5,6 +5,7 @@
 //! whole batch ever stand in memory, and nothing is computed twice (the idea of Liger-Kernel's fused linear cross-entropy).
 //! It is the end of the forward pass, and its gradient is known there up to a factor that the caller gives as `scale`.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

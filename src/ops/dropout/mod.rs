@@ -1,6 +1,7 @@
 //! Dropout as a function of the place (Srivastava et al. 2014): [`Mask`] says for every element of every sequence whether
 //! it is kept, so nothing is saved, and the mask does not depend on how the batch was cut.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

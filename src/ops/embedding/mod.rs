@@ -4,6 +4,7 @@
 //! The gradient of a row of `wte` is a sum over all places where its token stands. Places are sorted by token first, so
 //! that one task owns one row and adds to it in the order of the places: no atomics, and the same bits always.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

@@ -3,6 +3,7 @@
 //!
 //! Only the input is kept, and that is shared with whoever made it: the backward computes the rest again.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

@@ -4,6 +4,7 @@
 //! looked into: either an element is not finite (and the first parameter that has one is named), or all elements are and
 //! only the sum of their squares overflowed.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

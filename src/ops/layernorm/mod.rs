@@ -3,6 +3,7 @@
 //! The variance is that of the population (divided by C), in a second pass over the row, so that a large common offset
 //! does not cancel it away. Kept for the backward: the input, shared with the residual stream, and two numbers for a row.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

@@ -1,5 +1,6 @@
 //! Linear layer: `y = x W^T + b` with `W` [out, in], as PyTorch's `nn.Linear` stores it.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 pub mod gelu;

@@ -4,6 +4,7 @@
 //! Two thin products, which the way back undoes: `dB += scale dy^T h`, `dh = scale dy B`, `dA += dh^T x`, `dx += dh A`, with
 //! `h = x A^T` kept (R numbers a row). The gradient of `y` itself passes through as it is.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

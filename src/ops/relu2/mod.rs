@@ -1,5 +1,6 @@
 //! Squared ReLU, `y = max(x, 0)^2` (So et al., "Primer", 2021).
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

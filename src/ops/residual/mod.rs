@@ -3,6 +3,7 @@
 //! The norms can make this sum themselves ([`super::layernorm::add_layernorm`], [`super::rmsnorm::add_rmsnorm`]); what they
 //! share for it stands here.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

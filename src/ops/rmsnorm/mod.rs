@@ -2,6 +2,7 @@
 //!
 //! Kept for the backward: the input, shared with the residual stream, and one number for a row.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

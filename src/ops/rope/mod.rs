@@ -4,6 +4,7 @@
 //! `position * theta^(-2i/D)`. A product of a rotated query and a rotated key then depends on their distance alone. Values
 //! are not rotated. Nothing is saved for the way back: the gradient is turned back by the same angles.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 

@@ -1,6 +1,7 @@
 //! SwiGLU, `y = silu(gate) * up` (Shazeer, "GLU variants improve transformer", 2020), on the output of one linear layer
 //! that holds both halves.
 
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 
