@@ -3,7 +3,7 @@
 use super::config::{Arm, Sweep};
 use super::results::{Outcome, State};
 use crate::config::Config;
-use crate::data::Tokenizer;
+use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::Result;
 
