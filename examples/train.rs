@@ -45,8 +45,7 @@ fn main() -> taper::Result<()> {
     let lines: String = (0..400).map(|i| format!("{i} and {} make {}.\n", i % 7, i + i % 7)).collect();
     std::fs::write(&text, lines).map_err(taper::Error::io("write", &text))?;
 
-    let mut config = Config::from_str(CONFIG, "the example", &[])?;
-    config.data.text = vec![text.display().to_string()];
+    let config = Config::from_str(CONFIG, "the example", &[format!("data.text=['{}']", text.display())])?;
     let options = Options { folder: Some(folder.path().join("run")), ..Options::default() };
     let mut prepared = run::prepare(config, options, &Screen)?;
     let trained = prepared.train(&mut [&mut Steps], &AtomicBool::new(false), &Screen)?;

@@ -42,7 +42,7 @@ pub use write::Difference;
 /// ```
 /// use taper::config::Config;
 ///
-/// let text = "model = { n_layer = 2, n_head = 2, n_embd = 64 }";
+/// let text = "model = { n_layer = 2, n_head = 2, n_embd = 64 }\ndata.text = [\"my.txt\"]\ntrain.max_steps = 10";
 /// let config = Config::from_str(text, "my.toml", &["optimizer.lr=1e-3".into()])?;
 /// assert_eq!((config.model.n_layer, config.optimizer.lr), (Some(2), 1e-3));
 ///

@@ -13,7 +13,7 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let text = folder.path().join("my.txt");
 //! # std::fs::write(&text, "a small text, and another; ".repeat(20)).unwrap();
-//! let mut config = Config::from_str(
+//! let config = Config::from_str(
 //!     r#"
 //!     model = { n_layer = 1, n_head = 1, n_embd = 8, context_length = 8 }
 //!     tokenizer.kind = "bytes"
@@ -21,9 +21,8 @@
 //!     train = { micro_batch = 2, global_batch = 2, max_steps = 2 }
 //!     "#,
 //!     "my.toml",
-//!     &[],
+//!     &[format!("data.text=['{}']", text.display())],
 //! )?;
-//! config.data.text = vec![text.display().to_string()];
 //!
 //! let options = run::Options { folder: Some(folder.path().join("run")), ..Default::default() };
 //! let mut prepared = run::prepare(config, options, &Silent)?;
