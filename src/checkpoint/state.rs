@@ -1,4 +1,4 @@
-//! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
+//! The training state next to a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
 //! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in the arena's order, so
 //! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
@@ -21,7 +21,7 @@ const STATE: &str = "state.json";
 /// 2: the arena's checksum is made of chunks.
 const VERSION: u32 = 2;
 
-/// Everything besides the numbers of the arena that is needed to go on.
+/// Everything besides the numbers of the arena that is needed to resume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingState {
     /// Version of this format.
@@ -56,7 +56,7 @@ pub struct TrainingState {
     pub config_hash: String,
     /// Hash of the tokenizer.
     pub tokenizer_hash: String,
-    /// Hardware kind that wrote it: the same kind goes on with the same bits.
+    /// Hardware kind that wrote it: the same kind resumes with the same bits.
     pub hardware: String,
     /// With adapters: the XXH3 of the weights that they correct.
     #[serde(default, skip_serializing_if = "Option::is_none")]

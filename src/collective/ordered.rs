@@ -278,6 +278,18 @@ mod tests {
     }
 
     #[test]
+    fn shards_end_at_the_boundaries_that_are_allowed() {
+        let ranges = |parts, allowed: &[usize]| Shards::between(100, parts, allowed).ranges();
+        assert_eq!(ranges(2, &[0, 10, 45, 70]), [0..45, 45..100]);
+        assert_eq!(ranges(4, &[0, 10, 45, 70]), [0..10, 10..45, 45..70, 70..100]);
+        // Too few for all ranks: some have nothing.
+        assert_eq!(ranges(4, &[0, 60]), [0..0, 0..60, 60..60, 60..100]);
+        assert_eq!(ranges(2, &[0]), [0..0, 0..100]);
+        assert_eq!(ranges(1, &[]), vec![0..100]);
+        assert_eq!(Shards::between(100, 2, &[0, 45]).after(7).ranges(), [7..52, 52..107]);
+    }
+
+    #[test]
     fn shards_are_aligned_and_cover_everything() {
         for (len, parts) in [(0, 2), (1, 4), (16384, 2), (16385, 2), (100_000, 4), (1 << 20, 8)] {
             let shards = Shards::new(len, parts, ALIGN);

@@ -28,7 +28,7 @@ pub struct Pulse {
     pub busy_ms: Vec<f64>,
 }
 
-/// The slowest rank beside the others.
+/// The slowest rank, and how the others compare.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The rank that computes longest.
@@ -171,7 +171,7 @@ impl Ranks {
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }
     }
 
-    /// Tells the others that this rank cannot go on. It does not wait.
+    /// Tells the others that this rank cannot continue. It does not wait.
     pub fn abort(&self, error: &Error) {
         if let Some(group) = &self.group {
             group.abort(&error.to_string(), error.exit_code());

@@ -23,7 +23,7 @@ pub struct HostBuffer {
 
 // SAFETY: the buffer owns its memory, and hands out references only through `&self` and `&mut self`.
 unsafe impl Send for HostBuffer {}
-// SAFETY: as above; shared access is read-only.
+// SAFETY: through `&self` there are only `&[u8]`: writing needs `&mut self`.
 unsafe impl Sync for HostBuffer {}
 
 /// Buffers that wait by size, and counts of those that do not.

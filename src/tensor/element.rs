@@ -105,7 +105,7 @@ mod tests {
     /// Every pattern of the upper half, with lower halves around the points where rounding turns.
     #[test]
     fn storing_rounds_to_nearest_even() {
-        for upper in 0..=u16::MAX {
+        for upper in (0..=u16::MAX).step_by(if cfg!(miri) { 257 } else { 1 }) {
             for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let x = f32::from_bits(u32::from(upper) << 16 | lower);
                 let (ours, expected) = (bf16::store(x), bf16::from_f32(x));

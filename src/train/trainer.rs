@@ -207,7 +207,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Goes on from a checkpoint's content instead of the start.
+    /// Resumes from a checkpoint's content instead of the start.
     ///
     /// # Errors
     /// If it is of another model or tokenizer.
@@ -403,7 +403,7 @@ impl<'a> Trainer<'a> {
         Event::Checkpoint(events::Checkpoint { step, path, val_loss: self.state.val_loss })
     }
 
-    /// Records that the run goes on from its checkpoint; `logged` is the log so far. A process that was killed after it
+    /// Records that the run resumes from its checkpoint; `logged` is the log so far. A process that was killed after it
     /// had saved a checkpoint, and before it had said so, is made up for.
     ///
     /// # Errors

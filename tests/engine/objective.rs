@@ -19,7 +19,7 @@ const ROWS: usize = 8;
 
 /// Row `i`; its first `counted` targets count.
 fn row(i: usize, counted: usize, weights: &[f32]) -> Batch {
-    let token = |t: usize| ((i * 31 + t * t * 7 + 3) % 50) as u32;
+    let token = |t: usize| ((i * 31 + t * t * 7 + 3) % 23) as u32;
     let target = |t: usize| if t < counted { token(t + 1) } else { IGNORE };
     let (inputs, targets) = ((0..T).map(token).collect(), (0..T).map(target).collect());
     Batch { inputs, targets, weights: weights.to_vec(), begins: Vec::new() }

@@ -36,7 +36,7 @@ pub(super) struct Side {
 
 // SAFETY: handles that the driver lets any thread use once the context is current, which callers see to.
 unsafe impl Send for Side {}
-// SAFETY: as above.
+// SAFETY: the driver API takes calls on one stream or event from several threads at once, and the handles never change.
 unsafe impl Sync for Side {}
 
 impl Side {

@@ -47,9 +47,9 @@ impl<E> Clone for Lines<E> {
 
 impl<E> Copy for Lines<E> {}
 
-// SAFETY: a place in memory that is only read, and only by functions whose callers vouch for it.
+// SAFETY: the memory is only read, by `pack`, whose caller promises that it is a matrix that stays as it is.
 unsafe impl<E: Sync> Sync for Lines<E> {}
-// SAFETY: as above.
+// SAFETY: it is a shared view: sending it to another thread only lets that thread read elements that are Sync.
 unsafe impl<E: Sync> Send for Lines<E> {}
 
 impl<E> Lines<E> {
@@ -58,7 +58,7 @@ impl<E> Lines<E> {
     /// # Safety
     /// They must be inside.
     pub unsafe fn at(&self, line: usize, k: usize) -> Lines<E> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the place of line `line` and k `k` is inside the matrix by the caller.
         Lines { data: unsafe { self.data.add(line * self.line + k * self.k) }, ..*self }
     }
 }

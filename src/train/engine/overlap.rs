@@ -2,7 +2,7 @@
 //!
 //! A process that has several lanes runs one after the other, so only its last backward pass can overlap. When a bucket of that
 //! pass is complete, the sums of the lanes before are added to it, and a copy goes to a thread that adds it over all ranks; the
-//! main thread goes on. The tree of additions is that of whole buffers, so the bits are, too. The thread makes all collectives
+//! main thread continues. The tree of additions is that of whole buffers, so the bits are, too. The thread makes all collectives
 //! of that time, in the order of the buckets, and is waited for before the main thread makes another: every rank makes the same
 //! calls in the same order.
 
