@@ -6,8 +6,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use taper::data::pieces::{PIECE_BYTES, next_cut};
-use taper::data::{Loader, PrepareOptions, Rows, ShardOptions, Shards, Silent, Tokenizer, prepare};
+use taper::data::text::pieces::{PIECE_BYTES, next_cut};
+use taper::data::{Batch, Loader, PrepareOptions, ShardOptions, Shards, Tokenizer, prepare};
+use taper::ui::Silent;
 
 fn text(bytes: usize) -> String {
     "Call me Ishmael. Some years ago, never mind how long precisely, I thought I would sail about a little.\n"
@@ -44,7 +45,7 @@ fn benches(criterion: &mut Criterion) {
     let shards = Shards::open(&options.out.display().to_string(), &ShardOptions::default()).expect("just made");
     let stream = Arc::new(shards.into_streams(257).0);
     let loader = Loader::new(stream, 1024, true, 1).expect("more than one sequence");
-    let mut rows = Rows::default();
+    let mut rows = Batch::default();
     let mut index = 0;
     group.throughput(Throughput::Elements(1024));
     group.bench_function("fill a shuffled sequence of 1024", |bencher| {

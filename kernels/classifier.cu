@@ -3,9 +3,9 @@
 // classifier_loss_T(losses, logits, targets, vocabulary, stride)
 //   losses f32 [R] = logsumexp(row) - row[target], in nats; 0 for the target IGNORE (0xffffffff). logits [R, stride]: the
 //   columns from `vocabulary` on are padding and are not looked at.
-// classifier_gradient_T(losses, logits, targets, vocabulary, stride, scale, state)
-//   The same, and the logits become (softmax - onehot) scale, times state->loss_scale where `state` is not null; padding
-//   and ignored rows become 0.
+// classifier_gradient_T(losses, logits, targets, vocabulary, stride, weights, scale, state)
+//   The same, and the logits become (softmax - onehot) scale, times state->loss_scale where `state` is not null, and times
+//   weights f32 [R] where they are not null (the losses are without them); padding and ignored rows become 0.
 // Grid R, block 1024 (any multiple of 32 works; small vocabularies want fewer). One block for a row: every thread keeps a
 // running maximum and sum (online softmax), which meet once. The second pass goes through the row backwards, so that what
 // was read last, and is still in the caches, comes first.
@@ -113,10 +113,11 @@ DEVICE void classifier(float* losses, T* logits, const u32* targets, u32 vocabul
     }                                                                                                                  \
     TAPER_KERNEL(classifier_loss_##name, 1024)                                                                         \
     KERNEL(1024)                                                                                                       \
-    classifier_gradient_##name(float* losses, T* logits, const u32* targets, u32 vocabulary, u32 stride, float scale,  \
-                               const StepState* state) {                                                               \
-        float loss_scale = state == nullptr ? 1.0f : state->loss_scale;                                                \
-        classifier<T, true>(losses, logits, targets, vocabulary, stride, scale * loss_scale);                          \
+    classifier_gradient_##name(float* losses, T* logits, const u32* targets, u32 vocabulary, u32 stride,               \
+                               const float* weights, float scale, const StepState* state) {                            \
+        float of_row = scale * (state == nullptr ? 1.0f : state->loss_scale);                                          \
+        if (weights != nullptr) of_row *= weights[blockIdx.x];                                                         \
+        classifier<T, true>(losses, logits, targets, vocabulary, stride, of_row);                                      \
     }                                                                                                                  \
     TAPER_KERNEL(classifier_gradient_##name, 1024)
 

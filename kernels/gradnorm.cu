@@ -1,12 +1,12 @@
-// The norm of all gradients, what kind of step that makes, and what AdamW has to do: without the host.
-// Definition: src/ops/gradnorm and src/optim/optimizer.rs.
+// The norm of all gradients, what kind of step that makes, and whether it is applied: without the host.
+// Definition: src/ops/gradnorm and src/optim/guard.
 //
 // gradnorm_partial(grads, n, first, partial_sums, partial_bad)
-//   For each chunk from chunk `first` on, as many as there are blocks: of of CHUNK (16384) elements of grads f32 [n], as they are (scaled by the loss scale): the sum of squares in
+//   For each chunk from chunk `first` on, as many as there are blocks: of CHUNK (16384) elements of grads f32 [n], as they are (scaled by the loss scale): the sum of squares in
 //   a fixed order, and the first index of an element that is not finite (~0 if all are). Grid ceil(n / 16384), block 256.
 //   Bytes: 4 n; the floor is bytes / bandwidth.
-// gradnorm_finish(partial_sums, partial_bad, n_partials, lane_losses, lanes, state, record, lr, beta1, beta2, weight_decay,
-//                 clip_norm, flags, min_scale, max_scale, growth_interval)
+// gradnorm_finish(partial_sums, partial_bad, n_partials, lane_losses, lanes, state, record, lr, clip_norm, flags,
+//                 min_scale, max_scale, growth_interval)
 //   Grid 1, block 256. Adds the partial sums in f64 in a fixed order, the losses f64 [lanes] (a power of two, at most 256) in a
 //   pairwise tree, decides, and writes `record` and `state` (step.cuh). clip_norm <= 0: no clipping. flags: 1 dynamic loss
 //   scale, 2 stop at the first refused step. Latency only: a few kilobytes.
@@ -62,16 +62,6 @@ KERNEL(THREADS) gradnorm_partial(const float* grads, u64 n, u32 first, float* pa
 }
 TAPER_KERNEL(gradnorm_partial, THREADS)
 
-// x^n by repeated squaring, as src/math.rs has it.
-DEVICE double power(double x, u32 n) {
-    double result = 1.0;
-    for (; n > 0; n >>= 1) {
-        if (n & 1) result *= x;
-        x *= x;
-    }
-    return result;
-}
-
 // What kind of step it is. `record` holds the norm and the first bad element, `state` the scale the step used.
 DEVICE StepKind classify(const StepRecord& record, const StepState& state, bool overflow, float clip_norm, u32 flags,
                          float min_scale) {
@@ -85,9 +75,8 @@ DEVICE StepKind classify(const StepRecord& record, const StepState& state, bool 
     return clip_norm > 0.0f && record.norm > clip_norm ? STEP_CLIPPED : STEP_FINITE;
 }
 
-DEVICE void decide(StepRecord& record, StepState& state, double sum_of_squares, double lr, double beta1, double beta2,
-                   double weight_decay, float clip_norm, u32 flags, float min_scale, float max_scale,
-                   u32 growth_interval) {
+DEVICE void decide(StepRecord& record, StepState& state, double sum_of_squares, double lr, float clip_norm,
+                   u32 flags, float min_scale, float max_scale, u32 growth_interval) {
     record.loss_scale = state.loss_scale;
     float norm = float(sqrt(sum_of_squares)) / state.loss_scale;
     bool overflow = !is_finite(norm);
@@ -101,13 +90,10 @@ DEVICE void decide(StepRecord& record, StepState& state, double sum_of_squares, 
         coefficient = clip_norm / (norm + 1e-6f);
         record.norm_clipped = clip_norm;
     }
-    u32 t = state.updates + 1;
+    record.lr = lr;
     record.grad_scale = coefficient / state.loss_scale;
-    record.step_size = float(lr / (1.0 - power(beta1, t)));
-    record.sqrt_correction2 = float(sqrt(1.0 - power(beta2, t)));
-    record.keep = float(1.0 - lr * weight_decay);
     if (record.applied) {
-        state.updates = t;
+        state.updates++;
         state.good_steps++;
         if ((flags & FLAG_DYNAMIC_SCALE) && state.good_steps >= growth_interval) {
             state.loss_scale = 2.0f * state.loss_scale < max_scale ? 2.0f * state.loss_scale : max_scale;
@@ -124,8 +110,8 @@ DEVICE void decide(StepRecord& record, StepState& state, double sum_of_squares, 
 
 KERNEL(THREADS)
 gradnorm_finish(const float* partial_sums, const u64* partial_bad, u32 n_partials, const double* lane_losses, u32 lanes,
-                StepState* state, StepRecord* record, double lr, double beta1, double beta2, double weight_decay,
-                float clip_norm, u32 flags, float min_scale, float max_scale, u32 growth_interval) {
+                StepState* state, StepRecord* record, double lr, float clip_norm, u32 flags,
+                float min_scale, float max_scale, u32 growth_interval) {
     SHARED_ARRAY(double, sums, THREADS);
     SHARED_ARRAY(double, losses, THREADS);
     SHARED_ARRAY(u64, bads, THREADS);
@@ -156,7 +142,7 @@ gradnorm_finish(const float* partial_sums, const u64* partial_bad, u32 n_partial
     now.loss_sum = losses[0];
     now.first_bad = bads[0];
     StepState next = *state;
-    decide(now, next, sums[0], lr, beta1, beta2, weight_decay, clip_norm, flags, min_scale, max_scale, growth_interval);
+    decide(now, next, sums[0], lr, clip_norm, flags, min_scale, max_scale, growth_interval);
     *state = next;
     *record = now;
 }

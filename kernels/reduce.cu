@@ -2,7 +2,8 @@
 //
 // reduce_add_T(sum, term, n): sum [n] += term. Grid ceil(n / (256 N)), block 256, N elements in 16 bytes. Bytes 3 n elements.
 // reduce_add_scaled_f32(sum, term, scale, n): sum [n] += scale term, the same way.
-// reduce_sum_losses(losses, n, slot): slot f64 += the sum of losses f32 [n]. Grid 1, block 1024. Bytes 4 n (latency only).
+// reduce_sum_losses(losses, weights, n, slot): slot f64 += the sum of losses f32 [n], each times its weight where `weights` f32 [n]
+//   is not null. Grid 1, block 1024. Bytes 4 n, or 8 n (latency only).
 // reduce_columns(out, partial, rows, columns, stride): out f32 [columns] += the sum over `rows` of partial f32 [rows, stride],
 //   first `columns` of each row. Grid ceil(columns / 32), block 1024: warp w adds rows w, w + 32, ..., and the warps meet in
 //   order. Bytes: 4 rows columns; the second stage of the gradients of biases and norms.
@@ -38,11 +39,14 @@ KERNEL(256) reduce_add_scaled_f32(float* sum, const float* term, float scale, u6
 }
 TAPER_KERNEL(reduce_add_scaled_f32, 256)
 
-KERNEL(1024) reduce_sum_losses(const float* losses, u64 n, double* slot) {
+KERNEL(1024) reduce_sum_losses(const float* losses, const float* weights, u64 n, double* slot) {
     SHARED_ARRAY(double, sums, 1024);
     double sum = 0.0;
 #pragma unroll 4
-    for (u64 i = threadIdx.x; i < n; i += blockDim.x) sum += double(losses[i]);
+    for (u64 i = threadIdx.x; i < n; i += blockDim.x) {
+        double loss = double(losses[i]);
+        sum += weights == nullptr ? loss : double(weights[i]) * loss;
+    }
     sums[threadIdx.x] = sum;
     sync_threads();
     for (u32 half = 512; half > 0; half /= 2) {

@@ -1,5 +1,5 @@
 // What an optimizer step keeps on the device, so that the host need not wait for it: the same bytes as their repr(C) twins
-// in Rust. gradnorm_finish writes them, the classifier and adamw read them.
+// in Rust. gradnorm_finish writes them, the classifier and the rules of optimizers read them.
 #pragma once
 
 #include "types.cuh"
@@ -8,7 +8,7 @@
 struct StepState {
     float loss_scale;  // of fp16; 1 in other precisions
     u32 good_steps;    // applied steps since the scale last changed
-    u32 updates;       // Adam's t so far
+    u32 updates;       // updates applied so far
     u32 stopped;       // a step was refused, and the policy was to stop: nothing is applied any more
 };
 
@@ -16,16 +16,15 @@ struct StepState {
 struct StepRecord {
     double loss_sum;          // the token losses of the step, unscaled
     u64 first_bad;            // flat index of the first gradient element that is not finite, or ~0
+    double lr;                // learning rate
     float norm;               // L2 norm of the unscaled gradients before clipping; inf on overflow, NaN for bad elements
     float norm_clipped;       // and after; the same where nothing was clipped
     u32 kind;                 // StepKind
     u32 applied;              // 1 if the update is made
     float grad_scale;         // what gradients are multiplied with: clip coefficient / loss scale
-    float step_size;          // lr / (1 - beta1^t)
-    float sqrt_correction2;   // sqrt(1 - beta2^t)
-    float keep;               // 1 - lr weight_decay, for parameters that decay
     float loss_scale;         // the scale that this step used
-    u32 updates;              // t after this step
+    u32 updates;              // updates applied after this step
+    u32 unused;
 };
 
 static_assert(sizeof(StepState) == 16 && sizeof(StepRecord) == 56, "the layout that the host knows");

@@ -21,8 +21,8 @@ impl ModelConfig {
         operators(self).into_iter().map(flops).sum()
     }
 
-    /// Bytes that training needs on the CPU engine, estimated: parameters, gradients and two moments (16 bytes a parameter),
-    /// in bf16 the copy of the parameters (2 more), and the buffers that a step leaves in the pool; activations are in `dtype`,
+    /// Bytes that training needs on the CPU engine, estimated: parameters and gradients (8 bytes a parameter), the
+    /// optimizer's state (`state_bytes` a parameter), in bf16 the copy of the parameters (2 more), and the buffers that a step leaves in the pool; activations are in `dtype`,
     /// statistics and a chunk of logits in f32. A buffer of one size does not serve another, so the buffers of both
     /// full moments count, those of the classifier and those of the way back.
     ///
@@ -30,19 +30,34 @@ impl ModelConfig {
     /// each thread.
     ///
     /// `tests/memory/training.rs` holds the formula against what the buffer pool counts.
-    pub fn training_bytes(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
+    pub fn training_bytes(
+        &self,
+        parameters: usize,
+        state_bytes: usize,
+        micro_batch: usize,
+        recompute: bool,
+        dtype: DType,
+    ) -> u64 {
         let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cpu::buffer_elements(tokens, self.vocab_size);
         let Widths { activations, statistics } = self.widths(recompute);
         let copy = if dtype == DType::F32 { 0 } else { size };
-        ((16 + copy) * parameters + size * tokens * activations + 4 * (tokens * statistics + logits)) as u64
+        ((8 + state_bytes + copy) * parameters + size * tokens * activations + 4 * (tokens * statistics + logits))
+            as u64
     }
 
     /// [`ModelConfig::training_bytes`] on a GPU that computes in `dtype`: activations are in that dtype, statistics in f32,
     /// and a narrow dtype has its copy of the parameters.
     ///
     /// `tests/cuda/memory.rs` holds the formula against what the GPU's pool counts.
-    pub fn training_bytes_on_gpu(&self, parameters: usize, micro_batch: usize, recompute: bool, dtype: DType) -> u64 {
+    pub fn training_bytes_on_gpu(
+        &self,
+        parameters: usize,
+        state_bytes: usize,
+        micro_batch: usize,
+        recompute: bool,
+        dtype: DType,
+    ) -> u64 {
         let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cuda::buffer_elements(tokens, self.vocab_size);
         let Widths { activations, statistics } = self.widths(recompute);
@@ -52,7 +67,10 @@ impl ModelConfig {
         // Places of tokens, sorted, for the gradient of the embedding, and tokens and targets themselves.
         let lists = 24 * tokens;
         let copy = if dtype == DType::F32 { 0 } else { size };
-        ((16 + copy) * parameters + lists + size * (tokens * activations + logits) + 4 * tokens * statistics) as u64
+        ((8 + state_bytes + copy) * parameters
+            + lists
+            + size * (tokens * activations + logits)
+            + 4 * tokens * statistics) as u64
     }
 
     /// What a step keeps for each token.

@@ -17,6 +17,7 @@ pub mod convert;
 pub mod family;
 mod folder;
 pub mod format;
+mod fs;
 mod hf_config;
 mod kind;
 pub mod state;

@@ -1,22 +1,22 @@
 //! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
-//! The arena file ([`super::arena_file`]) holds the fp32 master weights and both moments as flat tensors in the arena's order, so
+//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in the arena's order, so
 //! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
 //! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::arena_file::{self, ARENA};
+pub use super::arena_file::{ArenaData, TRAINING};
+use super::fs::{sync_folder, write_synced};
 use crate::error::{Error, Result};
 
-/// The folder of the training state within a checkpoint.
-pub const TRAINING: &str = "training";
 const STATE: &str = "state.json";
 /// 2: the arena's checksum is made of chunks.
 const VERSION: u32 = 2;
@@ -76,17 +76,6 @@ struct StateFile {
     files: BTreeMap<String, String>,
 }
 
-/// The flat buffers, in arena layout, of the parameters that are trained.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ArenaData {
-    /// fp32 master weights.
-    pub weights: Vec<f32>,
-    /// First moments.
-    pub m: Vec<f32>,
-    /// Second moments.
-    pub v: Vec<f32>,
-}
-
 /// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of that
 /// ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name. Files are synced
 /// to disk.
@@ -107,7 +96,7 @@ pub fn write(folder: &Path, state: &TrainingState, arena: &str, model_sha256: &[
     let mut text = serde_json::to_string_pretty(&json).map_err(|error| Error::data(&path, error.to_string()))?;
     text.push('\n');
     write_synced(&path, text.as_bytes())?;
-    super::store::sync_folder(&training)
+    sync_folder(&training)
 }
 
 /// The checksum of state.json's content without its own field.
@@ -177,12 +166,6 @@ fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Writes a whole file and syncs it.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,12 +200,13 @@ mod tests {
         let digest = sha256_file(&model).unwrap();
         let (w, m, v) = ([1.0f32, -2.5, f32::MIN_POSITIVE], [0.1f32, 0.2, 0.3], [4.0f32, 5.0, 6.0]);
         let model_files = [("model.safetensors".to_string(), digest)];
-        let file = arena_file::ArenaFile::of(folder.path(), 3);
+        let file = arena_file::ArenaFile::of(folder.path(), 3, &["m", "v"]);
         file.create().unwrap();
-        let part = file.write(0..3, [&w, &m, &v]).unwrap();
+        let part = file.write(0..3, &[&w, &m, &v]).unwrap();
         write(folder.path(), &state(), &file.checksum(&[part]).unwrap(), &model_files).unwrap();
         let (found, arena) = read(folder.path()).unwrap();
-        assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), m: m.into(), v: v.into() }));
+        let slots = vec![("m".to_string(), m.to_vec()), ("v".to_string(), v.to_vec())];
+        assert_eq!((found, arena), (state(), ArenaData { weights: w.into(), slots }));
 
         for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
             let path = folder.path().join(name);
@@ -253,6 +237,6 @@ mod tests {
         json["files"]["training/arena.safetensors"] = old.into();
         json["checksum"] = seal(&json).into();
         std::fs::write(&path, json.to_string()).unwrap();
-        assert_eq!(read(folder.path()).unwrap().1.v, v);
+        assert_eq!(read(folder.path()).unwrap().1.slots[1].1, v);
     }
 }

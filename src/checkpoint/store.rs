@@ -3,10 +3,9 @@
 //! A checkpoint is written into a folder whose name starts with a dot, synced, and renamed: it appears whole or not at
 //! all. Readers never need the pointer files; they are for people and other programs.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::state::write_synced;
+use super::fs::{sync_folder, write_synced};
 use crate::error::{Error, Result};
 
 /// The folder of a run's checkpoints.
@@ -204,14 +203,6 @@ fn remove(path: &Path) -> Result<()> {
         Ok(_) => std::fs::remove_file(path),
     };
     result.map_err(Error::io("remove", path))
-}
-
-/// Makes a folder's entries durable.
-pub(super) fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("write", path))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,25 +1,23 @@
 //! `taper data`: turn text into token shards, and look into shards.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::open::{self, data_inputs};
-use crate::cli::push::pull::Transfer;
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{Terminal, grouped, print_json, print_line, say};
 use crate::config::Config;
 use crate::data::config::DataFormat;
-use crate::data::inspect::{Decode, Excerpt, excerpt};
+use crate::data::shards::inspect::{Decode, Excerpt, excerpt};
 use crate::data::{
-    Inspection, Loader, Manifest, PrepareOptions, Progress, ShardFormat, ShardOptions, Shards, Split, Tokenizer,
-    inspect, prepare, prepare_sources,
+    Inspection, Loader, Manifest, PrepareOptions, ShardFormat, ShardOptions, Shards, Split, Tokenizer, inspect,
+    prepare, prepare_sources,
 };
 use crate::error::{Error, Result};
 use crate::hub::{self, Client, Repo, Selection, Settings};
-use crate::train::source;
+use crate::open::{self, data_inputs};
+use crate::run::source;
+use crate::ui::Ui;
 
 /// Subcommands of `taper data`.
 #[derive(Debug, Subcommand)]
@@ -198,8 +196,8 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn run_prepare(args: Prepare) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
-    let val = data_inputs(&args.val, "validation")?;
+    let tokenizer = crate::open::tokenizer(&args.tokenizer, &Terminal::new())?;
+    let val = data_inputs(&args.val, "validation", &Terminal::new())?;
     let options = PrepareOptions {
         val_inputs: (!val.is_empty()).then_some(val),
         val_fraction: args.val_fraction,
@@ -208,11 +206,11 @@ fn run_prepare(args: Prepare) -> Result<()> {
         parse_special: args.parse_special,
         text_column: args.text_column,
         overwrite: args.overwrite,
-        ..PrepareOptions::new(data_inputs(&args.inputs, "train")?, &args.out, args.tokenizer)
+        ..PrepareOptions::new(data_inputs(&args.inputs, "train", &Terminal::new())?, &args.out, args.tokenizer)
     };
-    let bar = Bar::new();
+    let bar = Terminal::with_rates();
     let made = prepare(&options, &tokenizer, &bar);
-    bar.bar.finish_and_clear();
+    bar.end();
     tell(&tokenizer, &made?, &args.out, args.json)
 }
 
@@ -239,7 +237,7 @@ fn run_pull(args: Pull) -> Result<()> {
     if let Some(revision) = &args.revision {
         repo = repo.at(revision)?;
     }
-    let (client, bar) = (Client::new(Settings::from_env()?), Transfer::default());
+    let (client, bar) = (Client::new(Settings::from_env()?), Terminal::new());
     let select = |split: &str| {
         let (folder, files) = (args.folder.clone(), args.files.clone());
         Selection { split: split.into(), folder, files, limit: args.limit }
@@ -260,7 +258,7 @@ fn run_pull(args: Pull) -> Result<()> {
         }));
     }
     let commit = &train.commit[..7];
-    eprintln!("{repo} at commit {commit}: {} files, {} of them fetched now", train.files.len(), train.fetched);
+    say(&format!("{repo} at commit {commit}: {} files, {} of them fetched now", train.files.len(), train.fetched));
     print_line(&train.folder.to_string_lossy())
 }
 
@@ -273,7 +271,7 @@ fn stream_and_prepare(
     name: &str,
     out: &Path,
 ) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(name)?;
+    let tokenizer = crate::open::tokenizer(name, &Terminal::new())?;
     let spool = out.join(".fetch");
     let streamed = hub::stream_dataset(client, repo, selections, &spool)?;
     let called = |split: &str| vec![format!("{}@{} ({split})", repo.id(), &streamed.commit[..12])];
@@ -286,9 +284,9 @@ fn stream_and_prepare(
     };
     let mut sources = streamed.sources.into_iter();
     let (train, val) = (sources.next().unwrap_or_default(), sources.next().unwrap_or_default());
-    let bar = Bar::new();
+    let bar = Terminal::with_rates();
     let made = prepare_sources(&options, train, val, &tokenizer, &bar);
-    bar.bar.finish_and_clear();
+    bar.end();
     let manifest = made?;
     match std::fs::remove_dir_all(&spool) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &spool)(error)),
@@ -309,7 +307,7 @@ fn run_inspect(args: &Inspect) -> Result<()> {
     }
     let own = PathBuf::from(&args.input).join(TOKENIZER);
     let tokenizer = match &args.tokenizer {
-        Some(name) => Some(crate::cli::open::tokenizer(name)?),
+        Some(name) => Some(crate::open::tokenizer(name, &Terminal::new())?),
         None if args.at.is_some() && own.is_file() => Some(Tokenizer::from_name_or_path(&own.to_string_lossy())?),
         None => None,
     };
@@ -384,9 +382,8 @@ fn show_sequences(args: &Inspect, first: u64) -> Result<()> {
             run.display()
         )));
     }
-    let section = open::tokenizer_section(&config.tokenizer)?;
-    let note = |note: &str| eprintln!("{note}");
-    let tokenizer = source::tokenizer(run, &section, &config.data, &open::data_section, &note)?;
+    let section = open::tokenizer_section(&config.tokenizer, &Terminal::new())?;
+    let tokenizer = source::tokenizer(run, &section, &config.data, &Terminal::new())?;
     let made = run.join(source::DATA).join("tokens").to_string_lossy().into_owned();
     let options = ShardOptions { tokenizer_hash: Some(tokenizer.hash().to_string()), ..ShardOptions::default() };
     let shards = Shards::open(config.data.shards.as_ref().unwrap_or(&made), &options)?;
@@ -437,56 +434,5 @@ fn describe(found: &Inspection) -> Result<()> {
         None => Ok(()),
         Some(0) => print_line("no checksums: these shards have no manifest (sizes and headers are right)"),
         Some(count) => print_line(&format!("checksums of all {count} shards are right")),
-    }
-}
-
-/// A number with a comma between groups of three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A progress bar on standard error, where that is a terminal; notes go there in any case.
-struct Bar {
-    bar: ProgressBar,
-    total: Cell<u64>,
-}
-
-impl Bar {
-    fn new() -> Bar {
-        // indicatif draws nothing where standard error is no terminal.
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let template = "{wide_bar} {bytes}/{total_bytes} · {binary_bytes_per_sec} · {eta} · {msg} tokens";
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar, total: Cell::new(0) }
-    }
-}
-
-impl Progress for Bar {
-    fn set(&self, done: u64, total: u64, tokens: u64) {
-        if self.total.replace(total) != total {
-            self.bar.set_length(total);
-        }
-        self.bar.set_message(grouped(tokens));
-        self.bar.set_position(done);
-    }
-
-    fn note(&self, message: &str) {
-        self.bar.suspend(|| eprintln!("{message}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(super::grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -11,12 +11,12 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod model;
-pub mod open;
 pub mod plan;
 pub mod push;
 pub mod report;
 pub mod sample;
 pub mod serve;
+mod signals;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;
@@ -27,7 +27,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 use crate::cli::push::pull;
+use crate::cli::ui::log::Verbosity;
 use crate::cli::ui::print_bytes;
+use crate::cli::ui::terminal::write_line;
 use crate::error::{Error, Result};
 
 /// Train GPT-2-class language models from scratch, understand the runs, publish and sample the models.
@@ -45,6 +47,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 stopped by a signal aft
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,20 +113,20 @@ pub fn run_command_line(words: impl IntoIterator<Item = std::ffi::OsString>) -> 
             return code;
         }
     };
-    match run(cli.command) {
+    match cli.verbosity.start().and_then(|()| run(cli.command, cli.verbosity)) {
         Ok(()) => 0,
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             let prefix = if matches!(error.exit_code(), 3) { "" } else { "error: " };
-            eprintln!("{prefix}{error}");
+            write_line(&format!("{prefix}{error}"));
             error.exit_code()
         }
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command, verbosity: Verbosity) -> Result<()> {
     match command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(args, verbosity),
         Command::Sample(args) => sample::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Serve(args) => serve::run(args),

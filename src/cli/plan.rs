@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::model::resolve_shape;
-use crate::cli::ui::summary::{count, duration};
 use crate::cli::ui::{print_json, print_line};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::optim::rule;
 use crate::plan::gpus::{self, Link};
 use crate::plan::{Choice, Cluster, Job, Plan, alternatives, plan};
+use crate::run::summary::{count, duration};
 
 /// Arguments of `taper plan`.
 #[derive(Debug, clap::Args)]
@@ -82,6 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
         micro_batch: train.micro_batch.sequences(),
         lanes: config.dist.lanes,
         precision: config.precision.resolve(true)?,
+        state_bytes: rule::state_bytes(&config.optimizer),
         // How many steps an epoch has, only the data says.
         steps: if train.epochs.is_some() { None } else { Some(train.steps(shape.context_length, 0)?) },
     };

@@ -4,9 +4,9 @@
 use crate::cli::ui::{print_json, print_line};
 use crate::error::{Error, Result, ResultExt};
 use crate::report::{Run, csv, draw_runs, figures_of, json, summary, tensorboard};
+use crate::run::folder::EVENTS;
 use crate::sweep::Sweep;
 use crate::sweep::results::outcomes;
-use crate::train::run::EVENTS;
 use std::path::PathBuf;
 
 /// Arguments of `taper report`.

@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampler::SamplerArgs;
-use crate::cli::open::{Engine, ModelArgs, Opened, reference};
-use crate::cli::ui::{print_bytes, print_json};
-use crate::decode::CacheFormat;
-use crate::device::Device;
+use crate::cli::ui::{note, print_bytes, print_json, say};
 use crate::error::{Error, Result};
+use crate::open::{EngineKind, Opened, reference};
 use crate::reference::Precision;
 use crate::sample::{Event, FinishReason, Request, Sample, generate_all, generate_by, prompt_tokens};
 
@@ -53,9 +52,6 @@ pub struct Args {
     /// At the end of the context drop the older half of the text and go on; without it the text ends there.
     #[arg(long)]
     slide: bool,
-    /// The number format of cached keys and values on the CPU.
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheFormat::Fp32)]
-    cache_dtype: CacheFormat,
     /// How many texts are written side by side; they are the same for any number.
     #[arg(long, value_name = "B", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
     batch: u64,
@@ -71,14 +67,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let sampler = args.sampler.config()?;
     let prompts = prompts(&args)?;
-    let mut opened = args.model.open()?;
-    let on_gpu = opened.params.flat().device() != Device::Cpu;
-    if args.cache_dtype != CacheFormat::Fp32 && (on_gpu || args.model.engine == Engine::Reference) {
-        return Err(Error::usage(
-            "--cache-dtype is for the CPU; a GPU keeps keys and values in the numbers of --dtype",
-        ));
-    }
-    opened.cache = args.cache_dtype;
+    let mut opened = args.model.open_to_decode()?;
     let requests: Vec<Request<'_>> = prompts
         .iter()
         .flat_map(|prompt| (0..args.num_samples).map(move |sample| (prompt, sample)))
@@ -92,8 +81,8 @@ pub fn run(args: Args) -> Result<()> {
         .collect();
     let mut screen = Screen::new(&args, &requests, opened.model.config().context_length);
     let samples = match args.model.engine {
-        Engine::Reference => by_the_book(&args, &opened, &requests, &mut screen)?,
-        Engine::Native => {
+        EngineKind::Reference => by_the_book(&args, &opened, &requests, &mut screen)?,
+        EngineKind::Native => {
             let slots = requests.len().min(args.batch as usize);
             let mut longest = 0;
             for prompt in &prompts {
@@ -165,21 +154,21 @@ impl<'a> Screen<'a> {
         match event {
             Event::Text(text) => self.texts[index].0.push_str(text),
             Event::Slid if !self.slid => {
-                eprintln!(
-                    "note: the context of {} is full: the older half of the text is dropped, and it goes on without",
+                note(&format!(
+                    "the context of {} is full: the older half of the text is dropped, and it goes on without",
                     self.context
-                );
+                ));
                 self.slid = true;
             }
             Event::Slid => {}
             Event::Done(sample) => {
                 self.texts[index].1 = true;
                 if sample.finish_reason == FinishReason::Length && sample.tokens.len() < self.args.max_new_tokens {
-                    eprintln!(
-                        "note: the text ends after {} tokens because the model's context of {} is full",
+                    note(&format!(
+                        "the text ends after {} tokens because the model's context of {} is full",
                         sample.tokens.len(),
                         self.context
-                    );
+                    ));
                 }
             }
         }
@@ -212,7 +201,7 @@ fn announce(count: usize, prompt: &str, index: usize) -> Result<()> {
         if index > 0 {
             print_bytes(b"\n")?;
         }
-        eprintln!("--- sample {} of {count} ---", index + 1);
+        say(&format!("--- sample {} of {count} ---", index + 1));
     }
     let mut terminal = std::io::stderr();
     if terminal.is_terminal() && std::io::stdout().is_terminal() {

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cli::train::stop_flag;
-use crate::cli::ui::progress::say;
-use crate::cli::ui::summary::{count, duration};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::signals::stop_flag;
+use crate::cli::ui::{print_json, print_line, say};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
+use crate::run::summary::{count, duration};
 use crate::sweep::Sweep;
 use crate::sweep::plan::{Estimate, estimate};
 use crate::sweep::report::report;

@@ -1,11 +1,11 @@
 //! `taper tokenizer`: train a vocabulary; turn text into ids and back.
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::cli::ui::{print_bytes, print_line};
+use crate::cli::ui::terminal::style;
+use crate::cli::ui::{Terminal, bar, print_bytes, print_line, say};
 use crate::data::text::{Documents, TextOptions};
 use crate::data::tokenizer::{Ties, train_bpe_with};
 use crate::error::{Error, Result};
@@ -94,11 +94,9 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 fn train(args: &Train) -> Result<()> {
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let bar = bar(0, "{spinner} {msg}");
     bar.set_message("counting words");
-    let merging = ProgressStyle::with_template("{bar:40} {pos}/{len} merges, {eta} left");
-    let merging = merging.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let merging = style("{bar:40} {pos}/{len} merges, {eta} left");
     let progress = |done: usize, total: usize| {
         if done == 1 {
             bar.set_length(total as u64);
@@ -116,12 +114,12 @@ fn train(args: &Train) -> Result<()> {
     tokenizer.save_file(&out)?;
     let size = tokenizer.vocab_size();
     if size < args.vocab_size {
-        eprintln!(
+        say(&format!(
             "warning: the text has no pair of tokens left that occurs twice; the vocabulary has {size} ids instead of {}",
             args.vocab_size
-        );
+        ));
     }
-    eprintln!("wrote {} ({size} ids)", out.display());
+    say(&format!("wrote {} ({size} ids)", out.display()));
     Ok(())
 }
 
@@ -141,7 +139,7 @@ fn texts(inputs: &[String]) -> Result<impl Iterator<Item = Result<String>>> {
 }
 
 fn encode(args: &Encode) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
+    let tokenizer = crate::open::tokenizer(&args.tokenizer, &Terminal::new())?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = tokenizer.encode_parallel(&text, args.special).map_err(|e| in_file(e, &name))?;
     let numbers: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -149,7 +147,7 @@ fn encode(args: &Encode) -> Result<()> {
 }
 
 fn decode(args: &Decode) -> Result<()> {
-    let tokenizer = crate::cli::open::tokenizer(&args.tokenizer)?;
+    let tokenizer = crate::open::tokenizer(&args.tokenizer, &Terminal::new())?;
     let (text, name) = read_text(args.file.as_deref())?;
     let ids = parse_ids(&text).map_err(|message| Error::data(&name, message))?;
     print_bytes(&tokenizer.decode_bytes(&ids).map_err(|e| in_file(e, &name))?)

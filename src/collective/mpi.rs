@@ -18,7 +18,7 @@ use super::{Call, Collective};
 use crate::error::{Error, Result};
 
 /// Bytes that one MPI call moves at most between two ranks, so that counts fit 32 bits.
-const MOST: usize = 1 << 30;
+const MAX: usize = 1 << 30;
 
 /// One rank of an MPI job.
 pub struct Mpi {
@@ -67,7 +67,7 @@ impl Mpi {
         self.busy.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// How many rounds of [`MOST`] bytes a rank pair all ranks need for the longest part of any of them.
+    /// How many rounds of [`MAX`] bytes a rank pair all ranks need for the longest part of any of them.
     fn rounds(&self, longest: usize) -> usize {
         let own = longest.div_ceil(self.most()) as u64;
         let mut all = 0u64;
@@ -76,13 +76,13 @@ impl Mpi {
     }
 
     fn most(&self) -> usize {
-        MOST / self.size
+        MAX / self.size
     }
 }
 
-/// Says why and ends all ranks.
+/// Says why (an event that the program writes) and ends all ranks.
 fn end_job(reason: &str, code: u8) -> ! {
-    eprintln!("error: {reason}");
+    tracing::error!("{reason}");
     // The communicator is a constant of MPI: it can be had anew.
     SimpleCommunicator::world().abort(i32::from(code))
 }
@@ -149,7 +149,7 @@ impl Collective for Mpi {
     fn all_reduce(&self, call: Call, data: &mut [f32]) -> Result<()> {
         let _alone = self.alone();
         let _watched = self.watchdog.watch(call);
-        for part in data.chunks_mut(MOST / 4) {
+        for part in data.chunks_mut(MAX / 4) {
             let own = part.to_vec();
             self.world.all_reduce_into(&own[..], part, SystemOperation::sum());
         }

@@ -17,24 +17,37 @@ pub const ALIGN: usize = 1 << 14;
 /// Elements of a shard that are exchanged at once: it bounds the memory for what is received (4 MiB from each rank).
 const BUCKET: usize = 1 << 20;
 
-/// How a flat buffer is divided among ranks: consecutive ranges, all but the last ones equally long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a flat buffer is divided among ranks: consecutive ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards {
-    len: usize,
-    parts: usize,
-    each: usize,
+    /// Where each range starts, and where the last ends.
+    borders: Vec<usize>,
 }
 
 impl Shards {
-    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`.
+    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`; all but the last ranges are equally long.
     pub fn new(len: usize, parts: usize, align: usize) -> Shards {
-        Shards { len, parts, each: len.div_ceil(parts).next_multiple_of(align) }
+        let each = len.div_ceil(parts).next_multiple_of(align);
+        Shards { borders: (0..=parts).map(|rank| (rank * each).min(len)).collect() }
+    }
+
+    /// `len` elements among `parts` ranks, at some of the boundaries `allowed` (ascending): those nearest to equal ranges.
+    pub fn between(len: usize, parts: usize, allowed: &[usize]) -> Shards {
+        let nearest = |rank: usize| {
+            let even = rank * len / parts;
+            let after = allowed.partition_point(|&at| at < even);
+            let candidates = [after.checked_sub(1), Some(after)].into_iter().flatten();
+            let found = candidates.filter_map(|index| allowed.get(index)).min_by_key(|&&at| at.abs_diff(even));
+            found.copied().unwrap_or(len).min(len)
+        };
+        let mut borders: Vec<usize> = (0..=parts).map(nearest).collect();
+        (borders[0], borders[parts]) = (0, len);
+        Shards { borders }
     }
 
     /// The range of rank `rank`; empty where there is nothing left for it.
     pub fn range(&self, rank: usize) -> Range<usize> {
-        let at = |rank: usize| (rank * self.each).min(self.len);
-        at(rank)..at(rank + 1)
+        self.borders[rank]..self.borders[rank + 1]
     }
 
     /// Piece `index` of rank `rank`'s range, of at most `most` elements.
@@ -44,7 +57,12 @@ impl Shards {
 
     /// The ranges of all ranks.
     pub fn ranges(&self) -> Vec<Range<usize>> {
-        (0..self.parts).map(|rank| self.range(rank)).collect()
+        self.borders.windows(2).map(|pair| pair[0]..pair[1]).collect()
+    }
+
+    /// The same ranges of a buffer in which `first` elements stand before these.
+    pub fn after(&self, first: usize) -> Shards {
+        Shards { borders: self.borders.iter().map(|at| first + at).collect() }
     }
 
     /// What of each rank's range lies in `window`, counted from the start of that.

@@ -57,7 +57,11 @@ pub struct Ranks {
     step: Arc<AtomicU64>,
     /// Milliseconds computed in the last step, as the bits of an f64.
     busy: Arc<AtomicU64>,
+    end: Option<EndProcess>,
 }
+
+/// Ends this process with an exit code. Library code cannot decide that: the program hands it in.
+pub type EndProcess = fn(code: u8) -> !;
 
 /// The longest wait for another rank, unless the config says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(100);
@@ -75,12 +79,27 @@ impl Ranks {
             timeout_ms: Arc::new(AtomicU64::new(TIMEOUT.as_millis() as u64)),
             step: Arc::default(),
             busy: Arc::default(),
+            end: None,
         }
     }
 
     /// A rank of a group; `local_rank` counts from 0 on each machine.
     pub fn of(group: Arc<dyn Collective>, local_rank: usize) -> Ranks {
         Ranks { group: Some(group), local_rank, ..Ranks::alone() }
+    }
+
+    /// With a way to end the process, for when nothing else ends a wait: a call to a library that does not come back, or a
+    /// panic.
+    #[must_use]
+    pub fn ending_by(self, end: EndProcess) -> Ranks {
+        Ranks { end: Some(end), ..self }
+    }
+
+    /// Ends the process, where a way to do so was handed in.
+    pub fn end_process(&self, code: u8) {
+        if let Some(end) = self.end {
+            end(code);
+        }
     }
 
     /// This process, from 0.
@@ -159,9 +178,10 @@ impl Ranks {
         }
     }
 
-    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the rest.
+    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the rest. Nothing
+    /// where no way to end it was handed in.
     pub fn end_on_panic(&self) {
-        let Some(group) = &self.group else { return };
+        let (Some(group), Some(end)) = (&self.group, self.end) else { return };
         // The hook lives as long as the process, and the group must end before.
         let group = Arc::downgrade(group);
         let before = std::panic::take_hook();
@@ -171,7 +191,7 @@ impl Ranks {
             if let Some(group) = group.upgrade() {
                 group.abort(&format!("it panicked: {text}"), 101);
             }
-            std::process::exit(101);
+            end(101);
         }));
     }
 
@@ -338,14 +358,13 @@ impl Ranks {
         self.group.as_ref().is_some_and(|group| group.size() > 1 && group.works_on_any_thread())
     }
 
-    /// Gives every rank all shards of a buffer of which it has its own.
+    /// Gives every rank all `shards` of a buffer of which it has its own.
     ///
     /// # Errors
     /// If a rank is gone or late.
-    pub fn all_gather(&self, name: &'static str, data: &mut [f32]) -> Result<()> {
+    pub fn all_gather(&self, name: &'static str, data: &mut [f32], shards: &Shards) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
-        let shards = self.shards(data.len());
-        ordered::all_gather(group.as_ref(), self.call(name), data, &shards, Wire::F32)
+        ordered::all_gather(group.as_ref(), self.call(name), data, shards, Wire::F32)
     }
 
     /// How a flat buffer is divided among ranks.

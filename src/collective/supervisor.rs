@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::launch;
 use crate::error::{Error, Result};
+use crate::ui::Ui;
 
 /// What to start, and how often again.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ enum Attempt {
     Refused(String),
 }
 
-struct Rank {
+struct Rank<'scope> {
     child: Child,
     ended: Option<ExitStatus>,
     /// Whether it had to be killed because it did not end by itself.
@@ -41,11 +42,11 @@ struct Rank {
     order: usize,
     /// The last line that begins with "error:", or the last of all.
     last_words: Arc<Mutex<String>>,
-    reader: Option<std::thread::JoinHandle<()>>,
+    reader: Option<std::thread::ScopedJoinHandle<'scope, ()>>,
 }
 
 /// Runs `command(attempt)` as every rank until all are done; `newest` gives the step of the newest checkpoint, `stop` is set
-/// by a signal, which is passed on.
+/// by a signal, which is passed on. What ranks write to standard error is relayed to `ui`.
 ///
 /// # Errors
 /// `Interrupted` when stopped by a signal; what failed, where restarts are used up or would not help.
@@ -54,11 +55,11 @@ pub fn run(
     command: &dyn Fn(usize) -> Command,
     newest: &dyn Fn() -> Option<u64>,
     stop: &AtomicBool,
-    say: &(dyn Fn(&str) + Sync),
+    ui: &dyn Ui,
 ) -> Result<()> {
     let (mut attempt, mut failures, mut reached) = (0, 0, newest());
     loop {
-        let message = match run_once(policy, attempt, &command, stop)? {
+        let message = match run_once(policy, attempt, &command, stop, ui)? {
             Attempt::Done => return Ok(()),
             Attempt::Stopped => {
                 return Err(Error::Interrupted("stopped by a signal; the state is saved, go on with --resume".into()));
@@ -77,7 +78,7 @@ pub fn run(
         }
         let pause = Duration::from_millis(500 << (failures - 1).min(6));
         let from = now.map_or("the beginning".into(), |step| format!("step {step}"));
-        say(&format!(
+        ui.info(&format!(
             "{message}\nstarting all {} ranks again from {from} in {:.1} s (restart {failures} of at most {})",
             policy.processes,
             pause.as_secs_f64(),
@@ -91,7 +92,24 @@ pub fn run(
     }
 }
 
-fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, stop: &AtomicBool) -> Result<Attempt> {
+fn run_once(
+    policy: Policy,
+    attempt: usize,
+    command: &dyn Fn(usize) -> Command,
+    stop: &AtomicBool,
+    ui: &dyn Ui,
+) -> Result<Attempt> {
+    std::thread::scope(|scope| watch_ranks(policy, attempt, command, stop, (scope, ui)))
+}
+
+/// Starts all ranks and waits for all; threads of the scope relay what they write.
+fn watch_ranks<'scope, 'env>(
+    policy: Policy,
+    attempt: usize,
+    command: &dyn Fn(usize) -> Command,
+    stop: &AtomicBool,
+    (scope, ui): (&'scope std::thread::Scope<'scope, 'env>, &'env dyn Ui),
+) -> Result<Attempt> {
     let port = free_port()?;
     let run_id = format!("{} {attempt} {port}", std::process::id());
     let mut ranks = Vec::new();
@@ -104,7 +122,7 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
             .env(launch::RENDEZVOUS, format!("127.0.0.1:{port}"))
             .env(launch::RUN_ID, &run_id)
             .stdin(Stdio::null());
-        match start(&mut command, rank) {
+        match start(&mut command, rank, (scope, ui)) {
             Ok(started) => ranks.push(started),
             Err(error) => {
                 end_all(&mut ranks);
@@ -114,14 +132,22 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
     }
     let (mut ends, mut told, mut kill_at) = (0, false, None);
     while ranks.iter().any(|rank| rank.ended.is_none()) {
+        let mut lost = None;
         for (number, rank) in ranks.iter_mut().enumerate().filter(|(_, rank)| rank.ended.is_none()) {
-            rank.ended =
-                rank.child.try_wait().map_err(|error| Error::Device(format!("watching rank {number}: {error}")))?;
+            match rank.child.try_wait() {
+                Ok(ended) => rank.ended = ended,
+                Err(error) => lost = Some(Error::Device(format!("watching rank {number}: {error}"))),
+            }
             if rank.ended.is_some() {
                 (rank.order, ends) = (ends, ends + 1);
                 // However the first one ends, the others have nothing left to do: ranks that are done end together.
                 kill_at.get_or_insert(Instant::now() + policy.grace);
             }
+        }
+        if let Some(error) = lost {
+            // The threads that relay end when the ranks do.
+            end_all(&mut ranks);
+            return Err(error);
         }
         if stop.load(Ordering::Relaxed) && !told {
             told = true;
@@ -142,8 +168,8 @@ fn run_once(policy: Policy, attempt: usize, command: &dyn Fn(usize) -> Command, 
 
 /// Ranks end within moments of each other, and not always in the order of their troubles: who was killed from outside or
 /// panicked is the cause, then who does not speak of another rank, then who ended first.
-fn verdict(ranks: &[Rank]) -> Attempt {
-    let words = |rank: &Rank| rank.last_words.lock().map(|words| words.clone()).unwrap_or_default();
+fn verdict(ranks: &[Rank<'_>]) -> Attempt {
+    let words = |rank: &Rank<'_>| rank.last_words.lock().map(|words| words.clone()).unwrap_or_default();
     let failed = ranks.iter().enumerate().filter_map(|(number, rank)| {
         let status = rank.ended.filter(|status| !rank.killed && !matches!(status.code(), Some(0 | 3)))?;
         let suspicion = match status.code() {
@@ -184,7 +210,11 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-fn start(command: &mut Command, rank: usize) -> Result<Rank> {
+fn start<'scope, 'env>(
+    command: &mut Command,
+    rank: usize,
+    (scope, ui): (&'scope std::thread::Scope<'scope, 'env>, &'env dyn Ui),
+) -> Result<Rank<'scope>> {
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;
@@ -206,9 +236,9 @@ fn start(command: &mut Command, rank: usize) -> Result<Rank> {
     let last_words = Arc::new(Mutex::new(String::new()));
     let reader = child.stderr.take().map(|stderr| {
         let last_words = last_words.clone();
-        std::thread::spawn(move || {
+        scope.spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
-                eprintln!("[rank {rank}] {line}");
+                ui.relay(&format!("[rank {rank}] {line}"));
                 if let Ok(mut words) = last_words.lock()
                     && (line.starts_with("error:") || !words.starts_with("error:"))
                 {
@@ -220,7 +250,7 @@ fn start(command: &mut Command, rank: usize) -> Result<Rank> {
     Ok(Rank { child, ended: None, killed: false, order: 0, last_words, reader })
 }
 
-fn end_all(ranks: &mut [Rank]) {
+fn end_all(ranks: &mut [Rank<'_>]) {
     for rank in ranks.iter_mut().filter(|rank| rank.ended.is_none()) {
         rank.killed = true;
         let _ = rank.child.kill();
@@ -245,6 +275,19 @@ fn free_port() -> Result<u16> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::ui::Level;
+
+    /// Keeps the messages, without the lines of ranks.
+    #[derive(Default)]
+    struct Said(Mutex<Vec<String>>);
+
+    impl Ui for Said {
+        fn message(&self, _: Level, text: &str) {
+            self.0.lock().unwrap().push(text.to_string());
+        }
+
+        fn relay(&self, _: &str) {}
+    }
 
     fn shell(script: &'static str) -> impl Fn(usize) -> Command {
         move |attempt| {
@@ -255,11 +298,10 @@ mod tests {
     }
 
     fn supervise(processes: usize, restarts: usize, script: &'static str) -> (Result<()>, Vec<String>) {
-        let said = Mutex::new(Vec::new());
+        let said = Said::default();
         let policy = Policy { processes, restarts, grace: Duration::from_millis(1500) };
-        let say = |line: &str| said.lock().unwrap().push(line.to_string());
-        let result = run(policy, &shell(script), &|| None, &AtomicBool::new(false), &say);
-        (result, said.into_inner().unwrap())
+        let result = run(policy, &shell(script), &|| None, &AtomicBool::new(false), &said);
+        (result, said.0.into_inner().unwrap())
     }
 
     #[test]

@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
-use crate::data::packed::{Packed, Rows};
-use crate::data::stream::TokenStream;
+use crate::data::batch::Batch;
+use crate::data::packed::Packed;
+use crate::data::shards::stream::TokenStream;
 use crate::error::{Error, Result};
 use crate::random::Permutation;
 
@@ -43,10 +44,19 @@ impl From<Arc<TokenStream>> for Sequences {
     }
 }
 
+/// Where a loader takes sequences from.
+#[derive(Clone, Debug)]
+enum Source {
+    Stream(Arc<TokenStream>),
+    Packed(Arc<Packed>),
+    /// Rows that were made elsewhere.
+    Rows(Arc<Vec<Batch>>),
+}
+
 /// Sequences for training.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    source: Sequences,
+    source: Source,
     context_length: usize,
     shuffle: bool,
     seed: u64,
@@ -63,13 +73,12 @@ impl Loader {
     /// If conversations were packed for another length.
     pub fn new(source: impl Into<Sequences>, context_length: usize, shuffle: bool, seed: u64) -> Result<Loader> {
         assert!(context_length > 0, "a sequence has inputs");
-        let source = source.into();
-        let stream = match &source {
+        let stream = match source.into() {
             Sequences::Stream(stream) => stream,
             Sequences::Packed(packed) => {
                 assert_eq!(packed.context_length(), context_length, "rows of another length");
                 let sequences = packed.rows();
-                return Ok(Loader { source, context_length, shuffle, seed, sequences });
+                return Ok(Loader { source: Source::Packed(packed), context_length, shuffle, seed, sequences });
             }
         };
         let (have, need) = (stream.len(), context_length as u64 + 1);
@@ -80,7 +89,24 @@ impl Loader {
             )));
         }
         let sequences = (have - 1) / context_length as u64;
-        Ok(Loader { source, context_length, shuffle, seed, sequences })
+        Ok(Loader { source: Source::Stream(stream), context_length, shuffle, seed, sequences })
+    }
+
+    /// Rows that were made elsewhere, in their order: one batch of a single row for each sequence.
+    ///
+    /// # Panics
+    /// If there are none, or they are not of one length.
+    pub fn of_rows(rows: Vec<Batch>) -> Loader {
+        let context_length = rows.first().map_or(0, |row| row.inputs.len());
+        assert!(context_length > 0, "a sequence has inputs");
+        let fits = |len: usize, may_be_absent: bool| len == context_length || (may_be_absent && len == 0);
+        let whole = |row: &Batch| {
+            let needed = fits(row.inputs.len(), false) && fits(row.targets.len(), false);
+            needed && fits(row.weights.len(), true) && fits(row.begins.len(), true)
+        };
+        assert!(rows.iter().all(whole), "rows of one length");
+        let sequences = rows.len() as u64;
+        Loader { source: Source::Rows(Arc::new(rows)), context_length, shuffle: false, seed: 0, sequences }
     }
 
     /// How many sequences an epoch has.
@@ -91,8 +117,8 @@ impl Loader {
     /// How many tokens at the end fill no sequence, so that training never sees them as targets.
     pub fn leftover_tokens(&self) -> u64 {
         match &self.source {
-            Sequences::Stream(stream) => stream.len() - 1 - self.sequences * self.context_length as u64,
-            Sequences::Packed(_) => 0,
+            Source::Stream(stream) => stream.len() - 1 - self.sequences * self.context_length as u64,
+            Source::Packed(_) | Source::Rows(_) => 0,
         }
     }
 
@@ -117,15 +143,16 @@ impl Loader {
     ///
     /// # Errors
     /// If the data cannot be read or holds an id outside the vocabulary.
-    pub fn append(&self, index: u64, to: &mut Rows) -> Result<()> {
+    pub fn append(&self, index: u64, to: &mut Batch) -> Result<()> {
         match &self.source {
-            Sequences::Stream(stream) => {
+            Source::Stream(stream) => {
                 let mut sequence = vec![0; self.context_length + 1];
                 stream.read(self.start_of(index), &mut sequence)?;
                 to.inputs.extend_from_slice(&sequence[..self.context_length]);
                 to.targets.extend_from_slice(&sequence[1..]);
             }
-            Sequences::Packed(packed) => packed.append(self.window_of(index), to),
+            Source::Packed(packed) => packed.append(self.window_of(index), to),
+            Source::Rows(rows) => to.append(&rows[self.window_of(index) as usize], self.context_length),
         }
         Ok(())
     }
@@ -133,8 +160,17 @@ impl Loader {
     /// How many targets of sequence `index` count: all of running text, at least one of conversations.
     pub fn targets_of(&self, index: u64) -> u64 {
         match &self.source {
-            Sequences::Stream(_) => self.context_length as u64,
-            Sequences::Packed(packed) => packed.targets_of(self.window_of(index)),
+            Source::Stream(_) => self.context_length as u64,
+            Source::Packed(packed) => packed.targets_of(self.window_of(index)),
+            Source::Rows(rows) => rows[self.window_of(index) as usize].counted(),
+        }
+    }
+
+    /// The weights of the targets of sequence `index` that count, added up; without weights, their number.
+    pub fn weight_of(&self, index: u64) -> f64 {
+        match &self.source {
+            Source::Rows(rows) => rows[self.window_of(index) as usize].weight(),
+            Source::Stream(_) | Source::Packed(_) => self.targets_of(index) as f64,
         }
     }
 }

@@ -8,41 +8,29 @@
 //! pieces are cut where the tokenizer cannot see the cut, shards are the same bytes whatever the thread count or the
 //! number of restarts, and the order of sequences is a function of (seed, epoch, position) with no state to save.
 
+pub mod batch;
 pub mod chat;
 pub mod config;
-pub mod conversation;
-pub mod conversation_store;
-pub mod corpus;
-pub mod inputs;
-pub mod inspect;
-mod journal;
-pub mod jsonl;
 pub mod loader;
-pub mod manifest;
 pub mod packed;
-mod parquet;
-pub mod pieces;
-mod pipeline;
 pub mod prepare;
-pub mod shard;
 pub mod shards;
-mod split;
-pub mod stream;
 pub mod text;
 pub mod tokenizer;
 
+pub use batch::{Batch, IGNORE};
+pub use chat::conversation::Conversations;
 pub use chat::{ChatTemplate, Message};
-pub use conversation::Conversations;
-pub use corpus::{CARGO_SOURCES, Corpus};
-pub use inputs::{Remote, Source};
-pub use inspect::{Inspection, inspect};
 pub use loader::{Loader, Sequences, Window, eval_windows};
-pub use manifest::Manifest;
-pub use packed::{IGNORE, Packed, Rows};
-pub use prepare::{PrepareOptions, Progress, Silent, prepare, prepare_sources};
-pub use shard::{Layout, Shard, ShardFormat};
+pub use packed::Packed;
+pub use prepare::{PrepareOptions, prepare, prepare_sources};
+pub use shards::inspect::{Inspection, inspect};
+pub use shards::manifest::Manifest;
+pub use shards::shard::{Layout, Shard, ShardFormat};
+pub use shards::stream::TokenStream;
 pub use shards::{ShardOptions, Shards, Split};
-pub use stream::TokenStream;
+pub use text::corpus::{CARGO_SOURCES, Corpus};
+pub use text::inputs::{Remote, Source};
 pub use text::{Documents, Piece, TextOptions};
 pub use tokenizer::Tokenizer;
 
@@ -63,7 +51,7 @@ pub trait Encode: Sync {
     /// A hash of everything that decides the ids, in hexadecimal: two tokenizers with one hash encode alike.
     fn hash(&self) -> &str;
 
-    /// Whether a long document may be encoded in pieces cut by [`pieces::next_cut`] with the ids of the whole: true for
+    /// Whether a long document may be encoded in pieces cut by [`text::pieces::next_cut`] with the ids of the whole: true for
     /// bytes, characters and every tokenizer that first splits text as GPT-2 (or a descendant) does, without a normalizer.
     /// Where it is false, documents are held and encoded whole, and memory grows with the longest document.
     fn cuttable(&self, special: bool) -> bool {

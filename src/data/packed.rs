@@ -8,12 +8,10 @@
 
 use std::sync::Arc;
 
-use crate::data::conversation::Conversations;
+use crate::data::batch::{Batch, IGNORE};
+use crate::data::chat::conversation::Conversations;
 use crate::error::{Error, Result};
 use crate::random::Permutation;
-
-/// A target that counts for nothing.
-pub const IGNORE: u32 = u32::MAX;
 
 /// Rows that wait for a conversation that fits.
 const OPEN: usize = 64;
@@ -141,7 +139,7 @@ impl Packed {
     }
 
     /// Appends one row. Places that no conversation fills hold token 0 in a document of their own, with nothing to learn.
-    pub fn append(&self, row: u64, to: &mut Rows) {
+    pub fn append(&self, row: u64, to: &mut Batch) {
         let row = row as usize;
         let first = if row == 0 { 0 } else { self.ends[row - 1] as usize };
         let start = to.inputs.len();
@@ -160,17 +158,6 @@ impl Packed {
         to.targets.resize(start + self.context_length, IGNORE);
         to.begins.resize(start + self.context_length, used as u32);
     }
-}
-
-/// Rows of tokens as a forward pass takes them, [B, T] each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rows {
-    /// Token ids.
-    pub inputs: Vec<u32>,
-    /// The id that follows each; [`IGNORE`] where it counts for nothing.
-    pub targets: Vec<u32>,
-    /// Where in its row the document of each token begins; empty if each row is one document.
-    pub begins: Vec<u32>,
 }
 
 #[cfg(test)]
@@ -193,7 +180,7 @@ mod tests {
         let packed = Packed::new(of(&[(2, 4), (1, 6), (1, 3), (9, 10), (3, 9)]), 6, None).unwrap();
         // 3 + 2 inputs in the first row; the fourth has no answer in 6 inputs, the fifth is cut.
         assert_eq!((packed.rows(), packed.conversations(), packed.truncated_and_dropped()), (3, 4, (1, 1)));
-        let mut rows = Rows::default();
+        let mut rows = Batch::default();
         packed.append(0, &mut rows);
         assert_eq!(rows.inputs, [0, 1, 2, 20, 21, 0]);
         assert_eq!(rows.targets, [IGNORE, 2, 3, 21, 22, IGNORE]);

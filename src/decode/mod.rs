@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::ops::candidates::Candidates;
 
 /// In which numbers [`Cpu`] keeps the weights of matrices and embeddings. Norms, biases and learned positions stay fp32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// 32-bit floats.
     Fp32,
@@ -26,14 +26,23 @@ pub enum WeightFormat {
     /// IEEE half precision; activations, products and sums are fp32.
     Fp16,
     /// ggml's `q8_0`: 8-bit numbers with an fp16 scale for each block of 32. Activations are rounded to 8 bits as well.
-    #[value(name = "q8_0")]
     Q8_0,
     /// ggml's `q4_0`: 4-bit numbers with an fp16 scale for each block of 32; activations as for `q8_0`.
-    #[value(name = "q4_0")]
     Q4_0,
 }
 
 impl WeightFormat {
+    /// The name in messages and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::Fp32 => "fp32",
+            WeightFormat::Bf16 => "bf16",
+            WeightFormat::Fp16 => "fp16",
+            WeightFormat::Q8_0 => "q8_0",
+            WeightFormat::Q4_0 => "q4_0",
+        }
+    }
+
     /// Whether blocks of weights share a scale.
     pub fn is_quantised(self) -> bool {
         matches!(self, WeightFormat::Q8_0 | WeightFormat::Q4_0)
@@ -41,7 +50,7 @@ impl WeightFormat {
 }
 
 /// In which numbers [`Cpu`] keeps keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheFormat {
     /// 32-bit floats.
     #[default]
@@ -55,6 +64,16 @@ pub enum CacheFormat {
 }
 
 impl CacheFormat {
+    /// The name in messages and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheFormat::Fp32 => "fp32",
+            CacheFormat::Bf16 => "bf16",
+            CacheFormat::Fp16 => "fp16",
+            CacheFormat::Int8 => "int8",
+        }
+    }
+
     /// Bytes of an element.
     pub fn bytes(self) -> usize {
         match self {

@@ -10,7 +10,7 @@
 pub mod config;
 pub mod tasks;
 
-use crate::data::{Packed, Rows, TokenStream, Window, eval_windows};
+use crate::data::{Batch, Packed, TokenStream, Window, eval_windows};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::model::Gpt;
@@ -208,7 +208,7 @@ pub fn evaluate_rows(
     let (mut sum, mut sums) = (0.0, Vec::with_capacity(rows as usize));
     for first in (0..rows).step_by(batch.max(1)) {
         let now = first..rows.min(first + batch.max(1) as u64);
-        let mut read = Rows::default();
+        let mut read = Batch::default();
         now.clone().for_each(|row| packed.append(row, &mut read));
         let shape = [(now.end - now.start) as usize, t];
         let documents = Documents::new(&read.begins, shape[0], t, params.flat().device())?;

@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use ureq::http;
 
-use super::http::{TRANSIENT, shown};
+use super::address::shown;
 use super::repo::Repo;
 use super::token::Token;
 use crate::error::{Error, Result};
+
+/// Statuses that may be otherwise the next time.
+pub(super) const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
 /// Headers that a redirect may carry in place of its target.
 const OF_NOTE: [&str; 3] = ["x-repo-commit", "x-linked-etag", "x-linked-size"];

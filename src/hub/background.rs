@@ -11,11 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::http::Client;
+use super::plan::PushOptions;
 use super::plan::local_files;
-use super::push::{PushOptions, push};
+use super::push::push;
 use super::repo::Repo;
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::ui::Silent;
 
 /// How the pushes of a run went.
 #[derive(Clone, Debug, Default)]
@@ -143,7 +145,7 @@ fn work(client: &Client, repo: &Repo, options: &PushOptions, shared: &Shared) {
             }
         };
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let result = finish(&folder).and_then(|()| push(client, &folder, repo, options, &()));
+        let result = finish(&folder).and_then(|()| push(client, &folder, repo, options, &Silent));
         remove(&folder);
         let mut state = shared.lock();
         match result {

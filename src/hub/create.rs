@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::Progress;
 use super::answer::Failure;
 use super::http::{Auth, Client, Request, Tries};
 use super::repo::Repo;
+use crate::ui::Ui;
 
 /// Makes sure that the repository exists. One that is there already keeps its visibility; asking for a private one where a
 /// public one stands is refused, because everything pushed would be for all to see.
@@ -23,9 +23,7 @@ pub(super) fn ensure(client: &Client, repo: &Repo, private: bool) -> Result<(), 
     let failure = loop {
         match client.send(&request) {
             Ok(_) => return Ok(()),
-            Err(Failure::Status { status: 409, message, .. })
-                if message.contains("conflicting operation is in progress") =>
-            {
+            Err(Failure::Status { status: 409, message, .. }) if message.contains("conflicting operation is in ui") => {
                 tries
                     .after(Failure::Network("the Hub is still busy with another repository of this account".into()))?;
             }
@@ -54,7 +52,7 @@ pub(super) fn ensure(client: &Client, repo: &Repo, private: bool) -> Result<(), 
 }
 
 /// Has the Hub check a model card before anything is sent.
-pub(super) fn check_card(client: &Client, repo: &Repo, card: &str, progress: &dyn Progress) -> Result<(), Failure> {
+pub(super) fn check_card(client: &Client, repo: &Repo, card: &str, ui: &dyn Ui) -> Result<(), Failure> {
     let body = json!({"content": card, "repoType": repo.kind()}).to_string();
     let list = |value: &serde_json::Value| {
         let all = value.as_array().into_iter().flatten();
@@ -64,7 +62,7 @@ pub(super) fn check_card(client: &Client, repo: &Repo, card: &str, progress: &dy
         Ok((_, said)) => said,
         // Not every server that speaks the Hub's language checks cards.
         Err(Failure::Status { status: 404 | 405 | 501, .. }) => {
-            progress.note("README.md: this Hub does not check model cards");
+            ui.note("README.md: this Hub does not check model cards");
             return Ok(());
         }
         Err(Failure::Status { status: 400, message, .. }) => {
@@ -77,7 +75,7 @@ pub(super) fn check_card(client: &Client, repo: &Repo, card: &str, progress: &dy
         return Err(Failure::Refused(format!("README.md: the Hub refuses its front matter: {errors}")));
     }
     if !warnings.is_empty() {
-        progress.note(&format!("README.md: the Hub warns: {warnings}"));
+        ui.note(&format!("README.md: the Hub warns: {warnings}"));
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use globset::GlobBuilder;
 
-use super::Progress;
 use super::answer::About;
 use super::cache::RepoCache;
 use super::download::fetch;
@@ -20,6 +19,7 @@ use super::repo::{Repo, is_safe_path};
 use super::stream::Stream;
 use crate::data::Source;
 use crate::error::{Error, Result};
+use crate::ui::Ui;
 
 /// Which files are wanted.
 #[derive(Clone, Debug, Default)]
@@ -47,25 +47,25 @@ const SPLITS: [&[&str]; 3] =
 ///
 /// # Errors
 /// `Hub` as [`super::pull`], or if no file fits, with what there is; `Usage` for a pattern that is none.
-pub fn pull_dataset(client: &Client, repo: &Repo, selection: &Selection, progress: &dyn Progress) -> Result<Pulled> {
+pub fn pull_dataset(client: &Client, repo: &Repo, selection: &Selection, ui: &dyn Ui) -> Result<Pulled> {
     let settings = client.settings();
     let cache = RepoCache::new(&settings.cache, repo);
     if settings.offline {
-        return cached(&cache, repo, selection, progress);
+        return cached(&cache, repo, selection, ui);
     }
     let has_token = settings.token.is_some();
     let info = remote::info(client, repo).about(repo, has_token)?;
     let files = selected(repo, &info.files, selection)?;
     let mut fetched = 0;
     for file in &files {
-        fetched += usize::from(fetch(client, &cache, repo, &info.sha, file, progress).about(repo, has_token)?);
+        fetched += usize::from(fetch(client, &cache, repo, &info.sha, file, ui).about(repo, has_token)?);
     }
     cache.note_commit(&info.sha)?;
     Ok(Pulled { folder: cache.snapshot(&info.sha), commit: info.sha, files, fetched })
 }
 
 /// What the cache has of a selection. There is no telling whether that is all, so it is said how much it is.
-fn cached(cache: &RepoCache, repo: &Repo, selection: &Selection, progress: &dyn Progress) -> Result<Pulled> {
+fn cached(cache: &RepoCache, repo: &Repo, selection: &Selection, ui: &dyn Ui) -> Result<Pulled> {
     let commit = cache.known_commit().filter(|commit| cache.snapshot(commit).is_dir()).ok_or_else(|| {
         Error::Hub(format!("HF_HUB_OFFLINE is set, and nothing of the data set {repo} is in the cache; unset it"))
     })?;
@@ -75,7 +75,7 @@ fn cached(cache: &RepoCache, repo: &Repo, selection: &Selection, progress: &dyn 
         Some(entry.path().strip_prefix(&folder).ok()?.to_str()?.replace(std::path::MAIN_SEPARATOR, "/"))
     });
     let files = selected(repo, &there.collect::<Vec<_>>(), selection)?;
-    progress.note(&format!("HF_HUB_OFFLINE is set: taking the {} files of {repo} that are in the cache", files.len()));
+    ui.note(&format!("HF_HUB_OFFLINE is set: taking the {} files of {repo} that are in the cache", files.len()));
     Ok(Pulled { folder, commit, files, fetched: 0 })
 }
 

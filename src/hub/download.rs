@@ -11,13 +11,13 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::Progress;
 use super::answer::{Answer, Failure};
 use super::cache::RepoCache;
 use super::http::{Client, Request, Tries};
 use super::remote::{FileMeta, file_meta, resolve_url};
 use super::repo::Repo;
 use crate::error::Error;
+use crate::ui::{Silent, Ui};
 
 /// Whole downloads that may turn out damaged before we give up.
 const DAMAGED: u32 = 3;
@@ -29,7 +29,7 @@ pub(super) fn fetch(
     repo: &Repo,
     sha: &str,
     path: &str,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<bool, Failure> {
     if cache.snapshot(sha).join(path).is_file() {
         return Ok(false);
@@ -43,9 +43,9 @@ pub(super) fn fetch(
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let incomplete = folder.join(format!("{}.incomplete", meta.etag));
         let url = resolve_url(repo, sha, path);
-        progress.begin(path, 0, meta.size);
-        let result = whole(client, &url, path, &meta, &incomplete, progress);
-        progress.end();
+        ui.begin(path, 0, meta.size);
+        let result = whole(client, &url, path, &meta, &incomplete, ui);
+        ui.end();
         result?;
         std::fs::rename(&incomplete, &blob).map_err(Error::io("rename", &incomplete))?;
         fetched = true;
@@ -65,7 +65,7 @@ pub(super) fn fetch_apart(client: &Client, repo: &Repo, sha: &str, path: &str, t
     let mut incomplete = target.as_os_str().to_owned();
     incomplete.push(".incomplete");
     let incomplete = Path::new(&incomplete);
-    whole(client, &resolve_url(repo, sha, path), path, &meta, incomplete, &())?;
+    whole(client, &resolve_url(repo, sha, path), path, &meta, incomplete, &Silent)?;
     std::fs::rename(incomplete, target).map_err(Error::io("rename", incomplete))?;
     Ok(())
 }
@@ -77,12 +77,12 @@ fn whole(
     name: &str,
     meta: &FileMeta,
     incomplete: &Path,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let options = File::options().read(true).write(true).create(true).truncate(false).open(incomplete);
     let mut file = options.map_err(Error::io("write", incomplete))?;
     for _ in 0..DAMAGED {
-        bytes(client, url, name, meta, incomplete, &mut file, progress)?;
+        bytes(client, url, name, meta, incomplete, &mut file, ui)?;
         if is_intact(&mut file, meta).map_err(Error::io("read", incomplete))? {
             file.sync_all().map_err(Error::io("write", incomplete))?;
             return Ok(());
@@ -106,12 +106,12 @@ fn bytes(
     meta: &FileMeta,
     path: &Path,
     file: &mut File,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let io = |error| Failure::Other(Error::io("write", path)(error));
     let mut tries = Tries::new(client);
     let mut ranges = true;
-    // Only getting further than ever counts as progress: a server without ranges may break off at the same byte for ever.
+    // Only getting further than ever counts as ui: a server without ranges may break off at the same byte for ever.
     let mut furthest = file.metadata().map_err(io)?.len();
     loop {
         let mut have = file.seek(SeekFrom::End(0)).map_err(io)?;
@@ -140,8 +140,8 @@ fn bytes(
                     return Err(Failure::Network(format!("the Hub sends another part of {name} than was asked for")));
                 }
             }
-            progress.begin(name, have, meta.size);
-            copy(client, answer, file, path, name, meta.size.map(|size| size - have), progress)
+            ui.begin(name, have, meta.size);
+            copy(client, answer, file, path, name, meta.size.map(|size| size - have), ui)
         });
         match outcome {
             Ok(()) => return Ok(()),
@@ -191,7 +191,7 @@ fn copy(
     path: &Path,
     name: &str,
     expected: Option<u64>,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let mut reader = answer.body.as_reader();
     let mut buffer = vec![0u8; 256 << 10];
@@ -215,7 +215,7 @@ fn copy(
             return Err(Failure::Network(format!("the Hub sends more bytes of {name} than it announced")));
         }
         file.write_all(&buffer[..count]).map_err(Error::io("write", path))?;
-        progress.advance(count as u64);
+        ui.advance(count as u64);
     }
     match expected {
         Some(expected) if done < expected => {

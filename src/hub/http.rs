@@ -15,15 +15,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use ureq::http;
 
-use super::Progress;
+use super::address::{Origin, join, origin, shown};
 use super::answer::{Answer, Failure};
 use super::settings::Settings;
+use crate::ui::Ui;
 
 /// Repetitions of a request that failed.
 pub(super) const RETRIES: u32 = 5;
-
-/// Statuses that may be otherwise the next time.
-pub(super) const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
 /// A longer wait than this is not waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
@@ -45,7 +43,7 @@ pub(super) enum Body<'a> {
     /// These bytes, of this content type.
     Bytes(&'a [u8], &'static str),
     /// A part of a file, and who watches it go.
-    File { path: &'a Path, offset: u64, len: u64, progress: &'a dyn Progress },
+    File { path: &'a Path, offset: u64, len: u64, ui: &'a dyn Ui },
 }
 
 /// Whether the token goes along; to the Hub's own origin only, in any case.
@@ -268,13 +266,13 @@ impl Client {
                 let request = builder.header("content-type", kind).body(bytes).map_err(wrong)?;
                 self.agent.run(request).map_err(broken)
             }
-            Body::File { path, offset, len, progress } => {
+            Body::File { path, offset, len, ui } => {
                 let io = |error| Failure::Other(crate::error::Error::io("read", path)(error));
                 let mut file = File::open(path).map_err(io)?;
                 file.seek(SeekFrom::Start(offset)).map_err(io)?;
                 let cancel = self.cancel.as_deref();
-                let mut watched = Watched { file: file.take(len), progress, cancel };
-                progress.begin("", offset, None);
+                let mut watched = Watched { file: file.take(len), ui, cancel };
+                ui.begin("", offset, None);
                 // With its length: storage takes no chunked bodies.
                 let request = builder
                     .header("content-length", len)
@@ -335,7 +333,7 @@ impl<'a> Tries<'a> {
 
 struct Watched<'a> {
     file: std::io::Take<File>,
-    progress: &'a dyn Progress,
+    ui: &'a dyn Ui,
     cancel: Option<&'a AtomicBool>,
 }
 
@@ -345,73 +343,9 @@ impl Read for Watched<'_> {
             return Err(std::io::Error::other("stopped"));
         }
         let count = self.file.read(buffer)?;
-        self.progress.advance(count as u64);
+        self.ui.advance(count as u64);
         Ok(count)
     }
-}
-
-/// Scheme, host and port.
-type Origin = (String, String, u16);
-
-/// Scheme, host and port of an address.
-pub(super) fn origin(url: &str) -> Option<Origin> {
-    let uri: http::Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?.to_ascii_lowercase();
-    let default = match scheme.as_str() {
-        "https" => 443,
-        "http" => 80,
-        _ => return None,
-    };
-    Some((scheme, uri.host()?.to_ascii_lowercase(), uri.port_u16().unwrap_or(default)))
-}
-
-/// An address without what may carry a permission: the query, and whatever stands before the host.
-pub(super) fn shown(url: &str) -> String {
-    let plain = url.split(['?', '#']).next().unwrap_or_default();
-    match plain.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) =
-                rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
-            let host = host.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}{path}")
-        }
-        None => plain.to_string(),
-    }
-}
-
-/// A `Location` as an address, relative to the one that was asked.
-pub(super) fn join(base: &str, location: &str) -> Option<String> {
-    let location = location.trim();
-    if origin(location).is_some() {
-        return Some(location.to_string());
-    }
-    let (scheme, rest) = base.split_once("://")?;
-    if let Some(other) = location.strip_prefix("//") {
-        return Some(format!("{scheme}://{other}"));
-    }
-    if location.split('/').next()?.contains(':') {
-        return None;
-    }
-    let rest = rest.split(['?', '#']).next()?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if location.starts_with('/') {
-        return Some(format!("{scheme}://{host}{location}"));
-    }
-    if location.starts_with('?') {
-        return Some(format!("{scheme}://{host}/{path}{location}"));
-    }
-    // RFC 3986, section 5.2.4: dots are taken out before the address is asked.
-    let (relative, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
-    let mut parts: Vec<&str> = path.split('/').collect();
-    parts.pop();
-    for part in relative.split('/') {
-        match part {
-            "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    Some(format!("{scheme}://{host}/{}{query}", parts.join("/")))
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::Progress;
 use super::answer::Failure;
-use super::http::{Auth, Body, Client, Request, TRANSIENT, Tries};
+use super::answer::TRANSIENT;
+use super::http::{Auth, Body, Client, Request, Tries};
 use super::journal::{Journal, Session};
 use super::plan::{BATCH, PlannedFile};
 use super::remote::text;
 use super::repo::Repo;
+use crate::ui::{Level, Ui};
 
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
@@ -26,7 +27,7 @@ pub(super) fn upload(
     repo: &Repo,
     pr: bool,
     files: &[&PlannedFile],
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<usize, Failure> {
     // Two files of the same bytes are one object.
     let objects: BTreeMap<&str, &PlannedFile> = files.iter().map(|file| (file.oid.as_str(), *file)).collect();
@@ -36,7 +37,7 @@ pub(super) fn upload(
         let mut todo = match batch(client, repo, pr, group)? {
             Batch::Actions(todo) => todo,
             Batch::Xet => {
-                super::xet::upload(client, repo, pr, group, progress)?;
+                super::xet::upload(client, repo, pr, group, ui)?;
                 sent += group.len();
                 continue;
             }
@@ -44,7 +45,7 @@ pub(super) fn upload(
         let queue: VecDeque<(&PlannedFile, Value)> =
             group.iter().filter_map(|file| Some((*file, todo.remove(file.oid.as_str())?))).collect();
         sent += queue.len();
-        all(client, repo, pr, queue, progress)?;
+        all(client, repo, pr, queue, ui)?;
     }
     Ok(sent)
 }
@@ -58,10 +59,10 @@ fn all(
     repo: &Repo,
     pr: bool,
     queue: VecDeque<(&PlannedFile, Value)>,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let threads = queue.len().min(AT_ONCE);
-    let together = Together { progress, what: format!("{} files", queue.len()), state: Mutex::default() };
+    let together = Together { ui, what: format!("{} files", queue.len()), state: Mutex::default() };
     let whole = queue.iter().map(|(file, _)| file.size).sum();
     let (queue, failed) = (Mutex::new(queue), Mutex::new(None));
     // Apart, so that the lock is not held while the object is sent.
@@ -69,9 +70,9 @@ fn all(
     let work = || {
         while let Some((file, actions)) = next() {
             let result = if threads == 1 {
-                progress.begin(&file.path, 0, Some(file.size));
-                let result = object(client, repo, pr, file, actions, progress);
-                progress.end();
+                ui.begin(&file.path, 0, Some(file.size));
+                let result = object(client, repo, pr, file, actions, ui);
+                ui.end();
                 result
             } else {
                 let one = One { together: &together, whole, done: Mutex::new(0) };
@@ -91,7 +92,7 @@ fn all(
         work();
     });
     if threads > 1 {
-        progress.end();
+        ui.end();
     }
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
@@ -100,15 +101,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The progress of several objects as one.
+/// The ui of several objects as one.
 struct Together<'a> {
-    progress: &'a dyn Progress,
+    ui: &'a dyn Ui,
     what: String,
     /// Bytes of all of them that went by.
     state: Mutex<u64>,
 }
 
-/// The progress of one of them.
+/// The ui of one of them.
 struct One<'a> {
     together: &'a Together<'a>,
     /// Bytes of all of them.
@@ -116,22 +117,22 @@ struct One<'a> {
     done: Mutex<u64>,
 }
 
-impl Progress for One<'_> {
+impl Ui for One<'_> {
     fn begin(&self, _: &str, done: u64, _: Option<u64>) {
         let mut all = lock(&self.together.state);
         *all = *all - *lock(&self.done) + done;
         *lock(&self.done) = done;
-        self.together.progress.begin(&self.together.what, *all, Some(self.whole));
+        self.together.ui.begin(&self.together.what, *all, Some(self.whole));
     }
 
     fn advance(&self, bytes: u64) {
         *lock(&self.together.state) += bytes;
         *lock(&self.done) += bytes;
-        self.together.progress.advance(bytes);
+        self.together.ui.advance(bytes);
     }
 
-    fn note(&self, message: &str) {
-        self.together.progress.note(message);
+    fn message(&self, level: Level, text: &str) {
+        self.together.ui.message(level, text);
     }
 }
 
@@ -217,7 +218,7 @@ fn object(
     pr: bool,
     file: &PlannedFile,
     mut actions: Value,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let mut tries = Tries::new(client);
     let journal = Journal::new(&client.settings().journal, &client.settings().endpoint, &repo.id(), &file.oid);
@@ -225,8 +226,8 @@ fn object(
     loop {
         let upload = &actions["upload"];
         let result = match upload["header"].get("chunk_size") {
-            Some(_) => multipart(client, file, upload, &journal, progress),
-            None => basic(client, file, upload, progress),
+            Some(_) => multipart(client, file, upload, &journal, ui),
+            None => basic(client, file, upload, ui),
         };
         let now_done = journal.read().map_or(0, |session| session.done.len());
         if now_done > parts_done {
@@ -251,16 +252,16 @@ fn object(
                 Some(fresh) => actions = fresh,
             },
             // The Hub has changed its mind.
-            Batch::Xet => return super::xet::upload(client, repo, pr, &[file], progress),
+            Batch::Xet => return super::xet::upload(client, repo, pr, &[file], ui),
         }
     }
 }
 
-fn basic(client: &Client, file: &PlannedFile, upload: &Value, progress: &dyn Progress) -> Result<(), Failure> {
+fn basic(client: &Client, file: &PlannedFile, upload: &Value, ui: &dyn Ui) -> Result<(), Failure> {
     let mut request = Request::new("PUT", text(upload, "href")?);
     request.auth = Auth::No;
     request.server_headers = headers(upload);
-    request.body = Body::File { path: &file.local, offset: 0, len: file.size, progress };
+    request.body = Body::File { path: &file.local, offset: 0, len: file.size, ui };
     client.send_once(&request)?;
     Ok(())
 }
@@ -270,7 +271,7 @@ fn multipart(
     file: &PlannedFile,
     upload: &Value,
     journal: &Journal,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     let mut session = session(file, upload)?;
     let noted = journal.read();
@@ -286,7 +287,7 @@ fn multipart(
         }
         _ => false,
     };
-    let result = send_parts(client, file, &mut session, journal, progress);
+    let result = send_parts(client, file, &mut session, journal, ui);
     match &result {
         Ok(()) => journal.remove(),
         // Storage no longer knows the noted session: the next try is a new one.
@@ -333,7 +334,7 @@ fn send_parts(
     file: &PlannedFile,
     session: &mut Session,
     journal: &Journal,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     for index in 0..session.parts.len() {
         if session.done.contains_key(&index) {
@@ -342,7 +343,7 @@ fn send_parts(
         let offset = index as u64 * session.chunk;
         let mut request = Request::new("PUT", &*session.parts[index]);
         request.auth = Auth::No;
-        request.body = Body::File { path: &file.local, offset, len: session.chunk.min(file.size - offset), progress };
+        request.body = Body::File { path: &file.local, offset, len: session.chunk.min(file.size - offset), ui };
         let answer = client.send_once(&request)?;
         let etag = answer.header("etag").filter(|etag| !etag.is_empty());
         let etag = etag.ok_or_else(|| {

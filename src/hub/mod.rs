@@ -13,6 +13,7 @@
 //! folders. The rest of that crate is not used: it stores the body of an error as a file, checks no byte, and cannot
 //! upload without Xet. Xet itself is a feature of the build, on the Hub's own crate `hf-xet`.
 
+mod address;
 mod answer;
 mod background;
 mod cache;
@@ -38,33 +39,9 @@ mod xet;
 pub use background::{Background, Finish, Pushed};
 pub use dataset::{Selection, Streamed, pull_dataset, stream_dataset};
 pub use http::Client;
-pub use plan::{Plan, PlannedFile, Upload};
+pub use plan::{Plan, PlannedFile, PushOptions, Upload};
 pub use pull::{Pulled, Want, pull, resolve, resolve_tokenizer};
-pub use push::{PushOptions, PushResult, plan_push, push};
+pub use push::{PushResult, plan_push, push};
 pub use repo::{Repo, is_hub_name, names_hub, no_such_path};
 pub use settings::{Settings, TOKEN_VARIABLES};
 pub use token::Token;
-
-/// Someone who watches bytes go by, and is told what a person should know.
-pub trait Progress: Sync {
-    /// A transfer of `total` bytes begins at byte `done`; without a name, the one that is under way begins again there.
-    fn begin(&self, what: &str, done: u64, total: Option<u64>) {
-        let _ = (what, done, total);
-    }
-
-    /// So many more bytes went by.
-    fn advance(&self, bytes: u64) {
-        let _ = bytes;
-    }
-
-    /// The transfer is over, well or not.
-    fn end(&self) {}
-
-    /// A sentence for the person at the terminal.
-    fn note(&self, message: &str) {
-        let _ = message;
-    }
-}
-
-/// Nobody watches.
-impl Progress for () {}

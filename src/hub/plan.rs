@@ -11,10 +11,24 @@ use serde_json::{Value, json};
 use super::answer::Failure;
 use super::download::{git_sha1_of, sha256_of};
 use super::http::{Client, Request};
-use super::push::PushOptions;
 use super::remote::{Info, text};
 use super::repo::{Repo, is_safe_path};
 use crate::error::{Error, Result};
+
+/// How to push.
+#[derive(Clone, Debug, Default)]
+pub struct PushOptions {
+    /// A repository that has to be made is made private.
+    pub private: bool,
+    /// Open a pull request instead of committing to the branch.
+    pub pr: bool,
+    /// Send the training state along.
+    pub with_state: bool,
+    /// The commit's first line; without one it names the folder.
+    pub message: Option<String>,
+    /// A folder whose files go up in place of the model folder's own, or besides them.
+    pub overlay: Option<PathBuf>,
+}
 
 /// Files of one question about upload modes, and objects of one LFS batch.
 pub(super) const BATCH: usize = 256;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Progress;
 use super::answer::{About, Failure};
 use super::cache::RepoCache;
 use super::download::fetch;
@@ -13,6 +12,7 @@ use super::remote::{self, Info, is_hash};
 use super::repo::{Repo, is_safe_path, names_hub, no_such_path};
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::ui::Ui;
 
 /// What is wanted of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +53,19 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// # Errors
 /// As [`pull`].
-pub fn resolve(model: &str, progress: &dyn Progress) -> Result<PathBuf> {
-    resolve_as(model, Want::Model, progress)
+pub fn resolve(model: &str, ui: &dyn Ui) -> Result<PathBuf> {
+    resolve_as(model, Want::Model, ui)
 }
 
 /// [`resolve`] for what only a tokenizer is wanted of.
 ///
 /// # Errors
 /// As [`pull`].
-pub fn resolve_tokenizer(name: &str, progress: &dyn Progress) -> Result<PathBuf> {
-    resolve_as(name, Want::Tokenizer, progress)
+pub fn resolve_tokenizer(name: &str, ui: &dyn Ui) -> Result<PathBuf> {
+    resolve_as(name, Want::Tokenizer, ui)
 }
 
-fn resolve_as(name: &str, want: Want, progress: &dyn Progress) -> Result<PathBuf> {
+fn resolve_as(name: &str, want: Want, ui: &dyn Ui) -> Result<PathBuf> {
     if let Some(error) = no_such_path(name, "model", "taper pull") {
         return Err(error);
     }
@@ -73,12 +73,10 @@ fn resolve_as(name: &str, want: Want, progress: &dyn Progress) -> Result<PathBuf
         return Ok(PathBuf::from(name));
     }
     let pulled =
-        pull(&Client::new(Settings::from_env()?), &Repo::model(name)?, want, progress).map_err(
-            |error| match error {
-                Error::Hub(message) => Error::Hub(format!("there is no folder {name} here, and {message}")),
-                error => error,
-            },
-        )?;
+        pull(&Client::new(Settings::from_env()?), &Repo::model(name)?, want, ui).map_err(|error| match error {
+            Error::Hub(message) => Error::Hub(format!("there is no folder {name} here, and {message}")),
+            error => error,
+        })?;
     Ok(pulled.folder)
 }
 
@@ -88,7 +86,7 @@ fn resolve_as(name: &str, want: Want, progress: &dyn Progress) -> Result<PathBuf
 /// # Errors
 /// `Hub` if the repository is not there, not for us, has no safetensors weights, or the connection fails for good; `Io` if
 /// the disk refuses.
-pub fn pull(client: &Client, repo: &Repo, want: Want, progress: &dyn Progress) -> Result<Pulled> {
+pub fn pull(client: &Client, repo: &Repo, want: Want, ui: &dyn Ui) -> Result<Pulled> {
     let settings = client.settings();
     let cache = RepoCache::new(&settings.cache, repo);
     if settings.offline {
@@ -113,12 +111,12 @@ pub fn pull(client: &Client, repo: &Repo, want: Want, progress: &dyn Progress) -
         Err(failure) if failure.is_outage() => {
             let Some(pulled) = cached(&cache, want) else { return Err(failure.about(repo, has_token)) };
             let why: Error = failure.about(repo, has_token);
-            progress.note(&format!("{why}; taking commit {} of {repo} from the cache", &pulled.commit[..7]));
+            ui.note(&format!("{why}; taking commit {} of {repo} from the cache", &pulled.commit[..7]));
             return Ok(pulled);
         }
         Err(failure) => return Err(failure.about(repo, has_token)),
     };
-    fetch_all(client, &cache, repo, &info, want, progress).about(repo, has_token)
+    fetch_all(client, &cache, repo, &info, want, ui).about(repo, has_token)
 }
 
 fn fetch_all(
@@ -127,7 +125,7 @@ fn fetch_all(
     repo: &Repo,
     info: &Info,
     want: Want,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<Pulled, Failure> {
     let has = |name: &str| info.files.iter().any(|file| file == name);
     let mut files: Vec<String> = TOKENIZER_FILES.iter().filter(|name| has(name)).map(|name| name.to_string()).collect();
@@ -143,7 +141,7 @@ fn fetch_all(
         if has(WEIGHTS) {
             files.push(WEIGHTS.into());
         } else {
-            fetched += usize::from(fetch(client, cache, repo, &info.sha, INDEX, progress)?);
+            fetched += usize::from(fetch(client, cache, repo, &info.sha, INDEX, ui)?);
             let shards = shards(&snapshot.join(INDEX))?;
             if let Some(missing) = shards.iter().find(|shard| !has(shard)) {
                 return Err(Failure::Refused(format!(
@@ -158,7 +156,7 @@ fn fetch_all(
     // The weights last: what is wrong with the rest shows at once.
     let (weights, small): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.ends_with(".safetensors"));
     for file in small.into_iter().chain(weights) {
-        fetched += usize::from(fetch(client, cache, repo, &info.sha, file, progress)?);
+        fetched += usize::from(fetch(client, cache, repo, &info.sha, file, ui)?);
     }
     // Only now: who reads the reference finds everything that it leads to.
     cache.note_commit(&info.sha)?;

@@ -1,31 +1,16 @@
 //! A model folder to the Hub: what is new of it, in one commit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Progress;
 use super::answer::{About, Failure};
 use super::commit::commit;
 use super::http::Client;
-use super::plan::{self, Plan, PlannedFile, Upload};
+use super::plan::{self, Plan, PlannedFile, PushOptions, Upload};
 use super::remote::{self, Info};
 use super::repo::Repo;
 use super::{create, lfs};
 use crate::error::{Error, Result};
-
-/// How to push.
-#[derive(Clone, Debug, Default)]
-pub struct PushOptions {
-    /// A repository that has to be made is made private.
-    pub private: bool,
-    /// Open a pull request instead of committing to the branch.
-    pub pr: bool,
-    /// Send the training state along.
-    pub with_state: bool,
-    /// The commit's first line; without one it names the folder.
-    pub message: Option<String>,
-    /// A folder whose files go up in place of the model folder's own, or besides them.
-    pub overlay: Option<PathBuf>,
-}
+use crate::ui::Ui;
 
 /// What a push did.
 #[derive(Clone, Debug)]
@@ -46,13 +31,7 @@ pub struct PushResult {
 ///
 /// # Errors
 /// `Usage` if the folder is no model; `Io` if it cannot be read.
-pub fn plan_push(
-    client: &Client,
-    folder: &Path,
-    repo: &Repo,
-    options: &PushOptions,
-    progress: &dyn Progress,
-) -> Result<Plan> {
+pub fn plan_push(client: &Client, folder: &Path, repo: &Repo, options: &PushOptions, ui: &dyn Ui) -> Result<Plan> {
     let files = plan::files_to_push(folder, options)?;
     let mut plan = Plan { folder: folder.to_path_buf(), files, deleted: Vec::new(), exists: false };
     for file in &mut plan.files {
@@ -62,7 +41,7 @@ pub fn plan_push(
         }
     }
     if client.settings().offline {
-        progress.note("HF_HUB_OFFLINE is set, so the Hub was not asked what it has already");
+        ui.note("HF_HUB_OFFLINE is set, so the Hub was not asked what it has already");
         return Ok(plan);
     }
     let asked = remote::info(client, repo).and_then(|info| {
@@ -76,7 +55,7 @@ pub fn plan_push(
         }
         Err(failure) => {
             let why: Error = failure.about(repo, client.settings().token.is_some());
-            progress.note(&format!("{why}; so it is not known what the Hub has already"));
+            ui.note(&format!("{why}; so it is not known what the Hub has already"));
         }
     }
     Ok(plan)
@@ -93,13 +72,7 @@ fn fill(client: &Client, repo: &Repo, options: &PushOptions, info: &Info, plan: 
 ///
 /// # Errors
 /// `Usage` if the folder is no model or there is no token; `Hub` if the Hub refuses or cannot be reached; `Io`.
-pub fn push(
-    client: &Client,
-    folder: &Path,
-    repo: &Repo,
-    options: &PushOptions,
-    progress: &dyn Progress,
-) -> Result<PushResult> {
+pub fn push(client: &Client, folder: &Path, repo: &Repo, options: &PushOptions, ui: &dyn Ui) -> Result<PushResult> {
     let settings = client.settings();
     if settings.offline {
         return Err(Error::usage("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it"));
@@ -111,7 +84,7 @@ pub fn push(
     }
     let files = plan::files_to_push(folder, options)?;
     let plan = Plan { folder: folder.to_path_buf(), files, deleted: Vec::new(), exists: true };
-    send(client, repo, options, plan, progress).about(repo, true)
+    send(client, repo, options, plan, ui).about(repo, true)
 }
 
 fn send(
@@ -119,7 +92,7 @@ fn send(
     repo: &Repo,
     options: &PushOptions,
     mut plan: Plan,
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<PushResult, Failure> {
     create::ensure(client, repo, options.private)?;
     // The head comes first: what changes after it is a conflict, and is found out.
@@ -132,7 +105,7 @@ fn send(
     let nothing = Info { sha: String::new(), files: Vec::new() };
     fill(client, repo, options, info.as_ref().unwrap_or(&nothing), &mut plan)?;
     for file in plan.files.iter().filter(|file| file.ignored) {
-        progress.note(&format!("{} is left out: the repository's .gitignore names it", file.path));
+        ui.note(&format!("{} is left out: the repository's .gitignore names it", file.path));
     }
     let url = format!("{}{}", client.settings().endpoint, repo.page());
     if plan.is_empty() {
@@ -142,10 +115,10 @@ fn send(
     let sent: Vec<&PlannedFile> = plan.files.iter().filter(|file| file.is_sent()).collect();
     if let Some(card) = sent.iter().find(|file| file.path == "README.md") {
         let text = std::fs::read_to_string(&card.local).map_err(Error::io("read", &card.local))?;
-        create::check_card(client, repo, &text, progress)?;
+        create::check_card(client, repo, &text, ui)?;
     }
     let large: Vec<&PlannedFile> = sent.iter().copied().filter(|file| file.upload == Upload::Lfs).collect();
-    let stored = lfs::upload(client, repo, options.pr, &large, progress)?;
+    let stored = lfs::upload(client, repo, options.pr, &large, ui)?;
     let committed = sent.iter().map(|file| file.path.clone()).collect();
     let name = plan.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let message = options.message.clone().unwrap_or_else(|| format!("Push {name} with taper"));

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::address::join;
 use super::answer::{Answer, Failure};
-use super::http::{Client, Follow, Request, join};
+use super::http::{Client, Follow, Request};
 use super::repo::{Repo, is_safe_path, quote_path};
 
 /// A repository at a commit.

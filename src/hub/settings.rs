@@ -65,7 +65,7 @@ impl Settings {
             .ok_or_else(|| Error::usage("cannot tell where the cache of the Hub is: set HF_HOME to a folder"))?;
         let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
         let endpoint = endpoint.trim().trim_end_matches('/').to_string();
-        if super::http::origin(&endpoint).is_none() || endpoint.contains(['?', '#', '@']) {
+        if super::address::origin(&endpoint).is_none() || endpoint.contains(['?', '#', '@']) {
             // The value is not shown: someone may have put a password into it.
             return Err(Error::usage("HF_ENDPOINT must be an address such as https://huggingface.co"));
         }

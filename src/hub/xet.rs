@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use xet::xet_session::{Sha256Policy, XetSessionBuilder, XetUploadCommit};
 
-use super::Progress;
 use super::answer::Failure;
 use super::http::{Auth, Client, Request, Tries, origin};
 use super::plan::PlannedFile;
 use super::remote::text;
 use super::repo::Repo;
+use crate::ui::Ui;
 
 /// Stores the objects of one group.
 pub(super) fn upload(
@@ -22,7 +22,7 @@ pub(super) fn upload(
     repo: &Repo,
     pr: bool,
     files: &[&PlannedFile],
-    progress: &dyn Progress,
+    ui: &dyn Ui,
 ) -> Result<(), Failure> {
     // The crate leaves the choice of cryptography to the program; this is the one that ureq uses. A second time it is
     // refused, which is well.
@@ -31,9 +31,9 @@ pub(super) fn upload(
     let total = files.iter().map(|file| file.size).sum();
     loop {
         let access = access(client, repo, pr)?;
-        progress.begin(&format!("{} files by Xet", files.len()), 0, Some(total));
-        let result = once(client, &access, files, progress);
-        progress.end();
+        ui.begin(&format!("{} files by Xet", files.len()), 0, Some(total));
+        let result = once(client, &access, files, ui);
+        ui.end();
         match result {
             Err(failure) => tries.after(failure)?,
             Ok(()) => return Ok(()),
@@ -66,7 +66,7 @@ fn access(client: &Client, repo: &Repo, pr: bool) -> Result<Access, Failure> {
     Ok(Access { url, token: text(&answer, "accessToken")?.to_string(), expires })
 }
 
-fn once(client: &Client, access: &Access, files: &[&PlannedFile], progress: &dyn Progress) -> Result<(), Failure> {
+fn once(client: &Client, access: &Access, files: &[&PlannedFile], ui: &dyn Ui) -> Result<(), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::Network(client.hidden(&format!("the upload by Xet failed: {error}")).replace(&access.token, "[token]"))
     };
@@ -83,19 +83,19 @@ fn once(client: &Client, access: &Access, files: &[&PlannedFile], progress: &dyn
     }
     std::thread::scope(|scope| {
         let work = scope.spawn(|| commit.commit_blocking().map(|_| ()).map_err(|error| broken(&error)));
-        watch(client, &commit, progress, || work.is_finished());
+        watch(client, &commit, ui, || work.is_finished());
         let result = work.join().unwrap_or_else(|_| Err(broken(&"a panic")));
         if client.is_cancelled() { Err(Failure::Cancelled) } else { result }
     })
 }
 
 /// Reports the bytes that go by until the work is done; ends it when someone asks to stop.
-fn watch(client: &Client, commit: &XetUploadCommit, progress: &dyn Progress, is_done: impl Fn() -> bool) {
+fn watch(client: &Client, commit: &XetUploadCommit, ui: &dyn Ui, is_done: impl Fn() -> bool) {
     let (mut seen, mut stopped) = (0, false);
     while !is_done() {
         std::thread::sleep(Duration::from_millis(50));
-        let now = commit.progress().total_bytes_completed;
-        progress.advance(now.saturating_sub(seen));
+        let now = commit.ui().total_bytes_completed;
+        ui.advance(now.saturating_sub(seen));
         seen = seen.max(now);
         if client.is_cancelled() && !stopped {
             stopped = true;

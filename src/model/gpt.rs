@@ -235,9 +235,25 @@ impl Gpt {
         scale: f32,
         pass: &Pass,
     ) -> Result<Loss> {
+        self.loss_weighted(tape, tokens, targets, &[], scale, pass)
+    }
+
+    /// [`Gpt::loss`] with a weight for each target (or none: then all are 1).
+    ///
+    /// # Errors
+    /// As [`Gpt::loss`].
+    pub fn loss_weighted<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        tokens: &Tensor,
+        targets: &[u32],
+        weights: &[f32],
+        scale: f32,
+        pass: &Pass,
+    ) -> Result<Loss> {
         let x = self.hidden(tape, tokens, pass)?;
         let scale = Scale { by: scale, loss_scale: pass.loss_scale.as_ref() };
-        ops::classifier::classifier(tape, &x, self.head, targets, scale)
+        ops::classifier::classifier_weighted(tape, &x, self.head, targets, weights, scale)
     }
 
     /// Logits [B, T, V] of whole sequences, without a cache.

@@ -9,13 +9,19 @@ use crate::tensor::Tensor;
 const ROWS: usize = 256;
 const THREADS: usize = 1024;
 
-/// Adds the f32 losses [N] to the f64 at a device address, in a fixed order.
+/// Adds the f32 losses [N], each times its weight where there are weights [N], to the f64 at a device address, in a fixed order.
 ///
 /// # Errors
 /// If the device fails.
-pub fn sum_losses(gpu: &Gpu, slot: u64, losses: &Tensor) -> Result<()> {
+pub fn sum_losses(gpu: &Gpu, slot: u64, losses: &Tensor, weights: Option<&Tensor>) -> Result<()> {
     assert_eq!(losses.dtype(), DType::F32, "losses are f32");
-    let arguments = [Arg::Pointer(losses.address()), Arg::U64(losses.len() as u64), Arg::Pointer(slot)];
+    assert!(weights.is_none_or(|weights| weights.len() == losses.len()), "a weight for each loss");
+    let arguments = [
+        Arg::Pointer(losses.address()),
+        Arg::Pointer(weights.map_or(0, Tensor::address)),
+        Arg::U64(losses.len() as u64),
+        Arg::Pointer(slot),
+    ];
     gpu.launch("reduce_sum_losses", Geometry::linear(1, THREADS), &arguments)
 }
 

@@ -11,10 +11,13 @@ use crate::setting::{MOST, Problem, above_zero, below_one, not_negative};
 pub enum OptimizerKind {
     /// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     Adamw,
+    /// SGD with momentum, for tests alone: see `rule/momentum.rs`.
+    #[cfg(test)]
+    Momentum,
 }
 
 /// How the parameters are updated. Weight decay acts on tensors of two or more dimensions, embeddings included.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
     /// The optimizer.

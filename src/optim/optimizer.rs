@@ -1,85 +1,34 @@
-//! The optimizer: one norm pass, classification, clipping, one AdamW pass.
-//!
-//! A step whose loss or gradients are not finite is not applied: weights, moments and Adam's t stay as they are. Whether
-//! training goes on after that is the caller's policy (`stability.nonfinite`).
+//! The optimizer on the CPU: one norm pass, the guard's decision, one pass of the rule.
 
 use std::ops::Range;
 
+use super::config::OptimizerConfig;
+use super::guard::{Guard, Outcome};
+use super::rule::{self, Rule, Update};
+use super::state::{OptimizerState, Slots};
 use crate::error::Result;
-use crate::ops::adamw::{AdamW, adamw_part};
 use crate::ops::gradnorm::{GradNorm, cpu, gradnorm, gradnorm_of_parts};
-use crate::tape::{Gradients, ParamId, Params};
-use crate::tensor::{DType, Tensor};
+use crate::tape::{Gradients, Params};
 
-/// AdamW's numbers that stay the same for a whole run, and the clip norm.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What an optimizer is made from: the rule with its numbers, and the clip norm.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Hyper {
-    /// Decay rate of the first moment.
-    pub beta1: f64,
-    /// Decay rate of the second moment.
-    pub beta2: f64,
-    /// Added to the denominator.
-    pub eps: f64,
-    /// Decoupled weight decay on tensors of two or more dimensions.
-    pub weight_decay: f64,
+    /// The rule and its numbers. The learning rate is not read: every step brings its own.
+    pub optimizer: OptimizerConfig,
     /// Gradients of a larger global L2 norm are scaled down to it (Pascanu et al. 2013).
     pub clip_norm: Option<f64>,
 }
 
-/// What kind of step it was (design: stability).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Class {
-    /// Finite and under the clip norm.
-    Finite,
-    /// Finite and scaled down to the clip norm.
-    Clipped,
-    /// All elements finite, but the sum of their squares overflowed.
-    Overflow,
-    /// Some elements are NaN or infinite; the first parameter that has one.
-    NonFinite(ParamId),
-    /// The loss is NaN or infinite.
-    LossNonFinite,
-    /// fp16: the gradients overflowed because of the loss scale, which was halved.
-    Backoff,
-    /// Nothing was done: a step before was not finite, and the policy was to stop there.
-    Stopped,
-}
-
-impl Class {
-    /// Whether the update was applied.
-    pub fn is_applied(self) -> bool {
-        matches!(self, Class::Finite | Class::Clipped)
-    }
-
-    /// Whether the update was refused because something was not finite (that the loss scale does not answer for).
-    pub fn is_refused(self) -> bool {
-        matches!(self, Class::Overflow | Class::NonFinite(_) | Class::LossNonFinite)
-    }
-}
-
-/// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
-    /// The kind of step.
-    pub class: Class,
-    /// Global L2 norm of the gradients before clipping (infinite or NaN where it is).
-    pub norm: f32,
-    /// The norm after clipping: what was applied; equals `norm` where nothing was clipped.
-    pub norm_clipped: f32,
-}
-
-/// Where a part of the gradients may begin ([`Optimizer::of_part`]): at a multiple of this many elements.
+/// Where the part of [`Optimizer::step_part`] may begin: at a multiple of this many elements.
 pub const PART_ALIGN: usize = cpu::CHUNK;
 
-/// AdamW with its moments: two flat f32 buffers in the layout of the gradients.
+/// An optimizer with its state in host memory.
 #[derive(Debug)]
 pub struct Optimizer {
-    hyper: Hyper,
-    /// The elements of the arena that are updated here.
-    part: Range<usize>,
-    m: Tensor,
-    v: Tensor,
-    t: u64,
+    guard: Guard,
+    rule: Box<dyn Rule>,
+    slots: Slots,
+    updates: u64,
 }
 
 impl Optimizer {
@@ -92,39 +41,58 @@ impl Optimizer {
     }
 
     /// A fresh optimizer for the elements `part` of the gradients; other processes have the rest (ZeRO stage 1, Rajbhandari et
-    /// al. 2020). It begins at a multiple of [`PART_ALIGN`].
+    /// al. 2020). The rule says where it may be cut ([`Rule::cut`]).
     ///
     /// # Errors
     /// If memory cannot be had.
     pub fn of_part(hyper: Hyper, params: &Params, part: Range<usize>) -> Result<Optimizer> {
-        assert!(part.is_empty() || part.start.is_multiple_of(PART_ALIGN), "a part that begins at {}", part.start);
-        let device = params.flat().device();
-        let zeros = || Tensor::zeros(device, DType::F32, &[part.len()]);
-        Ok(Optimizer { hyper, m: zeros()?, v: zeros()?, part, t: 0 })
+        let rule = rule::of(&hyper.optimizer);
+        let slots = Slots::zeros(&*rule, part, params.flat().device())?;
+        Ok(Optimizer { guard: Guard { clip_norm: hyper.clip_norm }, rule, slots, updates: 0 })
     }
 
-    /// First moments, second moments (of the optimizer's part), and updates applied so far: what a checkpoint keeps.
-    pub fn state(&self) -> (&Tensor, &Tensor, u64) {
-        (&self.m, &self.v, self.t)
+    /// The elements of the gradients whose weights are updated here.
+    pub fn part(&self) -> Range<usize> {
+        self.slots.part()
     }
 
-    /// Puts back what [`Optimizer::state`] gave.
+    /// What a checkpoint keeps, of this optimizer's part.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn state(&self) -> Result<OptimizerState> {
+        self.state_of(self.part())
+    }
+
+    /// [`Optimizer::state`] of some of the elements that are updated here.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
     ///
     /// # Panics
-    /// If the lengths differ.
-    pub fn restore(&mut self, m: &[f32], v: &[f32], t: u64) {
-        self.m.f32_mut().copy_from_slice(m);
-        self.v.f32_mut().copy_from_slice(v);
-        self.t = t;
+    /// If they are not updated here.
+    pub fn state_of(&self, part: Range<usize>) -> Result<OptimizerState> {
+        Ok(OptimizerState { slots: self.slots.of(part)?, updates: self.updates, scale: None })
     }
 
-    /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite.
+    /// Takes this optimizer's part of whole slots, and the count of updates.
+    ///
+    /// # Errors
+    /// `Usage` if the slots are of another rule or size.
+    pub fn restore(&mut self, slots: &[(String, Vec<f32>)], updates: u64) -> Result<()> {
+        self.slots.restore(slots)?;
+        self.updates = updates;
+        Ok(())
+    }
+
+    /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite. `grads` are whole; `params` are
+    /// new in this optimizer's part.
     pub fn step(&mut self, params: &mut Params, grads: &Gradients, loss: f64, lr: f64) -> Outcome {
         self.apply(params, grads, gradnorm(grads, 1.0), loss, lr)
     }
 
-    /// [`Optimizer::step`] where `grads` are whole in this optimizer's part only. `gather` gives the numbers of all
-    /// processes, in the order of their parts. Afterwards `params` are new in this part only.
+    /// [`Optimizer::step`] where `grads` are whole in this optimizer's part only, which begins at a multiple of [`PART_ALIGN`].
+    /// `gather` gives the numbers of all processes, in the order of their parts.
     ///
     /// # Errors
     /// Those of `gather`.
@@ -136,47 +104,29 @@ impl Optimizer {
         loss: f64,
         lr: f64,
     ) -> Result<Outcome> {
-        let norm = gradnorm_of_parts(grads, self.part.clone(), gather)?;
+        let part = self.part();
+        assert!(part.is_empty() || part.start.is_multiple_of(PART_ALIGN), "a part that begins at {}", part.start);
+        let norm = gradnorm_of_parts(grads, part, gather)?;
         Ok(self.apply(params, grads, norm, loss, lr))
     }
 
     fn apply(&mut self, params: &mut Params, grads: &Gradients, norm: GradNorm, loss: f64, lr: f64) -> Outcome {
-        let norm = match norm {
-            GradNorm::Finite(norm) => norm,
-            GradNorm::Overflow => {
-                let class = if loss.is_finite() { Class::Overflow } else { Class::LossNonFinite };
-                return refused(class, f32::INFINITY);
-            }
-            GradNorm::NonFinite(id) => {
-                let class = if loss.is_finite() { Class::NonFinite(id) } else { Class::LossNonFinite };
-                return refused(class, f32::NAN);
-            }
-        };
-        if !loss.is_finite() {
-            return refused(Class::LossNonFinite, norm);
+        let (outcome, grad_scale) = self.guard.judge(norm, loss);
+        if let Some(grad_scale) = grad_scale {
+            self.updates += 1;
+            let with = Update { lr, grad_scale, updates: self.updates };
+            let part = self.part();
+            self.rule.update(params, grads, part, self.slots.tensors_mut(), &with);
         }
-        let clip = self.hyper.clip_norm.map(|clip| clip as f32).filter(|&clip| norm > clip);
-        let (class, grad_scale, norm_clipped) = match clip {
-            // The small number is that of PyTorch's clip_grad_norm_: its losses are the ones to reproduce.
-            Some(clip) => (Class::Clipped, clip / (norm + 1e-6), clip),
-            None => (Class::Finite, 1.0, norm),
-        };
-        self.t += 1;
-        let Hyper { beta1, beta2, eps, weight_decay, .. } = self.hyper;
-        let with = AdamW { lr, beta1, beta2, eps, weight_decay, t: self.t, grad_scale };
-        adamw_part(params, grads, &mut self.m, &mut self.v, &with, self.part.clone());
-        Outcome { class, norm, norm_clipped }
+        outcome
     }
-}
-
-fn refused(class: Class, norm: f32) -> Outcome {
-    Outcome { class, norm, norm_clipped: norm }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::Device;
+    use crate::optim::guard::Class;
     use crate::tape::Layout;
 
     #[test]
@@ -186,7 +136,7 @@ mod tests {
         let b = layout.push("b", &[4]);
         let mut params = Params::zeros(layout, Device::Cpu).unwrap();
         params.set(w, &[0.5; 16]).unwrap();
-        let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+        let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
         let mut optimizer = Optimizer::new(hyper, &params).unwrap();
         let mut grads = Gradients::zeros_like(&params).unwrap();
         let before = params.flat().f32().to_vec();
@@ -198,7 +148,7 @@ mod tests {
         assert_eq!(outcome.class, Class::LossNonFinite);
         grads.of_mut(b)[1] = 1e30;
         assert_eq!(optimizer.step(&mut params, &grads, 1.0, 0.1).class, Class::Overflow);
-        assert_eq!((params.flat().f32(), optimizer.state().2), (&before[..], 0));
+        assert_eq!((params.flat().f32(), optimizer.state().unwrap().updates), (&before[..], 0));
 
         grads.of_mut(b)[1] = 10.0;
         let outcome = optimizer.step(&mut params, &grads, 1.0, 0.1);

@@ -20,7 +20,7 @@ pub struct Parts {
     pub compute_copy: u64,
     /// Gradients, f32: one buffer for each level of the lane tree on this GPU.
     pub gradients: u64,
-    /// AdamW's two moments, f32.
+    /// The optimizer's state, f32: of AdamW the two moments.
     pub moments: u64,
     /// Activations, statistics and gradients on the way back, of one micro-batch.
     pub activations: u64,
@@ -39,18 +39,18 @@ impl Parts {
         let dtype = job.precision.dtype();
         let size = dtype.size() as u64;
         let narrow = size < 4;
-        // ZeRO-1 shares out the moments; the master weights too, where products read a copy of them.
+        // ZeRO-1 shares out the optimizer's state; the master weights too, where products read a copy of them.
         let shared = |bytes: u64| if choice.shard_optimizer { bytes.div_ceil(world) } else { bytes };
         let tokens = micro_batch * job.shape.context_length;
         let logits = size * classifier::cuda::buffer_elements(tokens, job.shape.vocab_size) as u64;
         // No parameters: what is left is what depends on the micro-batch.
-        let batch = job.shape.training_bytes_on_gpu(0, micro_batch, choice.recompute, dtype);
+        let batch = job.shape.training_bytes_on_gpu(0, job.state_bytes, micro_batch, choice.recompute, dtype);
         let (block, tail) = job.buckets();
         Parts {
             weights: if narrow { shared(4 * n) } else { 4 * n },
             compute_copy: if narrow { size * n } else { 0 },
             gradients: 4 * n * buffers as u64,
-            moments: shared(8 * n),
+            moments: shared(job.state_bytes as u64 * n),
             activations: batch - logits,
             logits,
             communication: if world > 1 { 4 * block.max(tail) as u64 + NCCL } else { 0 },

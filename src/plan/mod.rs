@@ -43,6 +43,8 @@ pub struct Job<'m> {
     pub lanes: Option<usize>,
     /// The number format of activations and products.
     pub precision: Precision,
+    /// Bytes of optimizer state for each parameter ([`crate::optim::rule::state_bytes`]).
+    pub state_bytes: usize,
     /// Optimizer steps of the run, where they are known.
     pub steps: Option<u64>,
 }

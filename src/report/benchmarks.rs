@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Run;
-use super::page::escape;
+use super::escape::escape;
 use crate::events::{Task, TaskMetric};
 
 /// The tables, where any run has a score: one for each benchmark, a row for each run and step.

@@ -43,7 +43,7 @@ pub fn svg(figure: &Figure) -> Result<String> {
 
 /// Draws the figure as an element of a page, which gives it its width.
 pub fn inline_svg(figure: &Figure, shape: Shape, class: &str) -> Result<String> {
-    let attributes = format!("class=\"{class}\" role=\"img\" aria-label=\"{}\"", super::page::escape(&figure.title));
+    let attributes = format!("class=\"{class}\" role=\"img\" aria-label=\"{}\"", super::escape::escape(&figure.title));
     let sheet = Sheet::new(figure, shape);
     canvas::svg(sheet.size, &attributes, |canvas| draw(canvas, figure, &sheet))
 }

@@ -15,6 +15,7 @@ pub mod charts;
 pub mod csv;
 pub mod differences;
 mod draw;
+mod escape;
 pub mod figure;
 pub mod incidents;
 pub mod json;

@@ -7,6 +7,7 @@ use super::benchmarks;
 use super::charts::Chart;
 use super::differences::differences;
 use super::draw::{NARROW, WIDE, inline_svg};
+use super::escape::escape;
 use super::figure::Figure;
 use super::incidents::incidents;
 use super::paint::{Paint, dark_rules, hex};
@@ -17,23 +18,6 @@ use std::fmt::Write;
 
 /// Incidents and samples that are listed at most: the first and the newest of a long run say what is to be said.
 const LISTED: usize = 100;
-
-/// Text as HTML.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // Not allowed in HTML, nor in the XML of an SVG.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => escaped.push('\u{FFFD}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
 
 /// The page of one run, or of several overlaid.
 pub fn page(runs: &[Run], figures: &[(&Chart, Figure)]) -> Result<String> {

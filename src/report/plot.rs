@@ -125,7 +125,7 @@ pub fn figure_element(plot: &Plot) -> Result<String> {
     let mut element = String::from("<figure>\n");
     for (shape, class) in [(WIDE, "wide"), (NARROW, "narrow")] {
         let layout = Layout::new(plot, shape);
-        let label = super::page::escape(&plot.title);
+        let label = super::escape::escape(&plot.title);
         let attributes = format!("class=\"{class}\" role=\"img\" aria-label=\"{label}\"");
         element += &canvas::svg(layout.size, &attributes, |canvas| draw(canvas, plot, &layout))?;
     }

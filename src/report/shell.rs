@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::page::{escape, style};
+use super::escape::escape;
+use super::page::style;
 use crate::error::Result;
 
 /// What wide tables need beyond the style of run pages.

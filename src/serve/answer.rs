@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Ask, Front, Kind};
+use super::api::{Ask, Front};
+use super::refused::Kind;
 use crate::data::tokenizer::Tokenizer;
 use crate::sample::FinishReason;
 use crate::sample::session::{Chosen, Step};

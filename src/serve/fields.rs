@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::api::{Checked, Kind, MOST_LOGPROBS, Refused};
+use super::refused::{Checked, Kind, MOST_LOGPROBS, Refused};
 use crate::data::Message;
 use crate::sample::SamplerConfig;
 

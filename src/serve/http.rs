@@ -25,9 +25,10 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::answer::Answer;
-use super::api::{Front, Kind, Refused};
+use super::api::Front;
 use super::batch::{Batch, Event, Failure, Job, Refusal};
 use super::metrics::Metrics;
+use super::refused::{Kind, Refused};
 use crate::error::{Error, Result};
 use crate::sample::session::Plan;
 

@@ -15,6 +15,7 @@ mod batch;
 mod fields;
 mod http;
 mod metrics;
+mod refused;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -11,6 +11,9 @@ use toml::de::{DeTable, DeValue};
 use crate::config::Config;
 use crate::error::{Error, Result, ResultExt};
 
+/// The journal of a sweep: one line for each run that ended, in the sweep's folder.
+pub const JOURNAL: &str = "jobs.jsonl";
+
 /// The keys of the file, in the order of the documentation.
 const KEYS: &[&str] = &[
     "name",
@@ -144,7 +147,7 @@ impl Sweep {
     pub fn of_folder(folder: &Path) -> Result<Option<Sweep>> {
         let (path, base) = (folder.join(COPY), folder.join(BASE));
         if !path.is_file() {
-            let old = base.is_file() && folder.join(super::results::JOURNAL).is_file();
+            let old = base.is_file() && folder.join(JOURNAL).is_file();
             return match old {
                 false => Ok(None),
                 true => Err(Error::usage(format!(

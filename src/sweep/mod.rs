@@ -11,6 +11,7 @@
 
 pub mod ablation;
 pub mod config;
+pub mod jobs;
 pub mod plan;
 pub mod report;
 pub mod results;

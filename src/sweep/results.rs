@@ -6,14 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Sweep;
-use super::plan::{Job, jobs};
+use super::config::{JOURNAL, Sweep};
+use super::jobs::{Job, jobs};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{EventLog, Reason};
-
-/// The journal of a sweep: one line for each run that ended, in the sweep's folder.
-pub const JOURNAL: &str = "jobs.jsonl";
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -134,7 +131,7 @@ pub fn outcomes(sweep: &Sweep) -> Result<Vec<Outcome>> {
 
 /// Reads one run.
 fn outcome(job: Job, entries: &[Entry], planned: Option<u64>) -> Result<Outcome> {
-    let events = job.folder.join(crate::train::run::EVENTS);
+    let events = job.folder.join(crate::run::folder::EVENTS);
     let log = if events.is_file() { EventLog::read(&events)? } else { EventLog::default() };
     let last = entries.last();
     let failed = last.filter(|entry| entry.ended == "failed");

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::config::{BASE, COPY, Sweep};
-use super::plan::Job;
+use super::jobs::Job;
 use super::results::{Entry, Outcome, State, record};
 use crate::error::{Error, Result};
 use crate::hub::config::PushEvery;
@@ -311,7 +311,7 @@ fn interrupt(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::plan::jobs;
+    use crate::sweep::jobs::jobs;
 
     #[test]
     fn a_run_that_does_without_the_hub_inherits_no_token() {

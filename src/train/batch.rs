@@ -18,6 +18,8 @@ pub struct Memory<'m> {
     pub parameters: usize,
     /// Those of them that are trained.
     pub trained: usize,
+    /// Bytes of optimizer state for each trained parameter ([`crate::optim::rule::state_bytes`]).
+    pub state_bytes: usize,
     /// Whether blocks store only their input.
     pub recompute: bool,
     /// The dtype of activations.
@@ -29,14 +31,14 @@ pub struct Memory<'m> {
 impl Memory<'_> {
     /// The memory that a step with so many gradient buffers is predicted to need at its peak, in bytes.
     pub fn predicted_bytes(&self, micro_batch: usize, buffers: usize) -> u64 {
-        let Memory { model, parameters, trained, recompute, dtype, on_gpu } = *self;
+        let Memory { model, parameters, trained, state_bytes, recompute, dtype, on_gpu } = *self;
         // `training_bytes` counts one gradient buffer.
         let more_buffers = 4 * trained as u64 * (buffers as u64 - 1);
-        // What is not trained has no gradient and no moments.
-        let spared = 12 * (parameters - trained) as u64;
+        // What is not trained has no gradient and no optimizer state.
+        let spared = ((4 + state_bytes) * (parameters - trained)) as u64;
         let all_trained = match on_gpu {
-            false => model.training_bytes(parameters, micro_batch, recompute, dtype),
-            true => model.training_bytes_on_gpu(parameters, micro_batch, recompute, dtype),
+            false => model.training_bytes(parameters, state_bytes, micro_batch, recompute, dtype),
+            true => model.training_bytes_on_gpu(parameters, state_bytes, micro_batch, recompute, dtype),
         };
         more_buffers + all_trained - spared
     }
@@ -90,7 +92,15 @@ mod tests {
         let model = ModelConfig::gpt2(2, 2, 32, 64, 100);
         let buffers = |count: usize| super::super::lanes::buffers(super::super::lanes::default_lanes(count));
         let (parameters, dtype) = (30_000, DType::F32);
-        let memory = Memory { model: &model, parameters, trained: parameters, recompute: false, dtype, on_gpu: false };
+        let memory = Memory {
+            model: &model,
+            parameters,
+            trained: parameters,
+            state_bytes: 8,
+            recompute: false,
+            dtype,
+            on_gpu: false,
+        };
         let free = available(Device::Cpu).unwrap();
         assert_eq!(memory.largest_that_fits(24, free, 1, buffers).unwrap(), 24);
         assert_eq!(memory.largest_that_fits(24, free, 4, buffers).unwrap(), 6);

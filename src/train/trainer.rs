@@ -7,6 +7,8 @@ mod evaluate;
 mod rollback;
 mod saving;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::score_event;
 
@@ -23,7 +25,7 @@ use crate::data::{Loader, Sequences};
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
 use crate::eval::tasks::Task;
-use crate::events::{self, Event, EventLog, EventWriter};
+use crate::events::{self, DataRange, Event, EventLog, EventWriter};
 use crate::model::Gpt;
 use crate::optim::ScaleState;
 use crate::optim::config::{OptimizerConfig, ScheduleConfig};
@@ -32,7 +34,6 @@ use crate::train::config::{RunConfig, Spike, StabilityConfig, TrainConfig};
 use crate::train::engine::{Engine, StepBatch};
 use crate::train::save::{self, Card};
 use crate::train::spike::SpikeWatch;
-use steps::StartedStep;
 
 /// What was found out about the model at a step, for the card of its checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -105,9 +106,19 @@ pub trait Observer {
     /// Something happened; the event log has it already (though perhaps not on disk yet).
     fn event(&mut self, event: &Event);
 
+    /// A word for people about the run, which is no event.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
+
     /// A checkpoint is whole on disk.
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
         let _ = (run, checkpoint);
+    }
+
+    /// The run has ended, well or not, and all of it is written. `stop` was set by a signal, or may be while this waits.
+    fn finish(&mut self, run: &Path, stop: &AtomicBool) {
+        let _ = (run, stop);
     }
 }
 
@@ -132,6 +143,17 @@ pub struct Trainer<'a> {
     in_flight: Vec<StartedStep>,
     /// When the outcome of the last known step was.
     settled: Instant,
+    /// Whether it was said that steps teach nothing.
+    told_empty: bool,
+}
+
+/// A step that was started.
+struct StartedStep {
+    lr: f64,
+    tokens: u64,
+    data: DataRange,
+    /// Whether nothing in it counts for the loss.
+    is_empty: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -181,6 +203,7 @@ impl<'a> Trainer<'a> {
             began: Instant::now(),
             in_flight: Vec::new(),
             settled: Instant::now(),
+            told_empty: false,
         })
     }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use crate::program::{taper, told};
 use serde_json::Value;
 use taper::checkpoint::read_model_folder;
 use taper::model::Gpt;
@@ -19,18 +19,10 @@ const LLAMA: &str = "\
 position = \"rope\"\nmlp = \"swiglu\"\nbias = false\ntie_embeddings = false\n[tokenizer]\nkind = \"bytes\"\n\
 [data]\ntext = [\"none.txt\"]\n[train]\nmicro_batch = 2\nmax_steps = 1\n";
 
-fn taper() -> Command {
-    let mut command = Command::cargo_bin("taper").unwrap();
-    // No test of this file reaches for a network.
-    command.env("HF_HUB_OFFLINE", "1");
-    command
-}
-
 /// Standard output, standard error and exit code.
 fn run(args: &[&str]) -> (String, String, i32) {
-    let output = taper().args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+    let (code, out, err) = told(taper(".").args(args));
+    (out, err, code)
 }
 
 /// The one JSON object on standard output of a command that succeeds.
@@ -448,7 +440,7 @@ fn a_reader_that_goes_away_is_no_failure() {
     let bench = Bench::new();
     let model = bench.model("gpt2", GPT2);
     let args = ["sample", &model, "--num-samples", "50", "--max-new-tokens", "40"];
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("taper"))
+    let mut child = taper(".")
         .args(args)
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())

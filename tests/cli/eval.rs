@@ -4,7 +4,7 @@
 //! nothing of ours took part in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 use taper::checkpoint::read_model_folder;
@@ -150,9 +150,7 @@ fn a_bad_line_is_named_with_what_is_wrong() {
 }
 
 fn taper(arguments: &[&str], folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.args(arguments).current_dir(folder).env("RAYON_NUM_THREADS", "2").env("HF_HUB_OFFLINE", "1");
-    command.output().unwrap()
+    crate::program::taper(folder).args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -285,7 +283,7 @@ fn a_run_scores_its_tasks_into_its_log_and_its_card() {
     let (code, told) = train("a", &["--resume"]);
     assert!(code == Some(0) && told.contains("finished"), "{told}");
     // Where somebody else writes the log, the score is shown and not written.
-    let _training = taper::train::run::RunFolder::open(&path("a"), true).unwrap();
+    let _training = taper::run::folder::RunFolder::open(&path("a"), true).unwrap();
     let more = [&quiz[..], &["--max-examples", "2"]].concat();
     let output = taper(&more, shop.path());
     assert!(output.status.success() && text(&output.stderr).contains("in use"), "{}", text(&output.stderr));

@@ -7,6 +7,8 @@ mod config_properties;
 mod eval;
 mod events;
 mod plan;
+#[path = "../common/program.rs"]
+mod program;
 mod report;
 mod stats;
 mod sweep;

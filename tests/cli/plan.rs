@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use crate::program::{taper, told};
 use serde_json::Value;
 use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use taper::device::DType;
@@ -48,7 +48,7 @@ fn small() -> ModelConfig {
 
 fn job(shape: &ModelConfig) -> Job<'_> {
     let (global_batch, precision) = (512, Precision::Bf16);
-    Job { shape, global_batch, micro_batch: None, lanes: None, precision, steps: Some(1000) }
+    Job { shape, global_batch, micro_batch: None, lanes: None, precision, state_bytes: 8, steps: Some(1000) }
 }
 
 fn cluster(gpu: &str, gpus: usize, nodes: usize) -> Cluster {
@@ -97,7 +97,15 @@ fn parts_add_up_to_the_memory_model() {
                 let cluster = cluster("h200", gpus, 1);
                 let found = plan(&job, Choice { recompute, ..PLAIN }, &cluster).unwrap();
                 assert_eq!((found.layout.lanes, found.layout.gradient_buffers), (8, buffers));
-                let memory = Memory { model: &shape, parameters, trained: parameters, recompute, dtype, on_gpu: true };
+                let memory = Memory {
+                    model: &shape,
+                    parameters,
+                    trained: parameters,
+                    state_bytes: 8,
+                    recompute,
+                    dtype,
+                    on_gpu: true,
+                };
                 let parts = found.memory;
                 assert_eq!(
                     parts.total() - parts.workspace - parts.communication,
@@ -286,10 +294,8 @@ fn shipped(name: &str) -> PathBuf {
 
 /// Standard output, standard error, exit code.
 fn run(args: &[&str]) -> (String, String, i32) {
-    let output =
-        Command::cargo_bin("taper").unwrap().env("HF_HUB_OFFLINE", "1").arg("plan").args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+    let (code, out, err) = told(taper(".").arg("plan").args(args));
+    (out, err, code)
 }
 
 fn json(args: &[&str]) -> Value {

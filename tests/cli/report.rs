@@ -3,6 +3,7 @@
 //! Truths: extremes and averages are computed again by brute force; PNG files are taken apart by hand after the format's
 //! specification; counts and labels are those of runs written here line by line.
 
+use crate::program::{taper, told};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use taper::events::{
@@ -518,19 +519,7 @@ fn the_command_prints_paths_or_one_json_object() {
     for name in ["a", "b"] {
         eventful(&dir.path().join(name));
     }
-    let taper = |args: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_taper"))
-            .arg("report")
-            .args(args)
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        (
-            output.status.code().unwrap(),
-            String::from_utf8(output.stdout).unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    };
+    let taper = |args: &[&str]| told(taper(dir.path()).arg("report").args(args));
     let (code, text, _) = taper(&["a"]);
     assert_eq!(code, 0);
     assert!(text.contains("best val loss") && text.contains("3.2500 at step 300"), "{text}");

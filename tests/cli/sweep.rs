@@ -5,14 +5,16 @@
 //! read back from losses computed by the law; a sweep that was killed must end with the same bits as one that was not.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::program::taper;
 use taper::events::{End, Eval, Event, EventWriter, Reason, Start, Step};
 use taper::random::{Purpose, fill_normal};
 use taper::sweep::Sweep;
 use taper::sweep::ablation::{Verdict, ablation};
-use taper::sweep::plan::{estimate, jobs};
+use taper::sweep::jobs::jobs;
+use taper::sweep::plan::estimate;
 use taper::sweep::report::report;
 use taper::sweep::results::{Entry, Outcome, State, outcomes, record};
 
@@ -115,7 +117,7 @@ fn arms_grids_and_seeds_become_runs() {
 
     let only = parse("seeds = 2\nvary = [\"data\"]\n[[arm]]\nname = \"a\"\nset = { optimizer.lr = 1e-4 }\n[base.data]\ntext = [\"x\"]\n[base.train]\nmax_steps = 9\n").unwrap();
     assert_eq!(only.arms[only.baseline].name, "baseline");
-    assert_eq!(taper::sweep::plan::jobs(&only)[3].overrides, ["optimizer.lr=0.0001", "run.seed_data=2"]);
+    assert_eq!(taper::sweep::jobs::jobs(&only)[3].overrides, ["optimizer.lr=0.0001", "run.seed_data=2"]);
 }
 
 #[test]
@@ -383,12 +385,6 @@ fn one_run_at_a_time_on_each_device() {
     // Asked to stop before it began, it starts nothing.
     let stopped = runner::run(&folder, &sweep, &before, &options, &AtomicBool::new(true), &mut |_| panic!("nothing"));
     assert_eq!(stopped.unwrap_err().exit_code(), 3);
-}
-
-fn taper(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.current_dir(folder).stdin(Stdio::null()).env("RAYON_NUM_THREADS", "2");
-    command
 }
 
 /// A folder with a text, a base config and a sweep of two arms, one of which can be made to fail.

@@ -2,10 +2,11 @@
 //!
 //! Truths are the numbers of the logs that are written here.
 
+use crate::program::{taper, told};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use taper::cli::watch::board::Board;
 use taper::cli::watch::view;
@@ -123,13 +124,8 @@ fn without_a_terminal_it_is_text() {
     let dir = tempfile::tempdir().unwrap();
     append(dir.path(), &events(200));
     let watch = |more: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_taper"))
-            .args(["watch", "."])
-            .args(more)
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+        let (code, text, _) = told(taper(dir.path()).args(["watch", "."]).args(more));
+        (code, text)
     };
     let (code, text) = watch(&["--once"]);
     assert_eq!(code, 0);
@@ -141,20 +137,15 @@ fn without_a_terminal_it_is_text() {
     assert_eq!(code, 0, "a finished run is told, and that is all");
     assert!(text.starts_with(".: step 200/400, done\n") && !text.contains("left"), "{text}");
     assert_eq!(watch(&["--every", "0"]).0, 2);
-    let missing = Command::new(env!("CARGO_BIN_EXE_taper")).args(["watch", "/nowhere"]).output().unwrap();
-    assert_eq!(missing.status.code(), Some(2));
+    assert_eq!(told(taper(dir.path()).args(["watch", "/nowhere"])).0, 2);
 }
 
 #[test]
 fn a_run_that_goes_on_is_followed_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     append(dir.path(), &events(100));
-    let child = Command::new(env!("CARGO_BIN_EXE_taper"))
-        .args(["watch", ".", "--every", "0.05"])
-        .current_dir(dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = taper(dir.path());
+    let child = command.args(["watch", ".", "--every", "0.05"]).stdout(Stdio::piped()).spawn().unwrap();
     // Half a line first: it is read when it is whole.
     let eval = serde_json::to_string(&Event::Eval(Eval {
         step: 100,

@@ -49,7 +49,7 @@ fn model() -> Gpt {
 }
 
 fn engine<'m>(device: Device, model: &'m Gpt, precision: Precision) -> OnGpu<'m> {
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let setup = Setup { seed_dropout: 1, recompute: false, lanes: 1 };
     let params = model.initialise(1).unwrap();
     OnGpu::new(device.gpu().unwrap().unwrap(), model, &params, hyper, setup, precision, false).unwrap()

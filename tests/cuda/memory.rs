@@ -6,7 +6,7 @@ use taper::arch::ModelConfig;
 use taper::data::{Loader, TokenStream};
 use taper::device::DType;
 use taper::model::Gpt;
-use taper::optim::Hyper;
+use taper::optim::{Hyper, rule};
 use taper::train::config::Precision;
 use taper::train::engine::{Engine, OnGpu, Setup, StepBatch};
 
@@ -30,7 +30,7 @@ fn predictions_are_near_what_the_pool_holds() {
         let model = Gpt::new(config).unwrap();
         let stream = TokenStream::from_tokens((0..20_000).map(|i| i * 31 % 97).collect(), model.config().vocab_size);
         let loader = Loader::new(Arc::new(stream), 128, false, 1).unwrap();
-        let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: None };
+        let hyper = Hyper::default();
         let setup = Setup { seed_dropout: 1, recompute, lanes: 1 };
         let params = model.initialise(1).unwrap();
         let mut engine = OnGpu::new(gpu, &model, &params, hyper, setup, precision, false).unwrap();
@@ -39,7 +39,13 @@ fn predictions_are_near_what_the_pool_holds() {
         engine.finished().unwrap();
         let parameters = model.layout().parameters();
         let dtype: DType = precision.dtype();
-        let predicted = model.config().training_bytes_on_gpu(parameters, micro_batch, recompute, dtype);
+        let predicted = model.config().training_bytes_on_gpu(
+            parameters,
+            rule::state_bytes(&hyper.optimizer),
+            micro_batch,
+            recompute,
+            dtype,
+        );
         let ratio = |bytes: usize| predicted as f64 / bytes as f64;
         let (held, peak) = (ratio(gpu.held_bytes()), ratio(gpu.peak_bytes()));
         let line = format!("{name}: predicted {predicted}, {held:.3} of what is held, {peak:.3} of the peak");

@@ -162,6 +162,11 @@ fn classifier() {
             // Its losses are f32 in every precision, and its backward reads no gradient.
             Ok(ops::classifier::classifier(tape, &v[0], p[0], &targets, scale)?.root)
         });
+        let weights: Vec<f32> = (0..rows).map(|i| [1.0, 0.0, -0.5, 2.5, 0.75][i % 5]).collect();
+        check(&format!("classifier with weights {rows} x {width}"), &inputs, ALL, 16.0, &|tape, v, p| {
+            let scale = Scale { by: 0.25, loss_scale: None };
+            Ok(ops::classifier::classifier_weighted(tape, &v[0], p[0], &targets, &weights, scale)?.root)
+        });
     }
 }
 

@@ -29,7 +29,7 @@ fn loader(vocabulary: usize) -> Loader {
 
 /// Losses, weights, and both moments after some steps, as bits.
 fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec<u64> {
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let setup = Setup { seed_dropout: 5, recompute: false, lanes: 4 };
     let (gpu, params) = (device.gpu().unwrap().unwrap(), model.initialise(1).unwrap());
     let ranks = team.ranks.clone();
@@ -47,11 +47,11 @@ fn trained(device: Device, model: &Gpt, precision: Precision, team: Team) -> Vec
     // How long each rank's GPU has computed is known to all.
     let pulse = ranks.pulse(false).unwrap();
     assert!(ranks.size() == 1 || (spread(&pulse.busy_ms).is_some() && pulse.busy_ms.len() == ranks.size()));
-    let moments = engine.moments().unwrap();
-    let held = engine.moments_of(engine.held()).unwrap();
-    assert!(held.m == moments.m[engine.held()] && held.v == moments.v[engine.held()]);
+    let state = engine.state().unwrap();
+    assert_eq!(engine.state_of(engine.held()).unwrap(), state.part(engine.held()));
     let weights = engine.params().flat().to_vec_f32().unwrap();
-    bits.extend([weights, moments.m, moments.v].concat().iter().map(|value| u64::from(value.to_bits())));
+    let slots = state.slots.into_iter().flat_map(|(_, values)| values);
+    bits.extend(weights.into_iter().chain(slots).map(|value| u64::from(value.to_bits())));
     bits
 }
 

@@ -39,7 +39,7 @@ fn batch(loader: &Loader, step: u64) -> StepBatch {
 }
 
 fn hyper() -> Hyper {
-    Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) }
+    Hyper { clip_norm: Some(1.0), ..Hyper::default() }
 }
 
 fn setup(recompute: bool) -> Setup {
@@ -51,7 +51,7 @@ fn train(engine: &mut dyn Engine, loader: &Loader, steps: std::ops::Range<u64>) 
     let mut done = Vec::new();
     for step in steps.clone() {
         engine.step(&batch(loader, step), 3e-3).unwrap();
-        if step + 1 - steps.start >= engine.most_in_flight() {
+        if step + 1 - steps.start >= engine.max_in_flight() {
             done.extend(engine.finished().unwrap());
         }
     }
@@ -99,9 +99,9 @@ fn fp32_is_the_cpu_engine() {
             let (found, wanted) = (weights(&gpu), weights(&cpu));
             let far = found.iter().zip(&wanted).filter(|(a, b)| (*a - *b).abs() > 1e-4).count();
             assert!(far * 1000 < found.len(), "{what}: {far} of {} weights are far off", found.len());
-            let (ours, theirs) = (gpu.moments().unwrap(), cpu.moments().unwrap());
+            let (ours, theirs) = (gpu.state().unwrap(), cpu.state().unwrap());
             assert_eq!(ours.updates, theirs.updates);
-            close(&format!("{what}: first moments"), &ours.m, &theirs.m, 2e-2);
+            close(&format!("{what}: first moments"), ours.slot("m").unwrap(), theirs.slot("m").unwrap(), 2e-2);
         }
     }
 }
@@ -161,8 +161,8 @@ fn a_restored_engine_goes_on_with_the_same_bits() {
             let expected = train(&mut unbroken, &loader, 0..STEPS);
             let mut first = on_gpu(*device, &model, &start, precision, false);
             train(&mut first, &loader, 0..2);
-            let moments = first.moments().unwrap();
-            let arena = ArenaData { weights: weights(&first), m: moments.m, v: moments.v };
+            let moments = first.state().unwrap();
+            let arena = ArenaData { weights: weights(&first), slots: moments.slots };
             let other = model.initialise(2).unwrap();
             let mut second = on_gpu(*device, &model, &other, precision, false);
             second.restore(&arena, moments.updates, moments.scale).unwrap();
@@ -190,7 +190,7 @@ fn what_is_not_finite_is_refused_and_named() {
             let found = train(&mut gpu, &loader, 0..2);
             assert!(found.iter().all(|(_, outcome)| outcome.class == Class::LossNonFinite), "{place}: {found:?}");
             let same = weights(&gpu).iter().zip(&before).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same && gpu.moments().unwrap().updates == 0, "{place}: a refused step changed something");
+            assert!(same && gpu.state().unwrap().updates == 0, "{place}: a refused step changed something");
 
             let mut stopping = on_gpu(*device, &model, &params, precision, true);
             let classes: Vec<Class> = train(&mut stopping, &loader, 0..3).iter().map(|(_, o)| o.class).collect();
@@ -207,8 +207,8 @@ fn the_loss_scale_backs_off() {
     for (place, device) in devices() {
         let params = model.initialise(1).unwrap();
         let mut gpu = on_gpu(*device, &model, &params, Precision::Fp16, false);
-        let moments = gpu.moments().unwrap();
-        let arena = ArenaData { weights: weights(&gpu), m: moments.m, v: moments.v };
+        let moments = gpu.state().unwrap();
+        let arena = ArenaData { weights: weights(&gpu), slots: moments.slots };
         let huge = taper::optim::ScaleState { loss_scale: 16_777_216.0, good_steps: 0 };
         gpu.restore(&arena, 0, Some(huge)).unwrap();
         let found = train(&mut gpu, &loader, 0..12);
@@ -216,7 +216,7 @@ fn the_loss_scale_backs_off() {
         assert!(first > 0, "{place}: the scale was not too large");
         assert!(found[..first].iter().all(|(_, outcome)| outcome.class == Class::Backoff), "{place}: {found:?}");
         assert!(found[first..].iter().all(|(_, outcome)| outcome.class.is_applied()), "{place}: {found:?}");
-        let scale = gpu.moments().unwrap().scale.unwrap();
+        let scale = gpu.state().unwrap().scale.unwrap();
         assert_eq!(scale.loss_scale, 16_777_216.0 / 2f32.powi(first as i32), "{place}");
         assert_eq!(scale.good_steps as usize, found.len() - first, "{place}");
     }

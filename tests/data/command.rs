@@ -7,8 +7,7 @@ use super::write;
 use serde_json::Value;
 
 fn taper(folder: &Path, arguments: &str) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.current_dir(folder).args(["data"]).args(arguments.split_whitespace()).output().unwrap()
+    crate::program::taper(folder).arg("data").args(arguments.split_whitespace()).output().unwrap()
 }
 
 /// Standard output of a command that must succeed, and standard error.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::layouts::llmc_u16;
 use super::{says, write};
 use proptest::prelude::*;
-use taper::data::{Loader, Rows, ShardOptions, Shards, TokenStream, Window, eval_windows};
+use taper::data::{Batch, Loader, ShardOptions, Shards, TokenStream, Window, eval_windows};
 
 fn stream(tokens: u32) -> Arc<TokenStream> {
     Arc::new(TokenStream::from_tokens((0..tokens).collect(), tokens as usize))
 }
 
 fn sequence(loader: &Loader, index: u64) -> Vec<u32> {
-    let mut rows = Rows::default();
+    let mut rows = Batch::default();
     loader.append(index, &mut rows).unwrap();
     assert_eq!(
         (rows.inputs.len(), rows.inputs[1..].to_vec()),

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::{Gpt2, prose, write};
 use fancy_regex::Regex;
 use proptest::prelude::*;
-use taper::data::pieces::{FORCED_BYTES, next_cut};
+use taper::data::text::pieces::{FORCED_BYTES, next_cut};
 use taper::data::{Documents, Encode, TextOptions};
 
 /// The pattern as OpenAI published it with GPT-2 (encoder.py).

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::layouts::llmc_u16;
 use super::{Bytes, Chars, EOT, Gpt2, prose, says, write};
-use taper::data::{Encode, Manifest, PrepareOptions, ShardOptions, Shards, Silent, Split, prepare};
+use taper::data::{Encode, Manifest, PrepareOptions, ShardOptions, Shards, Split, prepare};
+use taper::ui::{Level, Silent, Ui};
 
 pub fn options(inputs: &[&str], out: &Path) -> PrepareOptions {
     PrepareOptions { threads: 1, ..PrepareOptions::new(inputs.iter().map(|i| i.to_string()).collect(), out, "test") }
@@ -81,13 +82,13 @@ fn end_of_text_stands_between_documents_only() {
 
 #[test]
 fn without_an_end_of_text_token_documents_are_concatenated_and_it_is_said() {
-    struct Heard(std::cell::RefCell<String>);
-    impl taper::data::Progress for Heard {
-        fn set(&self, done: u64, total: u64, _: u64) {
+    struct Heard(std::sync::Mutex<String>);
+    impl Ui for Heard {
+        fn tokenized(&self, done: u64, total: u64, _: u64) {
             assert!(done <= total);
         }
-        fn note(&self, message: &str) {
-            self.0.borrow_mut().push_str(message);
+        fn message(&self, _: Level, text: &str) {
+            self.0.lock().unwrap().push_str(text);
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -95,7 +96,7 @@ fn without_an_end_of_text_token_documents_are_concatenated_and_it_is_said() {
     let out = folder.path().join("out");
     let heard = Heard(Default::default());
     let manifest = prepare(&options(&[&a, &a], &out), &Chars, &heard).unwrap();
-    assert!(heard.0.borrow().contains("no end-of-text token"));
+    assert!(heard.0.lock().unwrap().contains("no end-of-text token"));
     assert_eq!((manifest.dtype.as_str(), manifest.documents, manifest.shards[0].documents), ("uint32", 2, None));
     let bytes = std::fs::read(out.join("train_000000.bin")).unwrap();
     assert_eq!(bytes[0..12], [20_240_801i32, 7, 2].map(i32::to_le_bytes).concat());

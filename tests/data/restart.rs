@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::preparing::{contents, options};
 use super::{Bytes, Failing, prose, says, write};
-use taper::data::{PrepareOptions, ShardOptions, Shards, Silent, prepare};
+use taper::data::{PrepareOptions, ShardOptions, Shards, prepare};
+use taper::ui::Silent;
 
 /// Lines of very different lengths, one of them of several pieces, so that shards end within documents and pieces.
 fn lines(folder: &Path) -> String {

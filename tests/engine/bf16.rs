@@ -87,7 +87,7 @@ fn losses(config: &ModelConfig, dtype: DType, seed: u64) -> Vec<f64> {
     const STEPS: u64 = 60;
     let model = taper::model::Gpt::new(config.clone()).unwrap();
     let mut params = model.initialise(seed).unwrap().with_compute(dtype).unwrap();
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let mut optimizer = Optimizer::new(hyper, &params).unwrap();
     let step = |step: u64| {
         let batch = learnable(step, config);

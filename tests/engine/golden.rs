@@ -96,7 +96,7 @@ fn tokens(sequence: u64, t: usize, vocab: usize) -> Vec<u32> {
 fn losses(config: &ModelConfig) -> Vec<f64> {
     let model = Gpt::new(config.clone()).unwrap();
     let mut params = model.initialise(1).unwrap();
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let mut optimizer = Optimizer::new(hyper, &params).unwrap();
     let mut lanes = LaneTree::new(2).unwrap();
     let t = config.context_length;

@@ -7,6 +7,7 @@
 //! - [`decode`]: the key-value cache against whole sequences;
 //! - [`adapters`]: LoRA, its gradients and merging, and the files of peft;
 //! - [`documents`]: several in a row against each alone;
+//! - [`objective`]: weights of tokens, and steps in which little or nothing counts;
 //! - [`bf16`]: the same steps with activations in bf16;
 //! - [`ready`]: when a parameter's gradient is complete, and sums over ranks that are sent then;
 //! - [`rows`]: rows of the engine beyond the vocabulary change nothing;
@@ -22,6 +23,7 @@ mod dropout;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod golden;
+mod objective;
 #[path = "../ops/mod.rs"]
 mod ops;
 mod options;

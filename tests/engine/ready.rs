@@ -65,7 +65,7 @@ const MICRO_BATCHES: usize = 8;
 
 /// Losses, weights and moments after three steps, as bits.
 fn trained(model: &Gpt, team: Team, recompute: bool) -> Vec<u64> {
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let setup = Setup { seed_dropout: 5, recompute, lanes: 4 };
     let (many, bucket) = (team.ranks.size() > 1, team.bucket);
     let mut engine = Native::in_team(model, model.initialise(1).unwrap(), hyper, setup, team).unwrap();
@@ -82,8 +82,9 @@ fn trained(model: &Gpt, team: Team, recompute: bool) -> Vec<u64> {
         engine.step(&batch, 3e-3).unwrap();
         found.extend(engine.finished().unwrap().iter().map(|(loss, _)| loss.to_bits()));
     }
-    let moments = engine.moments().unwrap();
-    let values = [engine.params().flat().f32(), &moments.m, &moments.v].concat();
+    let state = engine.state().unwrap();
+    let slots = state.slots.iter().flat_map(|(_, values)| values);
+    let values: Vec<f32> = engine.params().flat().f32().iter().chain(slots).copied().collect();
     found.extend(values.iter().map(|value| u64::from(value.to_bits())));
     found
 }

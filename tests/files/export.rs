@@ -5,6 +5,7 @@
 //! loads the files is checked by `scripts/check_gguf.py`.
 
 use crate::folders::{base, json_of, params_of, raw, written};
+use crate::program::{taper, told};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use safetensors::tensor::Dtype;
@@ -414,8 +415,8 @@ fn the_commands_write_files_and_folders() {
     Tokenizer::bytes().save(dir.path(), config.context_length).unwrap();
     std::fs::write(dir.path().join("README.md"), "a card").unwrap();
     let taper = |args: &[&str]| {
-        let run = assert_cmd::Command::cargo_bin("taper").unwrap().arg("model").args(args).output().unwrap();
-        (run.status.code().unwrap(), String::from_utf8_lossy(&run.stderr).into_owned())
+        let (code, _, said) = told(taper(".").arg("model").args(args));
+        (code, said)
     };
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let model = dir.path().to_string_lossy().into_owned();

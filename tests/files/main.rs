@@ -10,5 +10,7 @@ mod folders;
 mod interop;
 mod model_folder;
 mod model_folder_faults;
+#[path = "../common/program.rs"]
+mod program;
 #[path = "../tokenizer/mod.rs"]
 mod tokenizer;

@@ -3,7 +3,8 @@
 
 use super::server::{Fault, Wrong};
 use super::{World, assert_token_is_safe, bytes, model, read};
-use taper::hub::{Progress, PushOptions, PushResult, Want, pull, push};
+use taper::hub::{PushOptions, PushResult, Want, pull, push};
+use taper::ui::{Level, Silent, Ui};
 
 const ID: &str = "me/model";
 
@@ -18,12 +19,12 @@ fn folder(world: &World) -> std::path::PathBuf {
 }
 
 fn send(world: &World, options: &PushOptions) -> taper::Result<PushResult> {
-    push(&world.client(), &folder(world), &model(ID), options, &())
+    push(&world.client(), &folder(world), &model(ID), options, &Silent)
 }
 
 fn there_and_back(world: &World) {
     send(world, &PushOptions::default()).unwrap();
-    let pulled = pull(&world.client(), &model(ID), Want::Model, &()).unwrap();
+    let pulled = pull(&world.client(), &model(ID), Want::Model, &Silent).unwrap();
     for name in ["config.json", "tokenizer.json", "README.md", "model.safetensors"] {
         assert_eq!(read(pulled.folder.join(name)), read(folder(world).join(name)), "{name}");
     }
@@ -81,7 +82,7 @@ fn answers_that_break_off_are_asked_for_again() {
     world.hub.fault("POST", "/commit/", Wrong::Short(5));
     let folder = world.home.path().join("model");
     std::fs::write(folder.join("config.json"), "{\"b\": 2}").unwrap();
-    let done = push(&world.client(), &folder, &model(ID), &PushOptions::default(), &()).unwrap();
+    let done = push(&world.client(), &folder, &model(ID), &PushOptions::default(), &Silent).unwrap();
     assert_eq!(world.hub.commits(ID), 3);
     assert_eq!(done.commit, world.hub.state().repos["models/me/model"].at("main").unwrap().sha);
 }
@@ -107,7 +108,7 @@ fn a_date_as_retry_after_is_obeyed() {
     // Far in the future: longer than anyone waits, so the answer is final.
     let far: &[(&str, &str)] = &[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")];
     world.hub.fault("GET", "/revision/", Wrong::Status(429, far, ""));
-    let error = pull(&world.client(), &model(ID), Want::Model, &()).unwrap_err().to_string();
+    let error = pull(&world.client(), &model(ID), Want::Model, &Silent).unwrap_err().to_string();
     assert!(error.contains("no more requests"), "{error}");
     assert_eq!(world.hub.asked("GET", "/revision/").len(), 1);
 }
@@ -161,7 +162,7 @@ fn a_busy_repository_is_waited_for_and_a_conflict_of_a_pull_request_is_not_the_e
     let always =
         Fault { method: "POST", path: "/commit/", after: 0, times: 99, wrong: Wrong::Status(412, &[], refused) };
     world.hub.faults(always);
-    let error = push(&world.client(), &folder(&world), &model("me/other"), &pr, &()).unwrap_err().to_string();
+    let error = push(&world.client(), &folder(&world), &model("me/other"), &pr, &Silent).unwrap_err().to_string();
     assert!(error.contains("changed by someone else"), "{error}");
 }
 
@@ -169,7 +170,9 @@ fn a_busy_repository_is_waited_for_and_a_conflict_of_a_pull_request_is_not_the_e
 #[derive(Default)]
 struct Seen(std::sync::Mutex<(u64, Option<u64>)>);
 
-impl Progress for Seen {
+impl Ui for Seen {
+    fn message(&self, _: Level, _: &str) {}
+
     fn begin(&self, _: &str, done: u64, total: Option<u64>) {
         let mut seen = self.0.lock().unwrap();
         *seen = (done, total.or(seen.1));
@@ -191,7 +194,7 @@ fn several_large_files_go_at_once_and_none_twice() {
     // The last of them fail for good; what arrived is not sent again.
     let broken = Wrong::Status(500, &[], "");
     world.hub.faults(Fault { method: "PUT", path: "/basic/", after: 4, times: 60, wrong: broken });
-    push(&world.client(), &folder, &model(ID), &PushOptions::default(), &()).unwrap_err();
+    push(&world.client(), &folder, &model(ID), &PushOptions::default(), &Silent).unwrap_err();
     let stored = world.hub.state().storage.objects.len();
     assert_eq!((stored, world.hub.commits(ID)), (4, 1));
     world.hub.forget();

@@ -2,8 +2,8 @@
 
 use super::server::TOKEN;
 use super::{World, assert_token_is_safe, fixtures, read};
+use crate::program;
 use serde_json::Value;
-use std::process::Command;
 use taper::data::Tokenizer;
 
 pub struct Told {
@@ -20,14 +20,13 @@ impl Told {
 }
 
 pub fn taper(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> Told {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
     let home = world.home.path();
-    command.current_dir(home).args(arguments).env_clear();
+    let mut command = program::taper(home);
+    command.args(arguments).env_clear();
     command.env("HOME", home).env("HF_HOME", home.join("hf")).env("HF_ENDPOINT", &world.hub.url);
     command.envs(more.iter().copied());
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let told = Told { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) };
+    let (code, out, err) = program::told(&mut command);
+    let told = Told { code, out, err };
     assert_token_is_safe(&world.hub, &[told.out.clone(), told.err.clone()]);
     told
 }

@@ -7,8 +7,9 @@ use super::{World, assert_token_is_safe};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use taper::data::{PrepareOptions, Progress, ShardOptions, Shards, Split, Tokenizer, prepare_sources};
+use taper::data::{PrepareOptions, ShardOptions, Shards, Split, Tokenizer, prepare_sources};
 use taper::hub::{Repo, Selection, Streamed, stream_dataset};
+use taper::ui::{Level, Ui};
 
 fn line(text: &str) -> String {
     format!("{}\n", json!({ "id": 1, "story": text }))
@@ -45,13 +46,13 @@ struct Watch<'a> {
     most: AtomicUsize,
 }
 
-impl Progress for Watch<'_> {
-    fn set(&self, _: u64, _: u64, _: u64) {
+impl Ui for Watch<'_> {
+    fn tokenized(&self, _: u64, _: u64, _: u64) {
         let there = std::fs::read_dir(self.spool).into_iter().flatten().count();
         self.most.fetch_max(there, Ordering::Relaxed);
     }
 
-    fn note(&self, _: &str) {}
+    fn message(&self, _: Level, _: &str) {}
 }
 
 fn prepared(world: &World, out: &Path) -> taper::Result<usize> {

@@ -5,6 +5,7 @@
 use super::server::{Fault, Wrong};
 use super::{World, assert_token_is_safe, bytes, model, read};
 use taper::hub::{Client, Pulled, Settings, Want, pull};
+use taper::ui::Silent;
 
 const ID: &str = "owner/name";
 
@@ -22,7 +23,7 @@ fn filled(weights: &[u8]) -> (World, String) {
 }
 
 fn pulled(world: &World) -> taper::Result<Pulled> {
-    pull(&world.client(), &model(ID), Want::Model, &())
+    pull(&world.client(), &model(ID), Want::Model, &Silent)
 }
 
 fn blobs(world: &World) -> Vec<String> {
@@ -48,11 +49,11 @@ fn the_cache_has_the_layout_of_the_python_client() {
     assert!(world.names("hub/.locks/models--owner--name").iter().all(|name| name.ends_with(".lock")));
     // Once more: nothing is fetched.
     world.hub.forget();
-    assert_eq!(pull(&world.client(), &model(ID), Want::Model, &()).unwrap().fetched, 0);
+    assert_eq!(pull(&world.client(), &model(ID), Want::Model, &Silent).unwrap().fetched, 0);
     assert!(world.hub.asked("GET", "/resolve").is_empty());
     // By its commit, not even asked for.
     world.hub.forget();
-    pull(&world.client(), &model(ID).at(&commit).unwrap(), Want::Model, &()).unwrap();
+    pull(&world.client(), &model(ID).at(&commit).unwrap(), Want::Model, &Silent).unwrap();
     assert!(world.hub.all_asked().is_empty());
     assert_token_is_safe(&world.hub, &[]);
 }
@@ -60,7 +61,7 @@ fn the_cache_has_the_layout_of_the_python_client() {
 #[test]
 fn a_tokenizer_is_pulled_alone() {
     let (world, _) = filled(&bytes(1000, 1));
-    let pulled = pull(&world.client(), &model(ID), Want::Tokenizer, &()).unwrap();
+    let pulled = pull(&world.client(), &model(ID), Want::Tokenizer, &Silent).unwrap();
     assert_eq!(pulled.files, ["tokenizer.json"]);
     assert!(!pulled.folder.join("model.safetensors").exists());
 }
@@ -76,7 +77,7 @@ fn the_token_stays_with_the_hub() {
     // Switched off for what is open to all.
     world.hub.forget();
     let settings = Settings { implicit_token: false, cache: world.home.path().join("other"), ..world.settings() };
-    pull(&Client::new(settings), &model(ID), Want::Model, &()).unwrap();
+    pull(&Client::new(settings), &model(ID), Want::Model, &Silent).unwrap();
     assert!(world.hub.all_asked().iter().all(|asked| asked.authorization.is_none()));
 }
 
@@ -227,7 +228,7 @@ fn gzipped_files_without_a_length_and_listings_in_pages() {
 fn private_gated_renamed_and_absent() {
     let (world, _) = filled(&bytes(1000, 1));
     let open =
-        |client: Client, id: &str| pull(&client, &model(id), Want::Model, &()).map_err(|error| error.to_string());
+        |client: Client, id: &str| pull(&client, &model(id), Want::Model, &Silent).map_err(|error| error.to_string());
     world.hub.state().repos.get_mut("models/owner/name").unwrap().private = true;
     let error = open(world.anonymous(), ID).unwrap_err();
     assert!(error.contains("owner/name") && error.contains("private") && error.contains("HF_TOKEN"), "{error}");
@@ -258,7 +259,7 @@ fn a_pickle_is_refused_with_the_reason() {
     let world = World::start();
     world.hub.put("a/pickle", &[("config.json", b"{}"), ("pytorch_model.bin", b"\x80\x02}q\x00.")]);
     world.hub.put("a/nothing", &[("README.md", b"x")]);
-    let told = |id: &str| pull(&world.client(), &model(id), Want::Model, &()).unwrap_err().to_string();
+    let told = |id: &str| pull(&world.client(), &model(id), Want::Model, &Silent).unwrap_err().to_string();
     let error = told("a/pickle");
     assert!(
         error.contains("pytorch_model.bin") && error.contains("run any program") && error.contains("safetensors"),
@@ -281,17 +282,17 @@ fn shards_come_by_their_index() {
         ("model-00003-of-00003.safetensors", &two),
     ];
     world.hub.put("a/sharded", &files);
-    let pulled = pull(&world.client(), &model("a/sharded"), Want::Model, &()).unwrap();
+    let pulled = pull(&world.client(), &model("a/sharded"), Want::Model, &Silent).unwrap();
     assert_eq!(pulled.files.len(), 4);
     assert_eq!(read(pulled.folder.join("model-00002-of-00002.safetensors")), two);
     files.remove(3);
     world.hub.put("a/torn", &files);
-    let error = pull(&world.client(), &model("a/torn"), Want::Model, &()).unwrap_err().to_string();
+    let error = pull(&world.client(), &model("a/torn"), Want::Model, &Silent).unwrap_err().to_string();
     assert!(error.contains("incomplete") && error.contains("00002-of-00002"), "{error}");
     // An index cannot lead out of the folder.
     files[1].1 = br#"{"weight_map": {"a": "../../x.safetensors"}}"#;
     world.hub.put("a/evil", &files);
-    pull(&world.client(), &model("a/evil"), Want::Model, &()).unwrap_err();
+    pull(&world.client(), &model("a/evil"), Want::Model, &Silent).unwrap_err();
 }
 
 /// hf-hub 1.0 does not know HF_HUB_OFFLINE.
@@ -299,11 +300,11 @@ fn shards_come_by_their_index() {
 fn without_a_connection_the_cache_serves_if_it_is_whole() {
     let (world, commit) = filled(&bytes(1000, 1));
     let offline = || Client::new(Settings { offline: true, ..world.settings() });
-    let error = pull(&offline(), &model(ID), Want::Model, &()).unwrap_err().to_string();
+    let error = pull(&offline(), &model(ID), Want::Model, &Silent).unwrap_err().to_string();
     assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
     pulled(&world).unwrap();
     world.hub.forget();
-    assert_eq!(pull(&offline(), &model(ID), Want::Model, &()).unwrap().commit, commit);
+    assert_eq!(pull(&offline(), &model(ID), Want::Model, &Silent).unwrap().commit, commit);
     assert!(world.hub.all_asked().is_empty());
     // A hub that is out of order is as good as none.
     world.hub.faults(Fault { method: "GET", path: "/api/", after: 0, times: 99, wrong: Wrong::Status(503, &[], "") });
@@ -312,7 +313,7 @@ fn without_a_connection_the_cache_serves_if_it_is_whole() {
     let link = world.home.path().join(format!("hub/models--owner--name/snapshots/{commit}/model.safetensors"));
     std::fs::remove_file(link).unwrap();
     pulled(&world).unwrap_err();
-    pull(&offline(), &model(ID), Want::Model, &()).unwrap_err();
+    pull(&offline(), &model(ID), Want::Model, &Silent).unwrap_err();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::server::{Fault, TestHub, Wrong};
 use super::{World, assert_token_is_safe, bytes, model};
 use std::path::Path;
 use taper::hub::{Client, PushOptions, PushResult, Settings, Upload, plan_push, push};
+use taper::ui::Silent;
 
 const ID: &str = "me/model";
 const CARD: &[u8] = b"---\nlicense: mit\n---\n# A model\n";
@@ -14,7 +15,7 @@ fn options() -> PushOptions {
 }
 
 fn send(world: &World, folder: &Path) -> taper::Result<PushResult> {
-    push(&world.client(), folder, &model(ID), &options(), &())
+    push(&world.client(), folder, &model(ID), &options(), &Silent)
 }
 
 fn checkpoint(world: &World) -> std::path::PathBuf {
@@ -74,7 +75,7 @@ fn a_folder_goes_in_one_commit_and_a_second_time_not_at_all() {
 fn the_state_goes_only_when_asked_for() {
     let world = World::start();
     let with = PushOptions { with_state: true, ..options() };
-    push(&world.client(), &checkpoint(&world), &model(ID), &with, &()).unwrap();
+    push(&world.client(), &checkpoint(&world), &model(ID), &with, &Silent).unwrap();
     assert!(world.hub.files(ID, "main").contains_key("training/arena.safetensors"));
 }
 
@@ -83,32 +84,32 @@ fn private_repositories_and_those_that_are_there() {
     let world = World::start();
     let folder = checkpoint(&world);
     let private = PushOptions { private: true, ..options() };
-    push(&world.client(), &folder, &model(ID), &private, &()).unwrap();
+    push(&world.client(), &folder, &model(ID), &private, &Silent).unwrap();
     assert!(world.hub.state().repos["models/me/model"].private);
     // What is public already does not become private by asking.
     world.hub.put("me/public", &[("config.json", b"old")]);
-    let error = push(&world.client(), &folder, &model("me/public"), &private, &()).unwrap_err().to_string();
+    let error = push(&world.client(), &folder, &model("me/public"), &private, &Silent).unwrap_err().to_string();
     assert!(error.contains("public"), "{error}");
     assert_eq!(world.hub.commits("me/public"), 1);
     // A namespace where we may not create, with and without the repository.
-    let error = push(&world.client(), &folder, &model("forbidden/x"), &options(), &()).unwrap_err().to_string();
+    let error = push(&world.client(), &folder, &model("forbidden/x"), &options(), &Silent).unwrap_err().to_string();
     assert!(error.contains("rights"), "{error}");
     world.hub.put("forbidden/there", &[("a", b"")]);
-    push(&world.client(), &folder, &model("forbidden/there"), &options(), &()).unwrap();
+    push(&world.client(), &folder, &model("forbidden/there"), &options(), &Silent).unwrap();
     // Another of our repositories is being made at this moment.
     let busy = r#"{"error": "Cannot create repo: another conflicting operation is in progress"}"#;
     world.hub.fault("POST", "/repos/create", Wrong::Status(409, &[], busy));
-    push(&world.client(), &folder, &model("me/other"), &options(), &()).unwrap();
+    push(&world.client(), &folder, &model("me/other"), &options(), &Silent).unwrap();
 }
 
 #[test]
 fn without_a_token_or_a_card_that_is_sound_nothing_is_sent() {
     let world = World::start();
     let folder = checkpoint(&world);
-    let error = push(&world.anonymous(), &folder, &model(ID), &options(), &()).unwrap_err();
+    let error = push(&world.anonymous(), &folder, &model(ID), &options(), &Silent).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("HF_TOKEN"), "{error}");
     let offline = Client::new(Settings { offline: true, ..world.settings() });
-    push(&offline, &folder, &model(ID), &options(), &()).unwrap_err();
+    push(&offline, &folder, &model(ID), &options(), &Silent).unwrap_err();
     assert!(world.hub.all_asked().is_empty());
     std::fs::write(folder.join("README.md"), "---\nlicense: [[mit]]\n---\n").unwrap();
     let error = send(&world, &folder).unwrap_err().to_string();
@@ -150,7 +151,7 @@ fn questions_go_in_batches() {
 fn a_dry_run_changes_nothing_and_says_what_would_be() {
     let world = World::start();
     let folder = checkpoint(&world);
-    let plan = plan_push(&world.client(), &folder, &model(ID), &options(), &()).unwrap();
+    let plan = plan_push(&world.client(), &folder, &model(ID), &options(), &Silent).unwrap();
     assert!(!plan.exists);
     let of = |path: &str| plan.files.iter().find(|file| file.path == path).unwrap();
     assert_eq!((of("model.safetensors").upload, of("model.safetensors").size), (Upload::Lfs, 50_000));
@@ -158,7 +159,7 @@ fn a_dry_run_changes_nothing_and_says_what_would_be() {
     send(&world, &folder).unwrap();
     world.hub.forget();
     std::fs::write(folder.join("config.json"), "{ }").unwrap();
-    let plan = plan_push(&world.client(), &folder, &model(ID), &options(), &()).unwrap();
+    let plan = plan_push(&world.client(), &folder, &model(ID), &options(), &Silent).unwrap();
     let sent: Vec<&str> = plan.files.iter().filter(|file| file.is_sent()).map(|file| &file.path[..]).collect();
     assert_eq!((plan.exists, sent, plan.bytes()), (true, vec!["config.json"], 3));
     assert!(world.hub.asked("PUT", "").is_empty() && commit_posts(&world.hub) == 0);
@@ -186,7 +187,7 @@ fn a_pull_request_leaves_the_branch_alone() {
     let world = World::start();
     world.hub.put(ID, &[("config.json", b"old")]);
     let pr = PushOptions { pr: true, ..options() };
-    let done = push(&world.client(), &checkpoint(&world), &model(ID), &pr, &()).unwrap();
+    let done = push(&world.client(), &checkpoint(&world), &model(ID), &pr, &Silent).unwrap();
     assert!(done.pull_request.unwrap().ends_with("/discussions/1"));
     assert_eq!(world.hub.files(ID, "main")["config.json"], b"old");
     assert_eq!(world.hub.files(ID, "refs/pr/1")["config.json"], b"{}");
@@ -194,7 +195,7 @@ fn a_pull_request_leaves_the_branch_alone() {
     // An answer that got lost is not answered by a second pull request.
     std::fs::write(world.home.path().join("step-00000010/config.json"), "new").unwrap();
     world.hub.fault("POST", "/commit/", Wrong::LoseAnswer);
-    let error = push(&world.client(), &world.home.path().join("step-00000010"), &model(ID), &pr, &()).unwrap_err();
+    let error = push(&world.client(), &world.home.path().join("step-00000010"), &model(ID), &pr, &Silent).unwrap_err();
     assert!(error.to_string().contains("pull request"), "{error}");
     assert_eq!(world.hub.state().repos["models/me/model"].refs.len(), 3);
 }

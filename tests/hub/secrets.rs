@@ -6,6 +6,8 @@ use super::{World, assert_token_is_safe, bytes};
 use std::path::Path;
 use std::process::Command;
 
+use crate::program;
+
 /// Everything below a folder, names and contents.
 fn contents(folder: &Path) -> Vec<String> {
     let files = walkdir::WalkDir::new(folder).into_iter().flatten();
@@ -19,13 +21,12 @@ fn contents(folder: &Path) -> Vec<String> {
 
 fn taper(world: &World, arguments: &[&str], variable: &str) -> (i32, String) {
     let home = world.home.path();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.current_dir(home).args(arguments).env_clear().env(variable, TOKEN);
+    let mut command = program::taper(home);
+    command.args(arguments).env_clear().env(variable, TOKEN);
     command.env("HOME", home).env("HF_HOME", home.join("hf")).env("HF_ENDPOINT", &world.hub.url);
     command.env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace");
-    let output = command.output().unwrap();
-    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), told)
+    let (code, out, err) = program::told(&mut command);
+    (code, out + &err)
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::server::{Fault, TOKEN, Wrong};
 use super::{World, bytes, model, read};
+use crate::program;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use taper::hub::{Background, PushOptions};
 
@@ -86,8 +86,8 @@ fn a_run_pushes_its_checkpoints() {
     std::fs::write(home.join("c.toml"), CONFIG).unwrap();
     std::fs::write(home.join("text.txt"), "All that is gold does not glitter. ".repeat(30)).unwrap();
     let train = |run: &str, endpoint: &str, token: Option<&str>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-        command.current_dir(home).args(["train", "c.toml", "--device", "cpu", "--run", run]);
+        let mut command = program::taper(home);
+        command.args(["train", "c.toml", "--device", "cpu", "--run", run]);
         command.env_clear().env("HOME", home).env("HF_HOME", home.join("hf")).env("HF_ENDPOINT", endpoint);
         if let Some(token) = token {
             command.env("HF_TOKEN", token);

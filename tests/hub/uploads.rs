@@ -4,11 +4,12 @@ use super::server::{Fault, Wrong};
 use super::{World, assert_token_is_safe, bytes, model, read};
 use std::path::PathBuf;
 use taper::hub::{PushOptions, PushResult, push};
+use taper::ui::Silent;
 
 const ID: &str = "me/model";
 
 fn send(world: &World, folder: &std::path::Path) -> taper::Result<PushResult> {
-    push(&world.client(), folder, &model(ID), &PushOptions::default(), &())
+    push(&world.client(), folder, &model(ID), &PushOptions::default(), &Silent)
 }
 
 /// A folder whose weights go in twelve parts, so that parts 10 to 12 come before 2 where they are sorted as text.

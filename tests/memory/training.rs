@@ -14,7 +14,7 @@ use taper::device::pool::{held_bytes, live_bytes, peak_bytes, release, reset_pea
 use taper::model::Gpt;
 use taper::model::gpt::Pass;
 use taper::nn::Dropout;
-use taper::optim::{Hyper, Optimizer};
+use taper::optim::{Hyper, Optimizer, rule};
 use taper::tape::{Gradients, Tape};
 use taper::tensor::{DType, Tensor};
 
@@ -130,7 +130,7 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool, dtype: DTy
     let model = Gpt::new(config.clone()).unwrap();
     let mut params = model.initialise(1).unwrap().with_compute(dtype).unwrap();
     let mut grads = Gradients::zeros_like(&params).unwrap();
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let mut optimizer = Optimizer::new(hyper, &params).unwrap();
     reset_peak();
     let t = config.context_length;
@@ -145,7 +145,8 @@ fn measure(config: &ModelConfig, micro_batch: usize, recompute: bool, dtype: DTy
     tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1]).unwrap()).unwrap();
     let sum = loss.sum().unwrap();
     optimizer.step(&mut params, &grads, sum, 1e-3);
-    let predicted = config.training_bytes(params.layout().parameters(), micro_batch, recompute, dtype);
+    let (parameters, state) = (params.layout().parameters(), rule::state_bytes(&hyper.optimizer));
+    let predicted = config.training_bytes(parameters, state, micro_batch, recompute, dtype);
     Measured { peak: peak_bytes() - before, held: held_bytes() - before, predicted }
 }
 

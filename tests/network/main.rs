@@ -2,5 +2,7 @@
 
 #[path = "../hub/mod.rs"]
 mod hub;
+#[path = "../common/program.rs"]
+mod program;
 #[path = "../serve/mod.rs"]
 mod serve;

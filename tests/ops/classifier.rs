@@ -3,7 +3,7 @@
 use super::oracle::normal;
 use candle_core::{DType, Device as CandleDevice, Result as CandleResult, Tensor as CTensor, Var as CVar};
 use taper::device::Device;
-use taper::ops::classifier::{IGNORE, Scale, classifier};
+use taper::ops::classifier::{IGNORE, Scale, classifier, classifier_weighted};
 use taper::tape::{Gradients, Layout, Params, Tape, Var};
 use taper::tensor::Tensor;
 
@@ -14,7 +14,7 @@ struct Truth {
 }
 
 /// Log-softmax and a gather by hand, with candle's autodiff.
-fn truth(x: &[f32], w: &[f32], targets: &[u32], scale: f64, dtype: DType) -> CandleResult<Truth> {
+fn truth(x: &[f32], w: &[f32], targets: &[u32], weights: &[f32], scale: f64, dtype: DType) -> CandleResult<Truth> {
     let (n, c) = (targets.len(), x.len() / targets.len());
     let v = w.len() / c;
     let cpu = CandleDevice::Cpu;
@@ -27,7 +27,8 @@ fn truth(x: &[f32], w: &[f32], targets: &[u32], scale: f64, dtype: DType) -> Can
         targets.iter().flat_map(|&t| (0..v).map(move |i| if i as u32 == t { -1.0 } else { 0.0 })).collect();
     let one_hot = CTensor::from_vec(one_hot, (n, v), &cpu)?.to_dtype(dtype)?;
     let losses = (log_probabilities * one_hot)?.sum(1)?;
-    let store = (losses.sum_all()? * scale)?.backward()?;
+    let weights = CTensor::from_slice(weights, n, &cpu)?.to_dtype(dtype)?;
+    let store = ((&losses * weights)?.sum_all()? * scale)?.backward()?;
     let flat = |tensor: &CTensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
     Ok(Truth {
         losses: flat(&losses)?,
@@ -63,8 +64,8 @@ fn losses_and_gradients_with_ignored_rows() {
             targets[2] = IGNORE;
         }
         let scale = 1.0 / n as f64;
-        let exact = truth(&x, &w, &targets, scale, DType::F64).unwrap();
-        let plain = truth(&x, &w, &targets, scale, DType::F32).unwrap();
+        let exact = truth(&x, &w, &targets, &vec![1.0; n], scale, DType::F64).unwrap();
+        let plain = truth(&x, &w, &targets, &vec![1.0; n], scale, DType::F32).unwrap();
 
         let mut layout = Layout::default();
         let weight = layout.push("w", &[v, c]);
@@ -91,6 +92,78 @@ fn losses_and_gradients_with_ignored_rows() {
             distance(again.losses.f32(), &loss.losses.f32().iter().map(|&l| f64::from(l)).collect::<Vec<_>>()),
             0.0
         );
+    }
+}
+
+/// Losses of rows with weights, and the gradient of their weighted sum; and that weights of 1 change no bit.
+#[test]
+fn weights_count_in_the_sum_and_its_gradient() {
+    for (n, c, v) in [(5, 3, 7), (130, 24, 97), (1_100, 8, 4_099)] {
+        let (x, w) = (normal("x", n * c), normal("w", v * c));
+        let mut targets: Vec<u32> = (0..n).map(|i| (i * 31 % v) as u32).collect();
+        targets[1] = IGNORE;
+        // Zero, negative and large ones among them.
+        let weights: Vec<f32> = (0..n).map(|i| [0.0, 1.0, -0.5, 3.25, 0.125][i % 5]).collect();
+        let scale = 1.0 / n as f64;
+        let exact = truth(&x, &w, &targets, &weights, scale, DType::F64).unwrap();
+        let plain = truth(&x, &w, &targets, &weights, scale, DType::F32).unwrap();
+        let mut layout = Layout::default();
+        let weight = layout.push("w", &[v, c]);
+        let mut params = Params::zeros(layout, Device::Cpu).unwrap();
+        params.set(weight, &w).unwrap();
+        let run = |weights: &[f32]| {
+            let mut grads = Gradients::zeros_like(&params).unwrap();
+            let mut other = Gradients::zeros_like(&params).unwrap();
+            let mut tape = Tape::training(&params, &mut grads);
+            let input = tape.input(Tensor::from_f32(&x, &[n, c]).unwrap());
+            let loss = classifier_weighted(&mut tape, &input, weight, &targets, weights, by(scale as f32)).unwrap();
+            let one = Tensor::from_f32(&[1.0], &[1]).unwrap();
+            let dx = tape.backward_from(&loss.root, one, &mut other, &[&input], None).unwrap().pop().flatten().unwrap();
+            (loss, dx.f32().to_vec(), grads.of(weight).to_vec())
+        };
+        let (loss, dx, dw) = run(&weights);
+        close("losses", loss.losses.f32(), &plain.losses, &exact.losses);
+        let log_probabilities: Vec<f64> = exact.losses.iter().map(|loss| -loss).collect();
+        assert!(distance(&loss.log_probabilities().unwrap(), &log_probabilities) < 1e-5);
+        let expected: f64 = exact.losses.iter().zip(&weights).map(|(loss, &weight)| f64::from(weight) * loss).sum();
+        assert!((loss.sum().unwrap() - expected).abs() < 1e-4 * expected.abs());
+        close("dx", &dx, &plain.dx, &exact.dx);
+        close("dw", &dw, &plain.dw, &exact.dw);
+        assert!(dx[..c].iter().all(|&value| value == 0.0), "a weight of 0");
+
+        let ((ones, dx, dw), (none, plain_dx, plain_dw)) = (run(&vec![1.0; n]), run(&[]));
+        assert_eq!(ones.losses.f32(), none.losses.f32());
+        assert_eq!(ones.sum().unwrap().to_bits(), none.sum().unwrap().to_bits());
+        assert!(dx == plain_dx && dw == plain_dw, "weights of 1");
+    }
+}
+
+/// The gradient with weights against central differences of the weighted sum.
+#[test]
+fn weights_by_finite_differences() {
+    let (n, c, v) = (4, 3, 5);
+    let (x, w) = (normal("x", n * c), normal("w", v * c));
+    let (targets, weights) = ([1, 4, IGNORE, 0], [0.5, -2.0, 3.0, 1.5]);
+    let mut layout = Layout::default();
+    let weight = layout.push("w", &[v, c]);
+    let sum = |w: &[f32]| {
+        let mut params = Params::zeros(layout.clone(), Device::Cpu).unwrap();
+        params.set(weight, w).unwrap();
+        let mut grads = Gradients::zeros_like(&params).unwrap();
+        let mut tape = Tape::training(&params, &mut grads);
+        let input = tape.input(Tensor::from_f32(&x, &[n, c]).unwrap());
+        let loss = classifier_weighted(&mut tape, &input, weight, &targets, &weights, by(1.0)).unwrap();
+        let sum = loss.sum().unwrap();
+        tape.backward(&loss.root, Tensor::from_f32(&[1.0], &[1]).unwrap()).unwrap();
+        (sum, grads.of(weight).to_vec())
+    };
+    let (_, gradient) = sum(&w);
+    for i in 0..w.len() {
+        let step = 1.0 / 64.0;
+        let moved =
+            |by: f32| sum(&w.iter().enumerate().map(|(j, w)| if i == j { w + by } else { *w }).collect::<Vec<_>>()).0;
+        let difference = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+        assert!((difference - f64::from(gradient[i])).abs() < 2e-3, "{i}: {difference} against {}", gradient[i]);
     }
 }
 

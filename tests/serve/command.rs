@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use crate::program;
+
 use serde_json::json;
 
 use super::client::{post, receive, send};
@@ -33,8 +35,8 @@ impl Shop {
 }
 
 pub fn taper(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-    command.args(arguments).env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2").env_remove("TAPER_API_KEY");
+    let mut command = program::taper(".");
+    command.args(arguments).env_remove("TAPER_API_KEY");
     command
 }
 

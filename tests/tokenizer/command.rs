@@ -1,27 +1,30 @@
 //! `taper tokenizer` as a user runs it.
 
-use assert_cmd::Command;
 use std::path::Path;
+use std::process::Command;
+
+use crate::program::{self, told, told_with};
 
 use super::shared;
 
 fn taper(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("taper"));
-    command.current_dir(folder).arg("tokenizer").args(arguments);
+    let mut command = program::taper(folder);
+    command.arg("tokenizer").args(arguments);
     command
 }
 
 /// Standard output of a command that succeeds.
 fn output(folder: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-    taper(folder, arguments).write_stdin(input).assert().success().get_output().stdout.clone()
+    let output = told_with(&mut taper(folder, arguments), input);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 /// Exit code and standard error of a command that fails.
 fn failure(folder: &Path, arguments: &[&str], input: &[u8]) -> (i32, String) {
-    let assert = taper(folder, arguments).write_stdin(input).assert().failure();
-    let output = assert.get_output();
-    assert!(output.stdout.is_empty());
-    (output.status.code().unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+    let output = told_with(&mut taper(folder, arguments), input);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 /// "hello world" is 31373 995 in GPT-2's published tests.
@@ -54,8 +57,8 @@ fn trains_the_same_file_twice() {
     assert_eq!(output(at, &["decode", "--tokenizer", "b.json"], &ids), text.as_bytes());
     output(at, &["train", "corpus.odd", "--vocab-size", "280", "--out", "."], b"");
     assert_eq!(std::fs::read(at.join("tokenizer.json")).unwrap(), std::fs::read(at.join("b.json")).unwrap());
-    let assert = taper(at, &["train", "corpus.odd", "--vocab-size", "5000", "--out", "c.json"]).assert().success();
-    let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let (code, _, said) = told(&mut taper(at, &["train", "corpus.odd", "--vocab-size", "5000", "--out", "c.json"]));
+    assert_eq!(code, 0, "{said}");
     assert!(said.contains("warning") && said.contains("instead of 5000"), "{said}");
 }
 

@@ -45,7 +45,7 @@ fn a_run_is_never_overwritten_and_used_by_one_process() {
     assert!(stderr(&output).contains("--resume"), "{}", stderr(&output));
     assert_eq!(std::fs::read(shop.path("runs/a/events.jsonl")).unwrap(), before);
 
-    let folder = taper::train::run::RunFolder::open(&shop.path("runs/a"), true).unwrap();
+    let folder = taper::run::folder::RunFolder::open(&shop.path("runs/a"), true).unwrap();
     let output = shop.train("runs/a", &["--resume"]);
     assert!(stderr(&output).contains("in use by another process"), "{}", stderr(&output));
     drop(folder);

@@ -1,7 +1,7 @@
 //! A workshop: a temporary folder with a text and a config, and ways to run the binary in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use taper::events::{Event, EventLog};
 
@@ -61,10 +61,8 @@ impl Shop {
 
     /// `taper` with these arguments, in the shop.
     pub fn taper(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
-        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        // Several tests run at once: two threads each are plenty.
-        command.env("RAYON_NUM_THREADS", "2");
+        let mut command = crate::program::taper(self.folder.path());
+        command.args(arguments);
         command
     }
 

@@ -116,7 +116,7 @@ pub(crate) struct Job {
 
 /// A built-in shape, with its own number of sequences or another.
 pub(crate) fn built_in(shape: Shape, batch: Option<u32>) -> Job {
-    let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) };
+    let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let (model, sequences) = shape.model();
     let batch = batch.map_or(sequences, |batch| batch as usize);
     Job { name: shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 }
@@ -140,15 +140,8 @@ pub(crate) fn job(args: &Step) -> Result<Job> {
             "how many characters the text has is not known here; add --set model.vocab_size=65 (as tiny Shakespeare has)",
         ));
     }
-    let optimizer = &config.optimizer;
-    let hyper = Hyper {
-        beta1: optimizer.beta1,
-        beta2: optimizer.beta2,
-        eps: optimizer.eps,
-        weight_decay: optimizer.weight_decay,
-        clip_norm: config.stability.clip_norm.value(),
-    };
-    let (lr, recompute) = (optimizer.lr, config.train.recompute);
+    let hyper = Hyper { optimizer: config.optimizer, clip_norm: config.stability.clip_norm.value() };
+    let (lr, recompute) = (config.optimizer.lr, config.train.recompute);
     let batch = args.batch.map(|batch| batch as usize).or(config.train.micro_batch.sequences()).ok_or_else(|| {
         Error::usage("train.micro_batch = \"auto\" depends on the machine; say how many sequences: --batch 8")
     })?;

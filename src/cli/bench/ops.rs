@@ -14,7 +14,7 @@ use crate::cli::bench::ops_list::StepShape;
 use crate::cli::bench::ops_time::{Pass, time, time_arena};
 use crate::cli::bench::peaks::Ceilings;
 use crate::cli::bench::step;
-use crate::cli::ui::print_line;
+use crate::cli::ui::{print_json, print_line};
 use crate::device::{Device, pool};
 use crate::error::{Error, Result};
 use crate::model::Gpt;
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Ops, job: Job) -> Result<()> {
     let summary = Summary::new(&rows, step.best());
     let threads = rayon::current_num_threads();
     if args.json {
-        return crate::cli::ui::print_json(&json!({
+        return print_json(&json!({
             "shape": name,
             "precision": precision.name(),
             "batch": batch,

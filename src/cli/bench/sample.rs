@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Sample) -> Result<()> {
             }
         }
         let found = Found {
-            dtype: name(format),
+            dtype: format.name(),
             bytes: packed.bytes_per_token(),
             cache_bytes: engine.cache_bytes(),
             prefill: median_and_best(&mut prefill),
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &Sample) -> Result<()> {
         "parameters": model.layout().parameters(),
         "threads": threads,
         "instructions": format!("{:?}", Isa::best()).to_lowercase(),
-        "cache_dtype": clap::ValueEnum::to_possible_value(&args.cache_dtype).map(|value| value.get_name().to_string()),
+        "cache_dtype": args.cache_dtype.name(),
         "read_gb_per_s": ceiling / 1e9,
         "prompt_tokens": prompt,
         "generated_tokens": tokens,
@@ -163,17 +163,6 @@ fn print(found: &Found, args: &Sample, ceiling: f64, first: bool, prompt: usize,
     let shares: Vec<String> = shares.collect();
     let (mb, shares) = (found.bytes as f64 / 1e6, shares.join(", "));
     print_line(&format!("{:<6} {mb:>9.1} {:>12.1}{rates}  {shares}", found.dtype, found.prefill.0))
-}
-
-/// As the command line writes it.
-fn name(format: WeightFormat) -> &'static str {
-    match format {
-        WeightFormat::Fp32 => "fp32",
-        WeightFormat::Bf16 => "bf16",
-        WeightFormat::Fp16 => "fp16",
-        WeightFormat::Q8_0 => "q8_0",
-        WeightFormat::Q4_0 => "q4_0",
-    }
 }
 
 fn time_prefill(engine: &mut Cpu, ids: &[u32]) -> Result<f64> {

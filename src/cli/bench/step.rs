@@ -6,14 +6,14 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::bench::args::{Job, Step};
-use crate::cli::train::{device_words, peak_flops, slow_on_this_cpu};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{print_json, print_line, warn};
 use crate::data::{Loader, TokenStream};
 use crate::device::info::peak_resident_bytes;
 use crate::device::{Device, pool};
 use crate::error::Result;
 use crate::model::Gpt;
 use crate::random::{Purpose, uniform};
+use crate::run::hardware::{device_words, peak_flops, slow_on_this_cpu};
 use crate::train::config::{Precision, PrecisionConfig};
 use crate::train::engine::{Engine, Native, OnGpu, Setup, StepBatch};
 
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Step, job: Job) -> Result<()> {
     let gpu = device.gpu()?;
     let precision = precision(args, gpu.is_some())?;
     if let (None, Some(note)) = (gpu, slow_on_this_cpu(precision)) {
-        eprintln!("NOTE: {note}");
+        warn(note);
     }
     let (name, b, t, v) = (job.name.clone(), job.batch, job.model.context_length, job.model.vocab_size);
     let flops_per_token = job.model.flops_per_token();

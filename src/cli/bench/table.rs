@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::ui::print_line;
+use crate::cli::ui::{print_json, print_line};
 use crate::error::Result;
 
 /// What limits an operator.
@@ -51,7 +51,7 @@ impl Table {
             })
             .collect();
         let ceilings = json!({"tflop_per_s": self.flops / 1e12, "gb_per_s": self.bytes / 1e9});
-        crate::cli::ui::print_json(&json!({"device": device, "ceilings": ceilings, "ops": ops}))
+        print_json(&json!({"device": device, "ceilings": ceilings, "ops": ops}))
     }
 
     /// A line for each operator.

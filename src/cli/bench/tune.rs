@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::arch::config::Mlp;
 use crate::cli::bench::args::{Job, Tune};
 use crate::cli::bench::step::{precision, random_batch};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{note, print_json, print_line};
 use crate::device::products::ProductTable;
 use crate::device::{Device, Gpu};
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Tune, job: Job) -> Result<()> {
                 }
             }
             // Not every library has these products in every precision.
-            Err(error) => eprintln!("note: GELU is not computed inside products here: {error}"),
+            Err(error) => note(&format!("GELU is not computed inside products here: {error}")),
         }
     }
     // What comes after in this process starts from the library's choices again.

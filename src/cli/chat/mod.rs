@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampler::SamplerArgs;
 use crate::cli::chat::commands::{Command, HELP, apply, show};
 use crate::cli::chat::lines::{Input, Lines};
-use crate::cli::open::{Engine, ModelArgs, Opened};
 use crate::cli::ui::print_bytes;
 use crate::data::ChatTemplate;
 use crate::data::chat::end_tokens;
@@ -59,7 +59,7 @@ pub struct Args {
 /// If the model cannot be opened, an option is out of range, or, through a pipe, a turn does not fit the context.
 pub fn run(args: Args) -> Result<()> {
     let mut settings = Settings { sampler: args.sampler.config()?, max_new_tokens: args.max_new_tokens as usize };
-    let mut opened = open(&args.model)?;
+    let mut opened = args.model.open_native()?;
     let template = match &args.template {
         _ if args.plain => None,
         Some(path) => Some(ChatTemplate::load_file(path, &opened.folder)?),
@@ -118,16 +118,6 @@ fn converse(talk: &mut Conversation, settings: &mut Settings, lines: &mut Lines,
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Opens a model for taper's own engine.
-pub(crate) fn open(model: &ModelArgs) -> Result<Opened> {
-    if model.engine == Engine::Reference {
-        return Err(Error::usage(
-            "this runs on taper's own engine; --engine reference serves `taper sample` and `train`",
-        ));
-    }
-    model.open()
 }
 
 fn introduction(name: &str, talk: &Conversation) -> String {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::bench::rates::{copy_gbs, gemm_gflops};
 use crate::cli::doctor::numerics::Check;
 use crate::cli::ui::{print_json, print_line};
-use crate::data::corpus;
+use crate::data::text::corpus;
 use crate::device::info::{CpuInfo, available_memory};
 use crate::device::{Gpu, cuda, gpu};
 use crate::error::{Error, Result};

@@ -8,11 +8,11 @@ use candle_core::{DType, Device as CandleDevice, Result as CandleResult, Tensor 
 
 use crate::arch::config::{Mlp, ModelConfig, Norm, Position};
 use crate::arch::layout;
-use crate::cli::open::reference;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
 use crate::model::gpt::Pass;
+use crate::open::reference;
 use crate::ops::attention::Heads;
 use crate::ops::{attention, embedding, gelu, layernorm, linear, relu2, residual, rmsnorm, rope, swiglu};
 use crate::random::{Purpose, fill_normal, uniform};

@@ -8,20 +8,20 @@ pub mod task;
 
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use crate::cli::args::model::ModelArgs;
 use crate::cli::eval::task::TaskArgs;
-use crate::cli::open::{Engine, ModelArgs, Opened, data_inputs, reference};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{Terminal, bar, note, print_json, print_line};
 use crate::data::{
     Documents, ShardOptions, Shards, Split, TextOptions, TokenStream, eval_windows, tokenizer::Tokenizer,
 };
-use crate::decode::{CacheFormat, Cpu, Decode, WeightFormat};
+use crate::decode::{Cpu, Decode, WeightFormat};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate, standard_error};
 use crate::math;
+use crate::open::{EngineKind, Opened, data_inputs, reference};
 use crate::reference::Precision;
 
 /// Arguments of `taper eval`.
@@ -34,7 +34,8 @@ Examples:
   taper eval runs/quickstart --task hellaswag --data data/hellaswag.jsonl
 
 Text is tokenized with the model's tokenizer; end-of-text stands between documents.
-bits_per_byte divides by all bytes of the text, its first token included. The interval is 1.96 standard errors to each
+With --cache-dtype, to see what a format costs, and with a --dtype other than fp32, the text goes through the engine that
+generates. bits_per_byte divides by all bytes of the text, its first token included. The interval is 1.96 standard errors to each
 side, over windows of the context length: how another text of the same kind would vary, not another training run.")]
 pub struct Args {
     #[command(flatten)]
@@ -53,10 +54,6 @@ pub struct Args {
     /// as many as make 4096 tokens].
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// The number format of cached keys and values on the CPU, to see what it costs: the text then goes through the engine
-    /// that generates, as it does with a --dtype other than fp32.
-    #[arg(long, value_enum, value_name = "DTYPE")]
-    cache_dtype: Option<CacheFormat>,
     #[command(flatten)]
     tasks: TaskArgs,
     /// Print one JSON object on standard output, and nothing else there.
@@ -81,15 +78,16 @@ pub fn run(args: Args) -> Result<()> {
     if args.batch == Some(0) {
         return Err(Error::usage("--batch must be at least 1"));
     }
-    if args.tasks.task.is_some() && args.model.engine == Engine::Reference {
+    if args.tasks.task.is_some() && args.model.engine == EngineKind::Reference {
         return Err(Error::usage("--task is scored by the native engine; leave --engine reference out"));
     }
     let mut opened = args.model.open()?;
     let on_cpu = opened.params.flat().device() == Device::Cpu;
-    if args.cache_dtype.is_some() && (!on_cpu || args.model.engine == Engine::Reference) {
+    if args.model.cache_dtype.is_some() && (!on_cpu || args.model.engine == EngineKind::Reference) {
         return Err(Error::usage("--cache-dtype is for the CPU and the native engine"));
     }
-    if args.tasks.task.is_some() && (opened.format != WeightFormat::Fp32 && on_cpu || args.cache_dtype.is_some()) {
+    if args.tasks.task.is_some() && (opened.format != WeightFormat::Fp32 && on_cpu || args.model.cache_dtype.is_some())
+    {
         return Err(Error::usage("--task is scored in fp32 on the CPU; leave --dtype and --cache-dtype out"));
     }
     if let Some(kind) = args.tasks.task {
@@ -137,9 +135,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn measure(args: &Args, opened: &mut Opened, stream: &TokenStream) -> Result<Evaluation> {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} predictions, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar(0, "{bar:40} {pos}/{len} predictions, {eta} left");
     let mut progress = |done: u64, all: u64| {
         bar.set_length(all);
         bar.set_position(done);
@@ -147,16 +143,15 @@ fn measure(args: &Args, opened: &mut Opened, stream: &TokenStream) -> Result<Eva
     let length = opened.model.config().context_length;
     let on_cpu = opened.params.flat().device() == Device::Cpu;
     let found = match args.model.engine {
-        Engine::Native if on_cpu && (args.cache_dtype.is_some() || opened.format != WeightFormat::Fp32) => {
-            opened.cache = args.cache_dtype.unwrap_or_default();
+        EngineKind::Native if on_cpu && (args.model.cache_dtype.is_some() || opened.format != WeightFormat::Fp32) => {
             let mut engine = opened.cpu_decoder(1, length)?;
             by_decoding(&mut engine, stream, args.max_tokens, &mut progress)
         }
-        Engine::Native => {
+        EngineKind::Native => {
             let batch = args.batch.unwrap_or((4096 / length).max(1));
             evaluate(&opened.model, &opened.params, stream, args.max_tokens, batch, &mut progress)
         }
-        Engine::Reference => by_the_book(opened, stream, args.max_tokens, &mut progress),
+        EngineKind::Reference => by_the_book(opened, stream, args.max_tokens, &mut progress),
     };
     bar.finish_and_clear();
     found
@@ -223,7 +218,7 @@ fn by_windows(
 
 /// The inputs as one stream of the model's tokens.
 fn open_data(args: &Args, opened: &Opened) -> Result<TokenStream> {
-    let inputs = data_inputs(&args.data, "validation")?;
+    let inputs = data_inputs(&args.data, "validation", &Terminal::new())?;
     let shards = inputs.iter().filter(|input| is_shards(input)).count();
     if shards == 0 {
         if args.split.is_some() {
@@ -268,7 +263,7 @@ fn is_shards(input: &str) -> bool {
     if !path.is_dir() {
         return is_bin(path);
     }
-    path.join(crate::data::manifest::MANIFEST).is_file()
+    path.join(crate::data::shards::manifest::MANIFEST).is_file()
         || std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_bin(&e.path()))))
 }
 
@@ -297,7 +292,7 @@ fn from_text(inputs: &[String], opened: &Opened) -> Result<TokenStream> {
         tokens.extend(ids);
     }
     if joined > 0 && opened.tokenizer.eot().is_none() {
-        eprintln!("note: this tokenizer has no end-of-text, so the documents follow each other without a mark");
+        note("this tokenizer has no end-of-text, so the documents follow each other without a mark");
     }
     Ok(TokenStream::from_tokens(tokens, vocab_size))
 }

@@ -3,21 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use crate::arch::ModelConfig;
 use crate::checkpoint::state;
-use crate::cli::open::Opened;
-use crate::cli::push::card_push::run_of;
-use crate::cli::ui::progress::say;
-use crate::cli::ui::{print_json, print_line};
-use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result, ResultExt};
-use crate::eval::config::EvalConfig;
+use crate::cli::push::card::run_of;
+use crate::cli::ui::{bar, note, print_json, print_line, say};
+use crate::error::{Error, Result};
 use crate::eval::tasks::{ExampleScore, Task, TaskKind, TaskScore, TaskSpec};
 use crate::events::{Event, EventLog, EventWriter, number_to_string};
-use crate::train::run::{EVENTS, RunFolder};
+use crate::open::Opened;
+use crate::run::folder::{EVENTS, RunFolder};
 use crate::train::score_event;
 
 /// The arguments of `taper eval` that are about benchmarks.
@@ -56,10 +51,8 @@ pub(crate) fn run(
     let spec = TaskSpec { kind, path: path.clone() };
     let shape = opened.model.config();
     let task = Task::load(&spec, &opened.tokenizer, shape, args.max_examples)?;
-    task.notes().iter().for_each(|note| say(&format!("note: {note}")));
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} continuations, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    task.notes().iter().for_each(|text| note(text));
+    let bar = bar(0, "{bar:40} {pos}/{len} continuations, {eta} left");
     let mut progress = |done: u64, all: u64| {
         bar.set_length(all);
         bar.set_position(done);
@@ -147,16 +140,4 @@ fn write_details(path: &PathBuf, examples: &[ExampleScore]) -> Result<()> {
         writeln!(text, "{line}").map_err(Error::io("write", path))?;
     }
     std::fs::write(path, text).map_err(Error::io("write", path))
-}
-
-/// The benchmarks of a run, read and tokenized: a bad line is found before the run, not in the middle of it.
-///
-/// # Errors
-/// As [`Task::load`].
-pub(crate) fn load_all(config: &EvalConfig, tokenizer: &Tokenizer, shape: &ModelConfig) -> Result<Vec<Task>> {
-    let load = |spec| Task::load(spec, tokenizer, shape, config.max_examples);
-    let tasks: Result<Vec<Task>> = config.tasks.iter().map(load).collect();
-    let tasks = tasks.context(|| "preparing eval.tasks".into())?;
-    tasks.iter().flat_map(Task::notes).for_each(|note| say(&format!("note: {note}")));
-    Ok(tasks)
 }

@@ -7,9 +7,10 @@ use crate::checkpoint::convert::{Biases, change_biases, crop_vocabulary};
 use crate::checkpoint::gguf::{GgufType, Vocabulary, write_gguf};
 use crate::checkpoint::llmc::{GPT2_VOCABULARY, read_llmc};
 use crate::checkpoint::{FolderKind, ModelFolder, Packing, WeightType, write_model_folder_as};
-use crate::cli::open::{self, locate};
+use crate::cli::ui::{Terminal, note, say};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::open::{self, locate};
 
 /// The dtypes of exported weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -146,16 +147,16 @@ impl Source {
             let own = if found.config.vocab_size == GPT2_VOCABULARY { Some(Tokenizer::gpt2()?) } else { None };
             Source { model: found, tokenizer: named.or(own), folder: None }
         } else {
-            let folder = locate(model)?;
+            let folder = locate(model, &Terminal::new())?;
             let has = |name: &str| folder.join(name).is_file();
             let own = has("tokenizer.json") || (has("vocab.json") && has("merges.txt"));
             let tokenizer = match named {
                 None if own => Some(Tokenizer::from_file(&folder)?),
                 named => named,
             };
-            Source { model: open::read(&folder)?, tokenizer, folder: Some(folder) }
+            Source { model: open::read(&folder, &Terminal::new())?, tokenizer, folder: Some(folder) }
         };
-        source.model.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        source.model.notes.iter().for_each(|text| note(text));
         Ok(source)
     }
 
@@ -168,7 +169,7 @@ impl Source {
             files = write_model_folder_as(folder, config, params, eos, packing)?.len();
             match &self.tokenizer {
                 Some(tokenizer) => tokenizer.save(folder, config.context_length)?,
-                None => eprintln!("note: there is no tokenizer to write; the model takes and gives token ids"),
+                None => note("there is no tokenizer to write; the model takes and gives token ids"),
             }
             let card = self.folder.as_ref().map(|folder| folder.join("README.md")).filter(|card| card.is_file());
             if let Some(card) = card {
@@ -177,10 +178,10 @@ impl Source {
             Ok(())
         })?;
         if let FolderKind::Own { reasons } = FolderKind::of(config) {
-            reasons.iter().for_each(|reason| eprintln!("note: this model will not load in transformers: {reason}"));
+            reasons.iter().for_each(|reason| note(&format!("this model will not load in transformers: {reason}")));
         }
         let files = if files == 1 { String::new() } else { format!(", weights in {files} files") };
-        eprintln!("wrote {} ({}{files})", out.display(), packing.weights.torch_name());
+        say(&format!("wrote {} ({}{files})", out.display(), packing.weights.torch_name()));
         Ok(())
     }
 }
@@ -226,7 +227,7 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
     }
     let told = source.model.notes.len();
     change_biases(&mut source.model, args.biases);
-    source.model.notes[told..].iter().for_each(|note| eprintln!("note: {note}"));
+    source.model.notes[told..].iter().for_each(|text| note(text));
     source.write_folder(&args.out, Packing { weights, shard_bytes: args.shard_size })
 }
 
@@ -240,7 +241,7 @@ fn plain(dtype: Dtype) -> Result<WeightType> {
 /// If the model cannot be read, the format does not fit it, or the file cannot be written.
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     refuse_existing(&args.out)?;
-    if args.merge && !adapter::is_adapter(&locate(&args.model)?) {
+    if args.merge && !adapter::is_adapter(&locate(&args.model, &Terminal::new())?) {
         return Err(Error::usage(format!("--merge: {} is no adapter; leave the option out", args.model)));
     }
     if args.format == Format::Hf {
@@ -282,8 +283,8 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let ModelFolder { config, params, .. } = &source.model;
     let written = write_gguf(&part, &name, config, params, weights, vocabulary.as_ref())?;
     std::fs::rename(&part, &args.out).map_err(Error::io("create", &args.out))?;
-    written.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    eprintln!("wrote {} ({} tensors, {} bytes)", args.out.display(), written.tensors, written.bytes);
+    written.notes.iter().for_each(|text| note(text));
+    say(&format!("wrote {} ({} tensors, {} bytes)", args.out.display(), written.tensors, written.bytes));
     Ok(())
 }
 

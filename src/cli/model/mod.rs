@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use crate::arch::ModelConfig;
 use crate::checkpoint::{FolderKind, write_model_folder};
 use crate::cli::model::convert::appear;
-use crate::cli::open::{locate, read};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{Terminal, grouped, note, print_json, print_line, say};
 use crate::config::Config;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::train::source;
+use crate::open::{locate, read};
+use crate::run::source;
 
 /// Subcommands of `taper model`.
 #[derive(Debug, clap::Subcommand)]
@@ -100,8 +100,9 @@ fn info(args: &Info) -> Result<()> {
     let shape = if is_config {
         shape_of_config(path, &args.set)?
     } else if args.set.is_empty() {
-        let found = read(&locate(&args.model)?)?;
-        found.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let ui = Terminal::new();
+        let found = read(&locate(&args.model, &ui)?, &ui)?;
+        found.notes.iter().for_each(|text| note(text));
         found.config
     } else {
         return Err(Error::usage("--set changes a config file, and MODEL is a model folder"));
@@ -135,10 +136,10 @@ fn print_table(model: &Gpt) -> Result<()> {
     let obstacles = kind.obstacles();
     let rows = [
         ("architecture", kind.architecture().to_string()),
-        ("parameters", thousands(model.layout().parameters())),
-        ("  without embeddings", thousands(model.parameters_non_embedding())),
-        ("  decayed", format!("{} in {decayed_tensors} tensors of two or more dimensions", thousands(decayed))),
-        ("  not decayed", format!("{} in {kept_tensors} tensors", thousands(kept))),
+        ("parameters", grouped(model.layout().parameters() as u64)),
+        ("  without embeddings", grouped(model.parameters_non_embedding() as u64)),
+        ("  decayed", format!("{} in {decayed_tensors} tensors of two or more dimensions", grouped(decayed as u64))),
+        ("  not decayed", format!("{} in {kept_tensors} tensors", grouped(kept as u64))),
         ("FLOPs per token", format!("{:.4e} (forward and backward)", shape.flops_per_token() as f64)),
         ("loads in transformers", if obstacles.is_empty() { "yes" } else { "no" }.to_string()),
     ];
@@ -170,13 +171,6 @@ fn shape_json(shape: &ModelConfig) -> Result<Value> {
     serde_json::to_value(shape).map_err(|error| Error::Training(format!("the shape cannot be written: {error}")))
 }
 
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join(",")
-}
-
 /// The shape that a config describes. A tokenizer that would be trained is taken to reach its `vocab_size`.
 fn shape_of_config(path: &Path, set: &[String]) -> Result<ModelConfig> {
     resolve_shape(&mut Config::load(path, set)?)
@@ -198,16 +192,16 @@ type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// The model that `model.init_from` names.
 fn start_of(folder: &str) -> Result<(ModelConfig, Weights)> {
-    let found = read(&locate(folder)?)?;
-    found.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let ui = Terminal::new();
+    let found = read(&locate(folder, &ui)?, &ui)?;
+    found.notes.iter().for_each(|text| note(text));
     Ok((found.config, found.params))
 }
 
 /// Calls `use_it` with the config's tokenizer; one that is made from text is made in a temporary folder.
 fn with_tokenizer<T>(config: &Config, use_it: impl FnOnce(&Tokenizer) -> Result<T>) -> Result<T> {
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    let note = |text: &str| eprintln!("{text}");
-    use_it(&source::tokenizer(folder.path(), &config.tokenizer, &config.data, &crate::cli::open::data_section, &note)?)
+    use_it(&source::tokenizer(folder.path(), &config.tokenizer, &config.data, &Terminal::new())?)
 }
 
 fn init(args: &InitArgs) -> Result<()> {
@@ -230,17 +224,9 @@ fn init(args: &InitArgs) -> Result<()> {
         })?;
         let kind = FolderKind::of(model.config());
         for reason in kind.obstacles() {
-            eprintln!("note: this model will not load in transformers: {reason}");
+            note(&format!("this model will not load in transformers: {reason}"));
         }
-        eprintln!("wrote {} ({} parameters)", out.display(), thousands(model.layout().parameters()));
+        say(&format!("wrote {} ({} parameters)", out.display(), grouped(model.layout().parameters() as u64)));
         Ok(())
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(["0", "999", "1,000", "124,439,808"], [0, 999, 1000, 124_439_808].map(super::thousands));
-    }
 }

@@ -1,14 +1,10 @@
 //! `taper pull`: a model from the Hub into the cache.
 
-use std::sync::Mutex;
-
-use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::cli::ui::progress::{bar, say};
-use crate::cli::ui::{print_json, print_line};
+use crate::cli::ui::{Terminal, print_json, print_line, say};
 use crate::error::Result;
-use crate::hub::{self, Client, Progress, Repo, Settings, Want};
+use crate::hub::{self, Client, Repo, Settings, Want};
 
 /// Arguments of `taper pull`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +36,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(revision) = &args.revision {
         repo = repo.at(revision)?;
     }
-    let pulled = hub::pull(&Client::new(Settings::from_env()?), &repo, Want::Model, &Transfer::default())?;
+    let pulled = hub::pull(&Client::new(Settings::from_env()?), &repo, Want::Model, &Terminal::new())?;
     if args.json {
         return print_json(&json!({
             "model": repo.id(),
@@ -53,43 +49,4 @@ pub fn run(args: Args) -> Result<()> {
     let (files, fetched) = (pulled.files.len(), pulled.fetched);
     say(&format!("{repo} at commit {}: {files} files, {fetched} of them fetched now", &pulled.commit[..7]));
     print_line(&pulled.folder.to_string_lossy())
-}
-
-/// A bar for each file that is under way, on a terminal.
-#[derive(Default)]
-pub(crate) struct Transfer {
-    bar: Mutex<Option<ProgressBar>>,
-}
-
-impl Transfer {
-    fn with(&self, then: impl FnOnce(&mut Option<ProgressBar>)) {
-        then(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-}
-
-impl Progress for Transfer {
-    fn begin(&self, what: &str, done: u64, total: Option<u64>) {
-        self.with(|slot| {
-            if !what.is_empty() && slot.as_ref().is_none_or(|bar| bar.prefix() != what) {
-                let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-                *slot = Some(bar(total.unwrap_or(0), template).with_prefix(what.to_string()));
-            }
-            slot.iter().for_each(|bar| bar.set_position(done));
-        });
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.with(|slot| slot.iter().for_each(|bar| bar.inc(bytes)));
-    }
-
-    fn end(&self) {
-        self.with(|slot| slot.take().iter().for_each(ProgressBar::finish_and_clear));
-    }
-
-    fn note(&self, message: &str) {
-        self.with(|slot| match slot {
-            Some(bar) => bar.suspend(|| say(&format!("note: {message}"))),
-            None => say(&format!("note: {message}")),
-        });
-    }
 }

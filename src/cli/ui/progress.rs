@@ -2,70 +2,16 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
-use crate::data::Progress;
+use crate::cli::ui::terminal::{bar, note, say};
 use crate::events::{Class, Event};
 use crate::report;
 use crate::train::Observer;
-
-/// Whether this process leaves the talking to another.
-static SILENT: AtomicBool = AtomicBool::new(false);
-
-/// From now on [`say`] says nothing: of several processes that train together, one speaks.
-pub(crate) fn silence() {
-    SILENT.store(true, Ordering::Relaxed);
-}
-
-/// Says something to the user, on standard error.
-pub(crate) fn say(message: &str) {
-    if !SILENT.load(Ordering::Relaxed) {
-        eprintln!("{message}");
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// A bar on a terminal, nothing elsewhere.
-pub(crate) fn bar(total: u64, template: &str) -> ProgressBar {
-    let target = match std::io::stderr().is_terminal() && !SILENT.load(Ordering::Relaxed) {
-        true => ProgressDrawTarget::stderr_with_hz(5),
-        false => ProgressDrawTarget::hidden(),
-    };
-    ProgressBar::with_draw_target(Some(total), target).with_style(style(template))
-}
-
-/// Tokenization of a run's text.
-pub(crate) struct PrepareBar {
-    bar: ProgressBar,
-}
-
-impl PrepareBar {
-    pub fn new() -> PrepareBar {
-        PrepareBar { bar: bar(0, "tokenizing {wide_bar} {bytes}/{total_bytes} {msg}") }
-    }
-}
-
-impl Progress for PrepareBar {
-    fn set(&self, done: u64, total: u64, tokens: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        self.bar.set_message(format!("{tokens} tokens"));
-        if done >= total {
-            self.bar.finish_and_clear();
-        }
-    }
-
-    fn note(&self, message: &str) {
-        self.bar.suspend(|| say(message));
-    }
-}
 
 /// Steps, losses and samples on standard error.
 pub(crate) struct Console {
@@ -84,17 +30,13 @@ impl Console {
         let bar = bar(max_steps, "{wide_bar} {pos}/{len} {msg} {eta} left");
         Console { bar, terminal: std::io::stderr().is_terminal(), max_steps, last_line: Instant::now(), val: None }
     }
-
-    pub fn finish(&mut self) {
-        self.bar.finish_and_clear();
-    }
-
-    fn say(&self, message: &str) {
-        self.bar.suspend(|| say(message));
-    }
 }
 
 impl Observer for Console {
+    fn note(&mut self, text: &str) {
+        note(text);
+    }
+
     fn event(&mut self, event: &Event) {
         match event {
             Event::Step(step) => {
@@ -109,15 +51,15 @@ impl Observer for Console {
             }
             Event::Eval(eval) => {
                 self.val = Some(eval.loss);
-                self.say(&format!("step {}/{} validation loss {:.6}", eval.step, self.max_steps, eval.loss));
+                say(&format!("step {}/{} validation loss {:.6}", eval.step, self.max_steps, eval.loss));
             }
             Event::Task(task) => {
-                self.say(&format!("step {}/{} {}: {}", task.step, self.max_steps, task.task, task.in_words()));
+                say(&format!("step {}/{} {}: {}", task.step, self.max_steps, task.task, task.in_words()));
             }
             Event::Sample(sample) => {
                 let text = format!("{}{}", sample.prompt, sample.text);
                 let indented: Vec<String> = text.lines().map(|line| format!("  | {line}")).collect();
-                self.say(&format!("step {} sample:\n{}", sample.step, indented.join("\n")));
+                say(&format!("step {} sample:\n{}", sample.step, indented.join("\n")));
             }
             Event::Nonfinite(event) => {
                 let place = event.parameter.as_ref().map(|name| format!(", first in {name}")).unwrap_or_default();
@@ -126,23 +68,27 @@ impl Observer for Console {
                     Class::Overflow => "the gradient's norm overflowed",
                     _ => "a gradient is not finite",
                 };
-                self.say(&format!("step {}: {skipped}{place}; the update is left out", event.step));
+                say(&format!("step {}: {skipped}{place}; the update is left out", event.step));
             }
             Event::Spike(spike) => {
                 let message = format!(
                     "step {}: the loss jumped to {:.4}, {:.1} standard deviations above the last steps",
                     spike.step, spike.loss, spike.z_score
                 );
-                self.say(&message);
+                say(&message);
             }
-            Event::Checkpoint(checkpoint) => self.say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
-            Event::Rollback(rollback) => self.say(&format!(
+            Event::Checkpoint(checkpoint) => say(&format!("step {} saved {}", checkpoint.step, checkpoint.path)),
+            Event::Rollback(rollback) => say(&format!(
                 "step {}: back to the state of step {}; {} sequences are left out",
                 rollback.from, rollback.step, rollback.data.sequences
             )),
             Event::Start(_) | Event::Resume(_) => self.bar.reset_eta(),
             Event::Ranks(_) | Event::End(_) => {}
         }
+    }
+
+    fn finish(&mut self, _: &Path, _: &AtomicBool) {
+        self.bar.finish_and_clear();
     }
 }
 
@@ -155,13 +101,6 @@ pub(crate) struct Charts {
 }
 
 impl Charts {
-    /// Draws once more, when all is written.
-    pub fn finish(&mut self, run: &Path) {
-        self.join();
-        self.draw(run, report::draw);
-        self.join();
-    }
-
     fn draw(&mut self, run: &Path, draw: fn(&Path) -> crate::Result<Vec<PathBuf>>) {
         let run = run.to_path_buf();
         self.drawing = Some(std::thread::spawn(move || draw(&run).map(|_| ())));
@@ -175,13 +114,20 @@ impl Charts {
             Err(_) => "the drawing thread panicked".into(),
         };
         if !std::mem::replace(&mut self.complained, true) {
-            say(&format!("note: the charts could not be drawn: {problem}"));
+            note(&format!("the charts could not be drawn: {problem}"));
         }
     }
 }
 
 impl Observer for Charts {
     fn event(&mut self, _: &Event) {}
+
+    /// Draws once more, when all is written.
+    fn finish(&mut self, run: &Path, _: &AtomicBool) {
+        self.join();
+        self.draw(run, report::draw);
+        self.join();
+    }
 
     fn checkpoint(&mut self, run: &Path, _: &Path) {
         // A checkpoint that comes while the last one's charts are still being drawn does without.

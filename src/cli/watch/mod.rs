@@ -10,7 +10,7 @@ pub mod view;
 
 use crate::error::{Error, Result};
 use crate::events::EventTail;
-use crate::train::run::EVENTS;
+use crate::run::folder::EVENTS;
 use board::Board;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use std::io::IsTerminal;

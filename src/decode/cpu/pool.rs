@@ -33,8 +33,8 @@ struct Shared {
     job: UnsafeCell<Option<Job>>,
     next: AtomicUsize,
     sleepers: AtomicUsize,
-    bed: Mutex<()>,
-    bell: Condvar,
+    asleep: Mutex<()>,
+    wake: Condvar,
     quit: AtomicBool,
     panicked: AtomicBool,
 }
@@ -76,12 +76,12 @@ impl Shared {
             }
             std::thread::yield_now();
         }
-        let mut bed = self.bed.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut asleep = self.asleep.lock().unwrap_or_else(|poison| poison.into_inner());
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         // The announcer writes the gate, then reads the sleepers; here it is the other way round: one of both sees.
         fence(Ordering::SeqCst);
         while same() {
-            bed = self.bell.wait(bed).unwrap_or_else(|poison| poison.into_inner());
+            asleep = self.wake.wait(asleep).unwrap_or_else(|poison| poison.into_inner());
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
@@ -109,8 +109,8 @@ impl Shared {
     fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(self.bed.lock().unwrap_or_else(|poison| poison.into_inner()));
-            self.bell.notify_all();
+            drop(self.asleep.lock().unwrap_or_else(|poison| poison.into_inner()));
+            self.wake.notify_all();
         }
     }
 }
@@ -135,8 +135,8 @@ impl Pool {
             job: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
-            bed: Mutex::new(()),
-            bell: Condvar::new(),
+            asleep: Mutex::new(()),
+            wake: Condvar::new(),
             quit: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
         });
@@ -197,41 +197,12 @@ impl Drop for Closing<'_> {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.quit.store(true, Ordering::SeqCst);
-        drop(self.shared.bed.lock().unwrap_or_else(|poison| poison.into_inner()));
-        self.shared.bell.notify_all();
+        drop(self.shared.asleep.lock().unwrap_or_else(|poison| poison.into_inner()));
+        self.shared.wake.notify_all();
         for thread in self.others.drain(..) {
             // Its panic, if any, has been told by `run`.
             let _ = thread.join();
         }
-    }
-}
-
-/// Memory that several tasks write, each its own part.
-pub struct Parts<T>(*mut T, usize);
-
-// SAFETY: `slice` makes its callers promise that parts are disjoint.
-unsafe impl<T: Send> Sync for Parts<T> {}
-
-impl<T> Parts<T> {
-    /// The parts of `all`, which the caller keeps borrowed while they are used.
-    pub fn new(all: &mut [T]) -> Parts<T> {
-        Parts(all.as_mut_ptr(), all.len())
-    }
-
-    /// How many elements there are.
-    pub fn len(&self) -> usize {
-        self.1
-    }
-
-    /// The elements `first..first + len`.
-    ///
-    /// # Safety
-    /// `all` of [`Parts::new`] must be alive, and no other slice with one of these elements.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts are disjoint")]
-    pub unsafe fn slice(&self, first: usize, len: usize) -> &mut [T] {
-        assert!(first <= self.1 && len <= self.1 - first, "a part past the end");
-        // SAFETY: inside the memory by the assertion, not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
     }
 }
 

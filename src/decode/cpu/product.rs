@@ -4,10 +4,11 @@ use half::{bf16, f16};
 
 use super::kernels::{self, BLOCK, BlockJob, Element, FloatJob, Isa};
 use super::matrix::Matrix;
-use super::pool::{Parts, Pool};
+use super::pool::Pool;
 use super::vector::LANES;
 use crate::decode::WeightFormat;
 use crate::ops::{lanes, simd};
+use crate::parallel::Parts;
 
 /// Activations for quantised weights: 8-bit numbers with a scale (f32) for each block of 32, made anew for every product.
 #[derive(Debug, Default)]
@@ -30,10 +31,10 @@ impl Quantised {
         let (values, scales) = (Parts::new(&mut self.values), Parts::new(&mut self.scales));
         let sums = Parts::new(&mut self.sums);
         each_row(pool, rows, &|row| {
-            // SAFETY: each row has its own blocks.
+            // SAFETY: `each_row` calls this once for each row, and the blocks `row * blocks..(row + 1) * blocks` are the row's alone.
             let (values, scales, sums) = unsafe {
-                let values = values.slice(row * blocks * BLOCK, blocks * BLOCK);
-                (values, scales.slice(row * blocks, blocks), sums.slice(row * blocks, blocks))
+                let values = values.part(row * blocks * BLOCK, blocks * BLOCK);
+                (values, scales.part(row * blocks, blocks), sums.part(row * blocks, blocks))
             };
             quantise(&x[row * stride..row * stride + k], values, scales, sums);
         });
@@ -110,29 +111,31 @@ pub fn product(
         true => 4,
         false => isa.float_panels(x.count),
     };
-    let parts = Parts::new(out);
+    let out = Parts::new(&mut out[..x.count * n]);
     let finish_panels = |first: usize, count: usize| {
         let columns = first * LANES..n.min((first + count) * LANES);
         for row in 0..x.count {
-            // SAFETY: this task's columns of one row at a time, and the tiles have finished.
-            let part = unsafe { parts.slice(row * n + columns.start, columns.len()) };
+            // SAFETY: panels `first..first + count` are one task's, so these columns are, too; its tiles have written them and
+            // returned, and the slice of one row is gone before the next row's.
+            let part = unsafe { out.part(row * n + columns.start, columns.len()) };
             finish(part, columns.start);
         }
     };
-    // SAFETY: the range is checked by `slice`; tiles write through the pointer, each task in its own columns.
-    let to = unsafe { parts.slice(0, x.count * n) }.as_mut_ptr() as usize;
     let tasks = w.panels().div_ceil(per_task);
     pool.run(tasks, &|_, task| {
         let first = task * per_task;
         let count = per_task.min(w.panels() - first);
-        // SAFETY: `x`, the matrix and `out` have the sizes asserted above; the machine has `isa`.
+        let to = out.at(0);
+        // SAFETY: `x`, the matrix and `out` have the sizes asserted above, which are those of the job; `Isa` names only what this
+        // machine has. Through `to`, tiles write the columns of panels `first..first + count` and no others, and this task alone
+        // has these panels.
         unsafe {
             match w.format() {
-                WeightFormat::Fp32 => kernels::floats(isa, &float_job::<f32>(x, w, to as *mut f32), first, count),
-                WeightFormat::Bf16 => kernels::floats(isa, &float_job::<bf16>(x, w, to as *mut f32), first, count),
-                WeightFormat::Fp16 => kernels::floats(isa, &float_job::<f16>(x, w, to as *mut f32), first, count),
+                WeightFormat::Fp32 => kernels::floats(isa, &float_job::<f32>(x, w, to), first, count),
+                WeightFormat::Bf16 => kernels::floats(isa, &float_job::<bf16>(x, w, to), first, count),
+                WeightFormat::Fp16 => kernels::floats(isa, &float_job::<f16>(x, w, to), first, count),
                 WeightFormat::Q8_0 | WeightFormat::Q4_0 => {
-                    kernels::blocks(isa, &block_job(x.count, quantised, w, to as *mut f32), first, count);
+                    kernels::blocks(isa, &block_job(x.count, quantised, w, to), first, count);
                 }
             }
         }

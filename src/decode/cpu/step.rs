@@ -2,7 +2,7 @@
 
 use super::attend::{Tile, attend};
 use super::cache::SlotCache;
-use super::pool::{Parts, Pool};
+use super::pool::Pool;
 use super::product::{Finish, Quantised, Rows, each_row, product};
 use super::vector::LANES;
 use super::weights::{Linear, Norm, Weights};
@@ -11,6 +11,7 @@ use crate::arch::ModelConfig;
 use crate::arch::config::{Mlp, Norm as NormKind, NormPosition};
 use crate::ops::heads::Heads;
 use crate::ops::{gelu, lanes, layernorm, relu2, rmsnorm, simd, swiglu};
+use crate::parallel::Parts;
 
 /// Rows whose logits are computed together where those of every row are wanted.
 pub const EACH: usize = 64;
@@ -134,8 +135,8 @@ impl Step<'_> {
         let x = Parts::new(&mut self.scratch.x);
         let rows = self.rows;
         each_row(self.pool, rows.len(), &|at| {
-            // SAFETY: each row once.
-            let x = unsafe { x.slice(at * c, c) };
+            // SAFETY: `each_row` calls this once for each row, and elements `at * c..(at + 1) * c` are the row's alone.
+            let x = unsafe { x.part(at * c, c) };
             let row = &rows[at];
             weights.tokens.row(row.token as usize, x);
             if let Some(positions) = &weights.positions {
@@ -154,15 +155,16 @@ impl Step<'_> {
         let qkv = Parts::new(&mut self.scratch.qkv);
         each_row(self.pool, rows.len(), &|at| {
             let row = &rows[at];
-            // SAFETY: each row once.
-            let qkv = unsafe { qkv.slice(at * packed, packed) };
+            // SAFETY: `each_row` calls this once for each row, and elements `at * packed..(at + 1) * packed` are the row's alone.
+            let qkv = unsafe { qkv.part(at * packed, packed) };
             if let Some((cos, sin)) = rope {
                 let angles = row.position * (d / 2)..(row.position + 1) * (d / 2);
                 rotate(&mut qkv[..heads.value(0)], &cos[angles.clone()], &sin[angles]);
             }
             for kv in 0..heads.n_kv_head {
                 let (key, value) = (&qkv[heads.key(kv)..][..d], &qkv[heads.value(kv)..][..d]);
-                // SAFETY: each row is another token, or another slot; nobody reads yet.
+                // SAFETY: no two rows of a pass have one slot and one position (a feed's tokens follow each other, a slot has one
+                // feed), so this row alone writes this token; attention, which reads, starts after all rows have been written.
                 unsafe { caches[row.slot].write(layer, kv, row.position, key, value) };
             }
         });
@@ -170,14 +172,16 @@ impl Step<'_> {
         let qkv = &self.scratch.qkv;
         let scores = Parts::new(&mut self.scratch.scores);
         let room = scores.len() / self.pool.threads();
-        let out = self.scratch.attended.as_mut_ptr() as usize;
+        let out = Parts::new(&mut self.scratch.attended);
         self.pool.run(tiles.len() * heads.n_kv_head, &|thread, task| {
             let (tile, kv) = (tiles[task / heads.n_kv_head], task % heads.n_kv_head);
-            // SAFETY: each thread its own scores; each task its own rows and heads of `out`.
+            // SAFETY: a thread runs one task at a time, so scores `thread * room..(thread + 1) * room` are this task's; tiles are
+            // disjoint rows and a task has one head of keys, so its rows and columns of `out` are no other task's; `out` has a row
+            // for every row of the pass, and `Isa` names only what this machine has.
             unsafe {
-                let scores = scores.slice(thread * room, room);
+                let scores = scores.part(thread * room, room);
                 let cache = &caches[tile.slot];
-                attend(isa, tile, heads, (layer, kv), cache, format, qkv, out as *mut f32, scores);
+                attend(isa, tile, heads, (layer, kv), cache, format, qkv, out.at(0), scores);
             }
         });
     }
@@ -197,8 +201,8 @@ impl Step<'_> {
             let (inner, up) = (Parts::new(&mut s.inner), &s.up);
             each_row(pool, r, &|row| {
                 let (gate, up) = up[row * 2 * m..(row + 1) * 2 * m].split_at(m);
-                // SAFETY: each row once.
-                swiglu::cpu::forward_row(unsafe { inner.slice(row * m, m) }, gate, up);
+                // SAFETY: `each_row` calls this once for each row, and elements `row * m..(row + 1) * m` are the row's alone.
+                swiglu::cpu::forward_row(unsafe { inner.part(row * m, m) }, gate, up);
             });
             &s.inner
         } else {
@@ -252,9 +256,9 @@ fn linear(
 
 /// An operator that reads one slice and writes another, in place.
 fn by_copy(part: &mut [f32], operator: fn(&mut [f32], &[f32])) {
-    const MOST: usize = 8 * LANES;
-    for part in part.chunks_mut(MOST) {
-        let mut copy = [0.0; MOST];
+    const MAX: usize = 8 * LANES;
+    for part in part.chunks_mut(MAX) {
+        let mut copy = [0.0; MAX];
         let copy = &mut copy[..part.len()];
         copy.copy_from_slice(part);
         operator(part, copy);
@@ -265,8 +269,8 @@ fn norm_rows(pool: &mut Pool, config: &ModelConfig, norm: &Norm, x: &[f32], y: &
     let (c, eps) = (config.n_embd, config.norm_eps as f32);
     let y = Parts::new(y);
     each_row(pool, rows, &|row| {
-        // SAFETY: each row once.
-        let (y, x) = (unsafe { y.slice(row * c, c) }, &x[row * c..(row + 1) * c]);
+        // SAFETY: `each_row` calls this once for each row, and elements `row * c..(row + 1) * c` are the row's alone.
+        let (y, x) = (unsafe { y.part(row * c, c) }, &x[row * c..(row + 1) * c]);
         match config.norm {
             NormKind::Layernorm => {
                 layernorm::cpu::forward_row(y, x, &norm.weight, norm.bias.as_deref(), eps);
@@ -282,8 +286,8 @@ fn norm_rows(pool: &mut Pool, config: &ModelConfig, norm: &Norm, x: &[f32], y: &
 fn add_rows(pool: &mut Pool, x: &mut [f32], branch: &[f32], c: usize, rows: usize) {
     let x = Parts::new(x);
     each_row(pool, rows, &|row| {
-        // SAFETY: each row once.
-        lanes::add(unsafe { x.slice(row * c, c) }, &branch[row * c..(row + 1) * c]);
+        // SAFETY: `each_row` calls this once for each row, and elements `row * c..(row + 1) * c` are the row's alone.
+        lanes::add(unsafe { x.part(row * c, c) }, &branch[row * c..(row + 1) * c]);
     });
 }
 

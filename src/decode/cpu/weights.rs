@@ -35,12 +35,12 @@ pub struct Block {
 
 /// Refuses what fp16, as weights or as scales of blocks, cannot hold: it would become infinite, or vanish in its block.
 fn check_range(name: &str, values: &[f32], format: WeightFormat) -> Result<()> {
-    const MOST: f32 = 65_504.0;
+    const MAX: f32 = 65_504.0;
     let most = match format {
         WeightFormat::Fp32 | WeightFormat::Bf16 => return Ok(()),
-        WeightFormat::Fp16 => MOST,
-        WeightFormat::Q8_0 => MOST * 127.0,
-        WeightFormat::Q4_0 => MOST * 8.0,
+        WeightFormat::Fp16 => MAX,
+        WeightFormat::Q8_0 => MAX * 127.0,
+        WeightFormat::Q4_0 => MAX * 8.0,
     };
     match values.iter().position(|x| !x.is_finite() || x.abs() > most) {
         None => Ok(()),

@@ -7,6 +7,7 @@ use std::sync::{Mutex, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
+use super::answer::{check, describe};
 use super::blas::Blas;
 use super::compile::{Compiler, Instance};
 use super::graph::{self, Graph};
@@ -58,25 +59,6 @@ unsafe impl Send for Module {}
 unsafe impl Send for Function {}
 // SAFETY: page-locked host memory that belongs to the process, not to a thread.
 unsafe impl Send for Staging {}
-
-/// The driver's name for an error.
-fn describe(result: CUresult) -> String {
-    let mut text = ptr::null();
-    // SAFETY: on success the driver stores a pointer to a static string.
-    let found = unsafe { sys::cuGetErrorString(result, &mut text) };
-    if found != CUresult::CUDA_SUCCESS || text.is_null() {
-        return format!("{result:?}");
-    }
-    // SAFETY: the pointer was just stored and is a static, terminated string.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
-pub(super) fn check(what: &str, result: CUresult) -> Result<()> {
-    match result {
-        CUresult::CUDA_SUCCESS => Ok(()),
-        error => Err(Error::Device(format!("the GPU failed at {what}: {}", describe(error)))),
-    }
-}
 
 impl CudaDriver {
     /// Opens the GPU `ordinal`: loads the libraries, checks versions, makes a context and a stream.

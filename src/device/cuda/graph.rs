@@ -4,7 +4,7 @@ use std::ptr;
 
 use cudarc::driver::sys::{self, CUstreamCaptureStatus as Status};
 
-use super::driver::check;
+use super::answer::check;
 use crate::device::launch::Recording;
 use crate::error::{Error, Result};
 

@@ -4,6 +4,7 @@
 //! symbols that every supported driver has are called. The thread that calls may be any: the context is made current on
 //! each call, which costs nanoseconds.
 
+mod answer;
 mod blas;
 mod compile;
 mod driver;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use cudarc::driver::sys::{self, CUevent_flags, CUstream_flags};
 
-use super::driver::check;
+use super::answer::check;
 use crate::device::launch::Mark;
 use crate::error::Result;
 

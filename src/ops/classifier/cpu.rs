@@ -29,8 +29,8 @@ pub fn forward<E: Element>(losses: &mut [f32], x: &[E], w: &[E], targets: &[u32]
     each_chunk(losses, x, w, targets, v, |_, _, _, _| {}, None);
 }
 
-/// Losses, `dx` [N, C] = the gradient of `scale * sum(losses)`, and, where wanted, `dw` [R, C] += its gradient.
-/// That of the rows from `v` on is zero.
+/// Losses, `dx` [N, C] = the gradient of `scale * sum(weights * losses)`, and, where wanted, `dw` [R, C] += its gradient. Without
+/// `weights` [N or 0] they are all 1. The gradient of the rows from `v` on is zero.
 pub fn forward_backward<E: Element>(
     losses: &mut [f32],
     dx: &mut [E],
@@ -38,6 +38,7 @@ pub fn forward_backward<E: Element>(
     x: &[E],
     w: &[E],
     targets: &[u32],
+    weights: &[f32],
     v: usize,
     scale: f32,
 ) {
@@ -51,10 +52,10 @@ pub fn forward_backward<E: Element>(
             gemm(MatMut::new(dw, extent, c), Into::Add, 1.0, dlogits.t(), Mat::new(x, rows, c), Threads::All);
         }
     };
-    each_chunk(losses, x, w, targets, v, back, Some(scale));
+    each_chunk(losses, x, w, targets, v, back, Some((scale, weights)));
 }
 
-/// Runs the rows through in chunks. With a `scale`, `back(first row, rows, dlogits, x of the chunk)` is called for each; logits
+/// Runs the rows through in chunks. With a scale and weights, `back(first row, rows, dlogits, x of the chunk)` is called for each; logits
 /// are in f32, and their gradients, which are operands of products, take their places in the dtype of `x`.
 fn each_chunk<E: Element>(
     losses: &mut [f32],
@@ -63,7 +64,7 @@ fn each_chunk<E: Element>(
     targets: &[u32],
     v: usize,
     mut back: impl FnMut(usize, usize, &[E], &[E]),
-    scale: Option<f32>,
+    scale: Option<(f32, &[f32])>,
 ) {
     let n = targets.len();
     if n == 0 {
@@ -82,8 +83,11 @@ fn each_chunk<E: Element>(
         let rows_of = logits.par_chunks_mut(extent).zip(&mut losses[first..][..rows]).zip(&targets[first..][..rows]);
         match scale {
             None => rows_of.for_each(|((row, loss), &target)| *loss = row_loss(&mut row[..v], target)),
-            Some(scale) => {
-                rows_of.for_each(|((row, loss), &target)| *loss = row_loss_and_gradient::<E>(row, v, target, scale));
+            Some((scale, weights)) => {
+                let scale_of = |row: usize| weights.get(first + row).map_or(scale, |weight| scale * weight);
+                rows_of.enumerate().for_each(|(index, ((row, loss), &target))| {
+                    *loss = row_loss_and_gradient::<E>(row, v, target, scale_of(index));
+                });
                 back(first, rows, bytemuck::cast_slice(logits), x);
             }
         }

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 const CHUNK_ELEMENTS: usize = 256 << 20;
 /// Rows start at addresses of 16 bytes.
 const STRIDE: usize = 8;
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 
 /// Distance of rows of logits, in elements.
 fn stride(v: usize) -> usize {
@@ -34,6 +34,8 @@ pub struct Back<'t> {
     pub dx: &'t mut Tensor,
     /// The device address of the gradient of `w`, f32, added to, where it is wanted.
     pub dw: Option<u64>,
+    /// What each row's loss counts, f32 [N] on the device, where not all count 1.
+    pub weights: Option<&'t Tensor>,
     /// The factor of both.
     pub scale: Scale<'t>,
 }
@@ -75,14 +77,15 @@ pub fn forward(
         ];
         let what = match &back {
             None => "loss",
-            Some(Back { scale, .. }) => {
+            Some(Back { scale, weights, .. }) => {
+                arguments.push(Arg::Pointer(weights.map_or(0, |weights| at(weights.address(), 1, 4))));
                 arguments.push(Arg::F32(scale.by));
                 arguments.push(Arg::Pointer(scale.loss_scale.map_or(0, Tensor::address)));
                 "gradient"
             }
         };
         // One block for a row; a small vocabulary does not fill a large block.
-        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MOST_THREADS);
+        let threads = (stride * dtype.size() / 16).next_multiple_of(32).min(MAX_THREADS);
         gpu.launch(&format!("classifier_{what}_{}", dtype.suffix()), Geometry::linear(rows, threads), &arguments)?;
         if let Some(Back { dx, dw, .. }) = &mut back {
             let dx = GpuMatrix::new(at(dx.address_mut(), c, dtype.size()), dtype, rows, c);

@@ -21,8 +21,11 @@ pub const IGNORE: u32 = u32::MAX;
 /// Losses of a batch of rows.
 #[derive(Debug)]
 pub struct Loss {
-    /// The cross-entropy of each row, in nats, f32 [N]; 0 for ignored rows.
+    /// The cross-entropy of each row, in nats and without its weight, f32 [N]: the log-probability of the target, negated; 0 for
+    /// ignored rows.
     pub losses: Tensor,
+    /// What each row's loss counts in the sum, f32 [N] on the device of the losses; `None` if all count 1.
+    pub weights: Option<Tensor>,
     /// Rows that were not ignored.
     pub count: usize,
     /// The root for `Tape::backward` (with a gradient of any one element, which is not read).
@@ -30,12 +33,28 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The sum of the losses, added in f64 in row order. From a GPU it waits.
+    /// The sum of the losses, each with its weight, added in f64 in row order. From a GPU it waits.
     ///
     /// # Errors
     /// If the device fails.
     pub fn sum(&self) -> Result<f64> {
-        Ok(self.on_host()?.f32().iter().map(|&loss| f64::from(loss)).sum())
+        let losses = self.on_host()?;
+        let losses = losses.f32().iter().map(|&loss| f64::from(loss));
+        match &self.weights {
+            None => Ok(losses.sum()),
+            Some(weights) => {
+                let weights = weights.to_device(Device::Cpu)?;
+                Ok(losses.zip(weights.f32()).map(|(loss, &weight)| f64::from(weight) * loss).sum())
+            }
+        }
+    }
+
+    /// The log-probability of each row's target, in nats; 0 for ignored rows. From a GPU it waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn log_probabilities(&self) -> Result<Vec<f32>> {
+        Ok(self.on_host()?.f32().iter().map(|&loss| 0.0 - loss).collect())
     }
 
     /// The losses in host memory. From a GPU it waits.
@@ -63,9 +82,25 @@ pub struct Scale<'t> {
 /// # Errors
 /// If a target is not below V (nor [`IGNORE`]), or inside a recomputed block, or if memory or the device fails.
 pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32], scale: Scale<'_>) -> Result<Loss> {
+    classifier_weighted(tape, x, weight, targets, &[], scale)
+}
+
+/// [`classifier`] with a weight for each row (or none: then all are 1), which its loss counts in the sum, and so its gradient.
+///
+/// # Errors
+/// As [`classifier`].
+pub fn classifier_weighted(
+    tape: &mut Tape<'_>,
+    x: &Var,
+    weight: ParamId,
+    targets: &[u32],
+    weights: &[f32],
+    scale: Scale<'_>,
+) -> Result<Loss> {
     let w = tape.params().padded_weight(weight);
     let (n, v) = (x.value().rows(), tape.params().layout().info(weight).shape[0]);
     assert_eq!((n, x.value().last()), (targets.len(), w.shape()[1]), "classifier: shapes");
+    assert!(weights.is_empty() || weights.len() == n, "classifier: {} weights of {n} rows", weights.len());
     if let Some(place) = targets.iter().position(|&id| id as usize >= v && id != IGNORE) {
         return Err(Error::Training(format!(
             "target {} at row {place} is outside the vocabulary of {v}",
@@ -74,6 +109,8 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
     }
     let device = x.value().device();
     let mut losses = Tensor::empty(device, DType::F32, &[n])?;
+    let on_device = || Tensor::from_f32(weights, &[n])?.to_device(device);
+    let row_weights = (!weights.is_empty()).then(on_device).transpose()?;
     let mut dx = None;
     let input = x.value();
     if tape.is_recording() {
@@ -84,10 +121,15 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
         match input.gpu() {
             None => on_cpu!(input.dtype(), E => {
                 let (losses, dw, dx) = (losses.f32_mut(), grads.wanted_padded(weight), tensor.values_mut::<E>());
-                cpu::forward_backward(losses, dx, dw, input.values(), w.values(), targets, v, scale.by);
+                cpu::forward_backward(losses, dx, dw, input.values(), w.values(), targets, weights, v, scale.by);
             }),
             Some(gpu) => {
-                let back = cuda::Back { dx: &mut tensor, dw: grads.wanted_address(weight), scale };
+                let back = cuda::Back {
+                    dx: &mut tensor,
+                    dw: grads.wanted_address(weight),
+                    weights: row_weights.as_ref(),
+                    scale,
+                };
                 cuda::forward(gpu, &mut losses, input, (&w, v), targets, Some(back))?;
             }
         }
@@ -103,7 +145,7 @@ pub fn classifier(tape: &mut Tape<'_>, x: &Var, weight: ParamId, targets: &[u32]
     let count = targets.iter().filter(|&&id| id != IGNORE).count();
     let id = x.id();
     let root = tape.record(&[weight], losses.view(0, &[n]), || Box::new(Classifier { id, dx }));
-    Ok(Loss { losses, count, root })
+    Ok(Loss { losses, weights: row_weights, count, root })
 }
 
 struct Classifier {

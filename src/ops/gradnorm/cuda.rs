@@ -21,7 +21,7 @@ pub struct StepState {
     pub loss_scale: f32,
     /// Applied steps since the scale last changed.
     pub good_steps: u32,
-    /// Adam's t.
+    /// Updates applied so far.
     pub updates: u32,
     /// Not 0 once a step that was not finite has ended all updates.
     pub stopped: u32,
@@ -40,6 +40,8 @@ pub struct StepRecord {
     pub loss_sum: f64,
     /// The flat index of the first gradient element that is not finite.
     pub first_bad: u64,
+    /// The learning rate.
+    pub lr: f64,
     /// Global L2 norm before clipping, the loss scale taken out.
     pub norm: f32,
     /// The norm after clipping.
@@ -48,18 +50,14 @@ pub struct StepRecord {
     pub kind: u32,
     /// 1 if the update was applied.
     pub applied: u32,
-    /// What gradients were multiplied with.
+    /// What gradients were multiplied with: the clip factor and the inverse of the loss scale.
     pub grad_scale: f32,
-    /// The learning rate with the bias correction of the first moment.
-    pub step_size: f32,
-    /// The root of the bias correction of the second moment.
-    pub sqrt_correction2: f32,
-    /// What decaying parameters were multiplied with.
-    pub keep: f32,
     /// The loss scale of the step.
     pub loss_scale: f32,
-    /// Adam's t after the step.
+    /// Updates applied after the step, this one included where it was applied.
     pub updates: u32,
+    /// Nothing: the size is a multiple of eight bytes.
+    pub unused: u32,
 }
 
 impl StepRecord {
@@ -106,12 +104,6 @@ impl Kind {
 pub struct Decision {
     /// Learning rate.
     pub lr: f64,
-    /// Decay rate of the first moment.
-    pub beta1: f64,
-    /// Decay rate of the second moment.
-    pub beta2: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
     /// The norm to clip to.
     pub clip_norm: Option<f32>,
     /// fp16's least and greatest scale, and the steps after which it doubles.
@@ -186,9 +178,6 @@ pub fn finish(
         Arg::Pointer(state),
         Arg::Pointer(record),
         Arg::F64(with.lr),
-        Arg::F64(with.beta1),
-        Arg::F64(with.beta2),
-        Arg::F64(with.weight_decay),
         Arg::F32(with.clip_norm.unwrap_or(0.0)),
         Arg::U32(u32::from(with.scaling.is_some()) | u32::from(with.stop) << 1),
         Arg::F32(min_scale),

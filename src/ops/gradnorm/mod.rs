@@ -23,7 +23,7 @@ pub enum GradNorm {
 }
 
 /// Classifies gradients in host memory; `scale` is what they are to be multiplied with (the inverse of a loss scale). On a
-/// GPU, [`cuda::classify`] also decides what becomes of the step.
+/// GPU, [`cuda::finish`] also decides what becomes of the step.
 pub fn gradnorm(grads: &Gradients, scale: f32) -> GradNorm {
     let flat = grads.flat();
     let norm = (cpu::sum_of_squares(flat.f32()).sqrt() as f32) * scale;

@@ -10,6 +10,7 @@ use super::pack::{LINES, Lines, Packed, STEP, Side, pack, panel_len};
 use super::units::{Block, Ready};
 use crate::device::bf16_unit::Bf16Unit;
 use crate::device::pool::HostBuffer;
+use crate::parallel::Parts;
 
 /// The longest stretch of k of one pass, for values that are made of some parts. It decides bits.
 pub fn stretch(parts: usize) -> usize {
@@ -54,7 +55,7 @@ pub unsafe fn multiply<E: Packed>(
     // Stretches of one length, as far as whole steps allow.
     let stretch = k.div_ceil(k.div_ceil(stretch(E::PARTS))).next_multiple_of(STEP);
     let mut columns = scratch(panel_len(stretch, E::PARTS) * n.min(COLUMNS).div_ceil(LINES));
-    let columns = Shared(columns.bytes_mut().as_mut_ptr().cast::<u16>());
+    let columns = Parts::new(bytemuck::cast_slice_mut::<u8, u16>(columns.bytes_mut()));
     for column in (0..n).step_by(COLUMNS) {
         for first in (0..k).step_by(stretch) {
             let pass = Pass {
@@ -66,7 +67,7 @@ pub unsafe fn multiply<E: Packed>(
                 take: &take,
             };
             // SAFETY: inside the matrices; the panels of the pass fit the buffer, which nobody else has.
-            unsafe { pass.run(a.at(0, first), b.at(column, first), columns, threads) };
+            unsafe { pass.run(a.at(0, first), b.at(column, first), &columns, threads) };
         }
     }
 }
@@ -74,22 +75,6 @@ pub unsafe fn multiply<E: Packed>(
 /// A buffer of 16-bit values.
 fn scratch(values: usize) -> HostBuffer {
     HostBuffer::workspace(2 * values)
-}
-
-/// A buffer of which tasks write or read parts that they do not share.
-#[derive(Clone, Copy)]
-struct Shared(*mut u16);
-
-// SAFETY: who uses the pointer vouches for that.
-unsafe impl Sync for Shared {}
-// SAFETY: as above.
-unsafe impl Send for Shared {}
-
-impl Shared {
-    /// The place of a value. (A method, so that closures take the whole and not the bare pointer.)
-    fn at(self, value: usize) -> *mut u16 {
-        self.0.wrapping_add(value)
-    }
 }
 
 /// One stretch of k and up to [`COLUMNS`] columns.
@@ -103,12 +88,13 @@ struct Pass<'t, F> {
 }
 
 impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
-    unsafe fn run<E: Packed>(&self, a: Lines<E>, b: Lines<E>, packed: Shared, threads: Threads) {
+    unsafe fn run<E: Packed>(&self, a: Lines<E>, b: Lines<E>, packed: &Parts<'_, u16>, threads: Threads) {
         let len = panel_len(self.k, E::PARTS);
         let (row_panels, column_panels) = (self.rows.div_ceil(LINES), self.columns.div_ceil(LINES));
         let pack_columns = |panel: usize| {
             let lines = LINES.min(self.columns - LINES * panel);
-            // SAFETY: the caller's promises; tasks have different panels.
+            // SAFETY: the lines `LINES * panel..` of `b` are inside by the caller's promise; panel `panel` of the buffer, `len` values
+            // of it, is written by this call alone, and read after all calls have returned.
             unsafe { pack(packed.at(panel * len), b.at(LINES * panel, 0), lines, self.k, Side::Columns) };
         };
         let most = (ROWS_BYTES / (2 * len)).clamp(1, 16);
@@ -116,7 +102,7 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
             Threads::One => {
                 (0..column_panels).for_each(pack_columns);
                 for rows in (0..row_panels).step_by(most) {
-                    // SAFETY: as above.
+                    // SAFETY: `a` and the panels of columns, all packed now, are this pass's; one thread has all blocks.
                     unsafe { self.rows(a, packed, rows..row_panels.min(rows + most), 0..column_panels) };
                 }
             }
@@ -131,7 +117,8 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
                 (0..row_tasks * column_tasks).into_par_iter().for_each(|task| {
                     let (row, column) = (task / column_tasks * group, task % column_tasks * width);
                     let columns = column..column_panels.min(column + width);
-                    // SAFETY: as above; tasks have different blocks of the result.
+                    // SAFETY: `a` and the panels of columns, all packed now, are this pass's; a task is one group of rows and one of
+                    // columns, so its blocks of the result are no other task's.
                     unsafe { self.rows(a, packed, row..row_panels.min(row + group), columns) };
                 });
             }
@@ -142,7 +129,7 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
     unsafe fn rows<E: Packed>(
         &self,
         a: Lines<E>,
-        columns: Shared,
+        columns: &Parts<'_, u16>,
         row_panels: std::ops::Range<usize>,
         column_panels: std::ops::Range<usize>,
     ) {
@@ -152,17 +139,17 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
         let place_of = |panel: usize, all: usize| (LINES * panel, LINES.min(all - LINES * panel));
         for (index, panel) in row_panels.clone().enumerate() {
             let (row, lines) = place_of(panel, self.rows);
-            // SAFETY: inside the matrix and the buffer.
+            // SAFETY: `row + lines` is at most the rows of `a`, and the buffer has a panel for each of `row_panels`.
             unsafe { pack(packed.add(index * len), a.at(row, 0), lines, self.k, Side::Rows) };
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: this machine has the unit, as the caller of `multiply` promised.
         let unit = unsafe { Ready::new(self.unit) };
         let mut block = Block([0.0; 1024]);
         for panel in column_panels {
             let (column, columns_here) = place_of(panel, self.columns);
             for (index, row_panel) in row_panels.clone().enumerate() {
                 let (row, rows) = place_of(row_panel, self.rows);
-                // SAFETY: whole panels, packed above and by the caller.
+                // SAFETY: panel `index` was packed above and panel `panel` by the caller, `steps` steps each.
                 unsafe {
                     let operands = (packed.add(index * len).cast_const(), columns.at(panel * len).cast_const());
                     unit.multiply(&mut block, operands, steps, E::PARTS);

@@ -9,6 +9,7 @@ use super::{Finish, Into, Mat, MatMut, Threads};
 use crate::device::bf16_unit::Bf16Unit;
 use crate::ops::element::Element;
 use crate::ops::simd;
+use crate::parallel::Parts;
 use crate::tensor::DType;
 
 /// What multiplies matrices of such elements and of a shape [m, n, k] in tiles, if anything should. A function of the shape and
@@ -48,7 +49,7 @@ pub fn multiply<A: Element, C: Element>(
     threads: Threads,
 ) {
     let shape = [c.rows, c.cols, a.cols];
-    let (out, stride) = (Out(c.data.as_mut_ptr()), c.row_stride);
+    let (out, stride) = (Parts::new(c.data), c.row_stride);
     let take = |block: &Block, place: Place| {
         let to = out.at(place.row * stride + place.column);
         let bias = if place.last { finish.bias } else { None };
@@ -58,7 +59,8 @@ pub fn multiply<A: Element, C: Element>(
             scale: finish.scale,
             add: finish.into == Into::Add || !place.first,
         };
-        // SAFETY: inside `c`, as its constructor checked; blocks are disjoint.
+        // SAFETY: the block is inside `c`, whose constructor checked its rows and columns; `tiled::multiply` gives every block of a
+        // stretch of k to one task, and ends a stretch before it begins the next.
         unsafe { put(to, &block.0, target, bias.map(|bias| &bias[place.column..])) };
     };
     let b = b.t();
@@ -75,18 +77,6 @@ pub fn multiply<A: Element, C: Element>(
 
 fn lines<A: Element, E>(m: Mat<'_, A>) -> Lines<E> {
     Lines { data: m.data.as_ptr().cast(), line: m.row_stride, k: m.col_stride }
-}
-
-/// A result of which tasks write blocks that they do not share.
-struct Out<C>(*mut C);
-
-// SAFETY: who writes vouches for disjoint blocks.
-unsafe impl<C: Send> Sync for Out<C> {}
-
-impl<C> Out<C> {
-    fn at(&self, element: usize) -> *mut C {
-        self.0.wrapping_add(element)
-    }
 }
 
 /// How a block goes into the result.
@@ -108,7 +98,7 @@ simd! {
     unsafe fn put<A: Element, C: Element>(to: *mut C, block: &[f32], target: Target, bias: Option<&[A]>) {
         let Target { stride, extent: [rows, columns], scale, add } = target;
         for (row, sums) in block.chunks_exact(32).enumerate().take(rows) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise: the first `rows` rows of `columns` elements are this thread's.
             let to = unsafe { std::slice::from_raw_parts_mut(to.add(row * stride), columns) };
             // Whole rows have a length that the compiler knows.
             match (<&mut [C; 32]>::try_from(&mut *to), add, bias) {

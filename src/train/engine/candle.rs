@@ -2,12 +2,16 @@
 
 use super::{Engine, StepBatch, check_len};
 use crate::checkpoint::state::ArenaData;
-use crate::data::Rows;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::Gpt;
-use crate::optim::{Class, Hyper, Moments, Outcome, ScaleState};
+use crate::optim::config::{OptimizerConfig, OptimizerKind};
+use crate::optim::{Class, Hyper, OptimizerState, Outcome, ScaleState};
 use crate::reference::{AdamWSettings, Precision, Reference, ReferenceTrainer};
 use crate::tape::{ParamId, Params};
+
+/// The slots of AdamW, as the native engines name them.
+const SLOTS: [&str; 2] = ["m", "v"];
 
 /// Slow, without dropout, and an independent truth.
 pub struct OnCandle {
@@ -20,12 +24,17 @@ pub struct OnCandle {
 }
 
 impl OnCandle {
-    /// An engine with these weights and fresh moments.
+    /// An engine with these weights and a fresh optimizer.
     ///
     /// # Errors
-    /// If the model has dropout.
+    /// If the model has dropout, or the optimizer is not AdamW.
     pub fn new(model: &Gpt, params: Params, hyper: Hyper) -> Result<OnCandle> {
-        let Hyper { beta1, beta2, eps, weight_decay, clip_norm } = hyper;
+        let Hyper { optimizer: OptimizerConfig { kind, beta1, beta2, eps, weight_decay, .. }, clip_norm } = hyper;
+        match kind {
+            OptimizerKind::Adamw => {}
+            #[cfg(test)]
+            OptimizerKind::Momentum => return Err(Error::usage("--engine reference trains with AdamW")),
+        }
         let settings = AdamWSettings { beta1, beta2, eps, weight_decay, clip_norm };
         let trainer = ReferenceTrainer::new(reference(model.config(), &params)?, settings)?;
         Ok(OnCandle { trainer, settings, params, model: model.config().clone(), finished: Vec::new() })
@@ -51,6 +60,11 @@ fn reference(config: &crate::arch::ModelConfig, params: &Params) -> Result<Refer
 impl Engine for OnCandle {
     fn step(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let read = (0..batch.micro_batches).map(|micro| batch.read(micro)).collect::<Result<Vec<_>>>()?;
+        if read.iter().any(|batch| !batch.weights.is_empty() || !batch.begins.is_empty()) {
+            return Err(Error::usage(
+                "--engine reference trains on running text, in which every token counts the same",
+            ));
+        }
         let batches: Vec<(&[u32], &[u32])> = read.iter().map(|rows| (&rows.inputs[..], &rows.targets[..])).collect();
         let done = self.trainer.step(&batches, batch.micro_batch, batch.loader.context_length(), lr)?;
         self.renew()?;
@@ -72,7 +86,7 @@ impl Engine for OnCandle {
     }
 
     fn probe(&mut self, batch: &StepBatch) -> Result<()> {
-        let Rows { inputs, targets, .. } = batch.read(0)?;
+        let Batch { inputs, targets, .. } = batch.read(0)?;
         let length = batch.loader.context_length();
         self.trainer.model().loss_and_grads(&inputs, &targets, batch.micro_batch, length).map(|_| ())
     }
@@ -81,7 +95,7 @@ impl Engine for OnCandle {
         &self.params
     }
 
-    fn moments(&self) -> Result<Moments> {
+    fn state(&self) -> Result<OptimizerState> {
         let (updates, moments) = self.trainer.state()?;
         let len = self.params.layout().len();
         let (mut m, mut v) = (vec![0.0; len], vec![0.0; len]);
@@ -89,16 +103,22 @@ impl Engine for OnCandle {
             m[info.range()].copy_from_slice(first);
             v[info.range()].copy_from_slice(second);
         }
-        Ok(Moments { m, v, updates, scale: None })
+        let slots = SLOTS.map(String::from).into_iter().zip([m, v]).collect();
+        Ok(OptimizerState { slots, updates, scale: None })
     }
 
-    fn restore(&mut self, arena: &ArenaData, updates: u64, _scale: Option<ScaleState>) -> Result<()> {
+    fn restore(&mut self, arena: &ArenaData, updates: u64, scale: Option<ScaleState>) -> Result<()> {
         check_len(&self.params, arena)?;
+        let state = OptimizerState { slots: arena.slots.clone(), updates, scale };
+        let [Some(m), Some(v)] = SLOTS.map(|name| state.slot(name)) else {
+            return Err(Error::usage(
+                "the checkpoint's optimizer is not AdamW, and --engine reference trains with that",
+            ));
+        };
         self.params.load(&arena.weights)?;
         self.trainer = ReferenceTrainer::new(reference(&self.model, &self.params)?, self.settings)?;
         let infos = self.params.layout().infos();
-        let moments: Vec<_> =
-            infos.iter().map(|info| (arena.m[info.range()].to_vec(), arena.v[info.range()].to_vec())).collect();
+        let moments: Vec<_> = infos.iter().map(|info| (m[info.range()].to_vec(), v[info.range()].to_vec())).collect();
         self.trainer.restore(updates, &moments)
     }
 }

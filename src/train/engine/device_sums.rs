@@ -7,7 +7,6 @@
 //! for it, since the pool of memory knows of one order of work only.
 
 use std::ops::Range;
-use std::process::exit;
 use std::sync::Arc;
 
 use super::Team;
@@ -62,9 +61,9 @@ impl DeviceSums {
                 told.rank(),
                 call.limit.unwrap_or_default().as_secs_f64()
             ));
-            eprintln!("error: {error}");
+            tracing::error!("{error}");
             told.abort(&error);
-            exit(1);
+            told.end_process(1);
         });
         Ok(Some(DeviceSums { team: team.clone(), gpu, nccl, watchdog, received: Vec::new() }))
     }

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::Team;
 use super::buckets::Buckets;
+use crate::collective::ordered::Shards;
 use crate::error::{Error, Result};
 use crate::tape::{Gradients, Params, ReadyHook};
 use crate::train::lanes::{Earlier, LaneTree, StepGradients};
@@ -19,7 +20,7 @@ use crate::train::lanes::{Earlier, LaneTree, StepGradients};
 type Filled = (Range<usize>, Vec<f32>);
 
 /// Runs this rank's `count` micro-batches, and adds gradients over all ranks meanwhile. Gives the rank's loss and the sum of all
-/// ranks' gradients (or of this rank's shard of them). `run` computes a micro-batch and calls the hook it is given; `done` is
+/// ranks' gradients (or, where there are `shards`, of this rank's alone). `run` computes a micro-batch and calls the hook it is given; `done` is
 /// called when nothing is left but to wait.
 ///
 /// # Errors
@@ -29,14 +30,14 @@ pub(super) fn step<'t>(
     buckets: &Buckets,
     lanes: &'t mut LaneTree,
     params: &Params,
+    shards: Option<&Shards>,
     count: usize,
     mut run: impl FnMut(usize, &mut Gradients, Option<ReadyHook<'_>>) -> Result<f64>,
     done: impl FnOnce(),
 ) -> Result<(f64, StepGradients<'t>)> {
-    let len = params.layout().trained();
     let (sender, filled) = channel();
     let (computed, summed) = std::thread::scope(|scope| {
-        let sums = scope.spawn(move || reduce_all(team, filled, len));
+        let sums = scope.spawn(move || reduce_all(team, filled, shards));
         let computed = lanes.step_in_pieces(params, count, |micro, grads, earlier| {
             let Some(earlier) = earlier else { return run(micro, grads, None) };
             let mut pass = buckets.pass();
@@ -74,10 +75,10 @@ fn hand_over(
 }
 
 /// Adds the buckets over all ranks, one after the other, until no more come.
-fn reduce_all(team: &Team, filled: Receiver<Filled>, len: usize) -> Result<Vec<Filled>> {
+fn reduce_all(team: &Team, filled: Receiver<Filled>, shards: Option<&Shards>) -> Result<Vec<Filled>> {
     let mut summed = Vec::new();
     for (range, mut data) in filled {
-        team.reduce(&mut data, &range, len)?;
+        team.reduce(&mut data, &range, shards)?;
         summed.push((range, data));
     }
     Ok(summed)
@@ -159,7 +160,7 @@ mod tests {
                         grads.flat_mut().f32_mut().iter_mut().for_each(|value| *value += 1.0 + number as f32);
                         hook.map_or(Ok(()), |hook| compute(&team.ranks, &finished, grads, hook)).map(|()| 1.0)
                     };
-                    then(super::step(&team, &buckets, &mut lanes, &params, 4, run, || {}))
+                    then(super::step(&team, &buckets, &mut lanes, &params, None, 4, run, || {}))
                 })
             };
             let threads: Vec<_> = [0, 1].map(start).into_iter().collect();

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
+use crate::collective::ordered::Shards;
 use crate::collective::ranks::Summation;
 use crate::collective::{Ranks, Wire};
 use crate::error::{Error, Result};
+use crate::optim::rule::Cut;
+use crate::tape::Layout;
 
 /// The ranks of a run, and how they share the work of a step.
 #[derive(Clone)]
@@ -31,9 +34,16 @@ impl Team {
         self.shard_optimizer && self.ranks.size() > 1
     }
 
-    /// The elements, of `len`, whose optimizer state this rank keeps (on a CPU).
-    pub fn held(&self, len: usize) -> Range<usize> {
-        if self.is_sharded() { self.ranks.shards(len).range(self.ranks.rank()) } else { 0..len }
+    /// How the optimizer's state is divided among the ranks: between whole parameters where the rule wants that, else as
+    /// `anywhere` says; `None` where each rank keeps all of it.
+    pub(super) fn shards(&self, layout: &Layout, cut: Cut, anywhere: impl FnOnce() -> Shards) -> Option<Shards> {
+        self.is_sharded().then(|| match cut {
+            Cut::Anywhere => anywhere(),
+            Cut::BetweenParameters => {
+                let starts: Vec<usize> = layout.trained_infos().map(|(_, range)| range.start).collect();
+                Shards::between(layout.trained(), self.ranks.size(), &starts)
+            }
+        })
     }
 
     /// The lanes of `lanes` that this rank has.
@@ -52,18 +62,15 @@ impl Team {
         )))
     }
 
-    /// Adds `window` of the gradients, of which there are `len`, over all ranks: all have the sum, or each that of its part where
-    /// the optimizer's state is sharded. `data` holds the window.
+    /// Adds `window` of the gradients over all ranks: all have the sum, or each that of its part of `shards`. `data` holds the
+    /// window.
     ///
     /// # Errors
     /// If a rank is gone or late.
-    pub fn reduce(&self, data: &mut [f32], window: &Range<usize>, len: usize) -> Result<()> {
-        match self.is_sharded() {
-            true => {
-                let ranges = self.ranks.shards(len).within(window);
-                self.ranks.reduce_scatter("gradients", data, &ranges, self.summation)
-            }
-            false => self.ranks.all_reduce("gradients", data, self.summation),
+    pub(super) fn reduce(&self, data: &mut [f32], window: &Range<usize>, shards: Option<&Shards>) -> Result<()> {
+        match shards {
+            Some(shards) => self.ranks.reduce_scatter("gradients", data, &shards.within(window), self.summation),
+            None => self.ranks.all_reduce("gradients", data, self.summation),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::train::config::Spike;
 
 /// How often training goes back to one checkpoint before it gives up: a model that spikes on ever new data has another
 /// trouble than its data.
-const MOST: u64 = 10;
+const MAX: u64 = 10;
 
 impl Trainer<'_> {
     /// The newest step up to `step` that has a checkpoint by schedule.
@@ -43,10 +43,10 @@ impl Trainer<'_> {
         let from = self.state.step;
         let to = self.scheduled(from - 1);
         let times = self.state.rollbacks.filter(|(step, _)| *step == to).map_or(0, |(_, times)| times) + 1;
-        if times > MOST {
+        if times > MAX {
             self.save()?;
             return Err(Error::Training(format!(
-                "the loss spiked again at step {from} after going back to step {to} {MOST} times (stability.spike = \
+                "the loss spiked again at step {from} after going back to step {to} {MAX} times (stability.spike = \
                  \"rollback\"); lower optimizer.lr, lengthen schedule.warmup_steps, or raise stability.spike_threshold"
             )));
         }

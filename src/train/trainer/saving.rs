@@ -7,17 +7,17 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::{Findings, Trainer};
-use crate::checkpoint::arena_file::{ArenaFile, WrittenPart};
+use crate::checkpoint::arena_file::{self, ArenaFile, WrittenPart};
 use crate::checkpoint::store::{Keep, Store};
 use crate::collective::ordered;
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::events::EventWriter;
-use crate::optim::Moments;
+use crate::optim::{OptimizerState, rule};
 use crate::train::save::{self, Snapshot};
 
 // What a rank writes on a CPU is made of whole chunks of the file.
-const _: () = assert!(ordered::ALIGN.is_multiple_of(crate::checkpoint::arena_file::CHUNK));
+const _: () = assert!(ordered::ALIGN.is_multiple_of(arena_file::CHUNK));
 
 impl Trainer<'_> {
     /// Writes a checkpoint of the state as it is. All ranks call it together.
@@ -25,21 +25,22 @@ impl Trainer<'_> {
         let ranks = self.job.ranks.clone();
         let store = Store::of_run(self.job.folder);
         let len = self.engine.params().layout().trained();
+        let slots = rule::of(self.job.optimizer).slots();
         let mut draft = None;
         ranks.on_root("checkpoint", || {
             // The log must not end before the state that it leads to.
             self.log.as_mut().map_or(Ok(()), EventWriter::sync)?;
             let begun = store.begin(self.state.step)?;
-            ArenaFile::of(begun.path(), len).create()?;
+            ArenaFile::of(begun.path(), len, slots).create()?;
             draft = Some(begun);
             Ok(())
         })?;
-        let arena = ArenaFile::of(&store.draft(self.state.step), len);
+        let arena = ArenaFile::of(&store.draft(self.state.step), len, slots);
         let mut model_sha256 = Vec::new();
-        let written = self.part_to_write(len).and_then(|(part, moments)| {
-            let written = self.write_part(&arena, part, &moments)?;
+        let written = self.part_to_write(len).and_then(|(part, optimizer)| {
+            let written = self.write_part(&arena, part, &optimizer)?;
             if let Some(draft) = &draft {
-                self.take_findings(&moments);
+                self.take_findings(&optimizer);
                 model_sha256 = self.write_model(draft.path())?;
             }
             Ok(written.to_bytes())
@@ -61,34 +62,39 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The elements of the arena that this rank writes, and their moments.
-    fn part_to_write(&self, len: usize) -> Result<(Range<usize>, Moments)> {
+    /// The elements of the arena that this rank writes, and their optimizer state.
+    fn part_to_write(&self, len: usize) -> Result<(Range<usize>, OptimizerState)> {
         let ranks = &self.job.ranks;
         if !self.job.is_shared {
             let part = if ranks.is_root() { 0..len } else { 0..0 };
-            let all = self.engine.moments()?;
-            return Ok((part.clone(), Moments { m: all.m[part.clone()].to_vec(), v: all.v[part].to_vec(), ..all }));
+            return Ok((part.clone(), self.engine.state()?.part(part)));
+        }
+        let own = ranks.shards(len).range(ranks.rank());
+        // A rule that wants whole parameters leaves parts that are no whole chunks of the file.
+        if !self.engine.holds_chunks(arena_file::chunk(len)) {
+            return Ok((own.clone(), self.engine.state()?.part(own)));
         }
         let held = self.engine.held();
-        let part = if held == (0..len) { ranks.shards(len).range(ranks.rank()) } else { held };
-        Ok((part.clone(), self.engine.moments_of(part)?))
+        let part = if held == (0..len) { own } else { held };
+        Ok((part.clone(), self.engine.state_of(part)?))
     }
 
-    fn write_part(&self, arena: &ArenaFile, part: Range<usize>, moments: &Moments) -> Result<WrittenPart> {
+    fn write_part(&self, arena: &ArenaFile, part: Range<usize>, optimizer: &OptimizerState) -> Result<WrittenPart> {
         if part.is_empty() && !self.job.ranks.is_root() {
             return Ok(WrittenPart::default());
         }
         let weights = self.engine.params().trained().view(part.start, &[part.len()]).to_device(Device::Cpu)?;
-        arena.write(part, [weights.f32(), &moments.m, &moments.v])
+        let slots = optimizer.slots.iter().map(|(_, values)| values.as_slice());
+        arena.write(part, &std::iter::once(weights.f32()).chain(slots).collect::<Vec<_>>())
     }
 
     /// What was found out at this very step becomes part of the state.
-    fn take_findings(&mut self, moments: &Moments) {
+    fn take_findings(&mut self, optimizer: &OptimizerState) {
         let step = self.state.step;
         // Nothing measured earlier counts, so that a resumed run decides alike.
         let val_loss = self.last_val.filter(|(at, _)| *at == step).map(|(_, found)| found.loss());
         self.state.val_loss = val_loss;
-        self.state.loss_scale = moments.scale.map(|scale| (scale.loss_scale, scale.good_steps));
+        self.state.loss_scale = optimizer.scale.map(|scale| (scale.loss_scale, scale.good_steps));
         self.last_samples.retain(|sample| sample.step == step);
         self.last_tasks.retain(|task| task.step == step);
         if let Some(loss) = val_loss.filter(|loss| loss.is_finite())

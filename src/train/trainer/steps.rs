@@ -5,20 +5,13 @@
 
 use std::time::Instant;
 
-use super::Trainer;
+use super::{StartedStep, Trainer};
 use crate::error::{Error, Result};
 use crate::events::{self, DataRange, Event};
 use crate::optim::schedule::learning_rate;
 use crate::optim::{Class, Outcome};
 use crate::train::config::{Nonfinite, Spike};
 use crate::train::engine::StepBatch;
-
-/// A step that was started.
-pub(super) struct StartedStep {
-    lr: f64,
-    tokens: u64,
-    data: DataRange,
-}
 
 impl Trainer<'_> {
     /// Starts the next step.
@@ -30,14 +23,15 @@ impl Trainer<'_> {
         self.job.ranks.set_step(batch.step + 1);
         let lr = learning_rate(self.job.schedule, self.job.optimizer.lr, batch.step, self.job.max_steps);
         self.engine.step(&batch, lr)?;
-        self.in_flight.push(StartedStep { lr, tokens: batch.tokens() as u64, data: data_range(&batch) });
+        let is_empty = self.engine.is_empty(&batch);
+        self.in_flight.push(StartedStep { lr, tokens: batch.tokens() as u64, data: data_range(&batch), is_empty });
         Ok(())
     }
 
     /// Whether outcomes must be asked for before another step is started. Going back after a spike must happen at the step
     /// that spiked, so with it every step is waited for.
     pub(super) fn must_settle(&self) -> bool {
-        self.in_flight.len() as u64 >= self.engine.most_in_flight() || self.job.stability.spike == Spike::Rollback
+        self.in_flight.len() as u64 >= self.engine.max_in_flight() || self.job.stability.spike == Spike::Rollback
     }
 
     /// Waits for all started steps; events and counters of each.
@@ -64,7 +58,7 @@ impl Trainer<'_> {
 
     /// What one finished step means. True if it is one refused step too many.
     fn take_outcome(&mut self, started: StartedStep, loss: f64, outcome: Outcome, seconds: f64) -> Result<bool> {
-        let StartedStep { lr, tokens, data } = started;
+        let StartedStep { lr, tokens, data, is_empty } = started;
         if outcome.class.is_refused() && self.job.stability.nonfinite == Nonfinite::Error {
             return self.stop_at_nonfinite(self.state.step + 1, outcome, data);
         }
@@ -72,6 +66,14 @@ impl Trainer<'_> {
         self.state.tokens += tokens;
         self.state.next_sequence += self.job.global_batch as u64;
         self.state.updates += u64::from(outcome.class.is_applied());
+        if is_empty && !std::mem::replace(&mut self.told_empty, true) {
+            let text = format!(
+                "step {}: none of its {} sequences has a target that counts, so its loss is 0 and it teaches nothing; later \
+                 steps like it are not told of",
+                self.state.step, data.sequences
+            );
+            self.observers.iter_mut().for_each(|observer| observer.note(&text));
+        }
         let tokens_per_s = tokens as f64 / seconds;
         let flops = tokens_per_s * self.model.config().flops_per_token() as f64;
         self.record(Event::Step(events::Step {
@@ -113,7 +115,7 @@ impl Trainer<'_> {
         }
         self.state.consecutive_skips += 1;
         let event = self.nonfinite(self.state.step, outcome, events::Action::Skip, data);
-        self.record(event)?;
+        self.record(Event::Nonfinite(event))?;
         Ok(self.state.consecutive_skips >= self.job.stability.max_consecutive_skips)
     }
 
@@ -128,24 +130,17 @@ impl Trainer<'_> {
         )))
     }
 
-    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action, data: DataRange) -> Event {
+    fn nonfinite(&self, step: u64, outcome: Outcome, action: events::Action, data: DataRange) -> events::Nonfinite {
         let parameter = match outcome.class {
             Class::NonFinite(id) => Some(self.engine.params().layout().info(id).name.clone()),
             _ => None,
         };
-        Event::Nonfinite(events::Nonfinite {
-            step,
-            class: logged_class(outcome.class),
-            parameter,
-            action,
-            data: Some(data),
-        })
+        events::Nonfinite { step, class: logged_class(outcome.class), parameter, action, data: Some(data) }
     }
 
     /// `stability.nonfinite = "error"`: the update was not applied, so the state is the one before the step; it is saved.
     fn stop_at_nonfinite(&mut self, step: u64, outcome: Outcome, data: DataRange) -> Result<bool> {
-        let event = self.nonfinite(step, outcome, events::Action::Error, data);
-        let Event::Nonfinite(what) = &event else { unreachable!("made above") };
+        let what = self.nonfinite(step, outcome, events::Action::Error, data);
         let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
         let message = format!(
             "step {step} is not finite (class {}{}); the state before it is saved. stability.nonfinite = \"skip\" goes on \
@@ -153,7 +148,7 @@ impl Trainer<'_> {
             what.class.name(),
             place.unwrap_or_default()
         );
-        self.record(event)?;
+        self.record(Event::Nonfinite(what))?;
         self.save()?;
         Err(Error::Training(message))
     }

@@ -7,13 +7,14 @@
 use rayon::prelude::*;
 
 use super::forward::{Block, Strided};
-use super::{Extent, HeadMask, KEYS, Pieces, QUERIES, operand};
+use super::{Extent, HeadMask, KEYS, QUERIES, operand};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
 use crate::ops::documents::Segment;
 use crate::ops::element::{Element, narrow_block};
 use crate::ops::matmul::{Into, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
+use crate::parallel::Parts;
 use crate::tensor::element::convert_slice;
 
 /// `dqkv` [B, T, (H + 2K) * D] from `dout` and `out` [B, T, H * D] and what the forward pass saved. One task owns a
@@ -29,7 +30,7 @@ pub fn backward<E: Element>(
 ) {
     let Extent { t, heads, .. } = extent;
     let (d, packed, width) = (heads.head_dim, heads.packed(), heads.width());
-    let dqkv = Pieces::new(dqkv);
+    let dqkv = Parts::new(dqkv);
     let segments = extent.segments();
     (0..segments.len() * heads.n_kv_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
         let (segment, kv) = (segments[task / heads.n_kv_head], task % heads.n_kv_head);
@@ -37,8 +38,9 @@ pub fn backward<E: Element>(
         // Writes a head's rows where they belong.
         let write = |rows: &[f32], first: usize| {
             for (row, values) in rows.chunks_exact(d).enumerate() {
-                // SAFETY: tasks have different rows of a sequence or different columns; one row at a time.
-                convert_slice(unsafe { dqkv.piece(extent.packed_row(b, start + row) + first, d) }, values);
+                // SAFETY: a task is one segment and one head of keys with the queries that share it: its rows, or its columns of them,
+                // are no other task's, and the slice of one row is gone before the next one's.
+                convert_slice(unsafe { dqkv.part(extent.packed_row(b, start + row) + first, d) }, values);
             }
         };
         let sequence = &qkv[extent.packed_row(b, start)..];

@@ -7,10 +7,11 @@
 use rayon::prelude::*;
 
 use super::forward::{Head, Scratch, Strided};
-use super::{Extent, Pieces, QUERIES};
+use super::{Extent, QUERIES};
 use crate::math;
 use crate::ops::element::Element;
 use crate::ops::{lanes, simd};
+use crate::parallel::Parts;
 
 /// Below so many elements of the cache to read, one thread is faster than waking others.
 const WORTH_THREADS: usize = 1 << 17;
@@ -57,7 +58,7 @@ pub fn forward_cached<E: Element>(
         return;
     }
     let blocks = t.div_ceil(QUERIES);
-    let out = Pieces::new(out);
+    let out = Parts::new(out);
     (0..b * heads.n_head * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
         let (b, h, block) = (task / blocks / heads.n_head, task / blocks % heads.n_head, task % blocks);
         let rows = block * QUERIES..t.min((block + 1) * QUERIES);
@@ -72,8 +73,9 @@ pub fn forward_cached<E: Element>(
         };
         scratch.attend(&head, rows.clone());
         for (i, row) in rows.enumerate() {
-            // SAFETY: tasks have different (b, h, block), so different elements; and one row at a time.
-            scratch.finish(unsafe { out.piece((b * t + row) * heads.width() + h * d, d) }, i);
+            // SAFETY: a task is one (b, h, block): the head's `d` columns of the block's rows are no other task's, and the slice of
+            // one row is gone before the next one's.
+            scratch.finish(unsafe { out.part((b * t + row) * heads.width() + h * d, d) }, i);
         }
     });
 }

@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Extent, HeadMask, KEYS, Pieces, QUERIES, operand};
+use super::{Extent, HeadMask, KEYS, QUERIES, operand};
 use crate::math;
 use crate::ops::attention::AttentionDropout;
 use crate::ops::documents::Segment;
 use crate::ops::element::{Element, narrow_block};
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::{lanes, simd};
+use crate::parallel::Parts;
 
 /// `out` [B, T, H * D] and the log-sum-exp `lse` [B, H, T] of the scores of packed rows `qkv` [B, T, (H + 2K) * D].
 pub fn forward<E: Element>(
@@ -27,7 +28,7 @@ pub fn forward<E: Element>(
         blocks.map(move |first| (segment, first..segment.len.min(first + QUERIES)))
     };
     let blocks: Vec<(Segment, Range<usize>)> = extent.segments().into_iter().flat_map(blocks_of).collect();
-    let (out, lse) = (Pieces::new(out), Pieces::new(lse));
+    let (out, lse) = (Parts::new(out), Parts::new(lse));
     (0..blocks.len() * heads.n_head).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
         let (h, (segment, rows)) = (task % heads.n_head, blocks[task / heads.n_head].clone());
         let Segment { b, first, .. } = segment;
@@ -42,11 +43,12 @@ pub fn forward<E: Element>(
             mask: HeadMask::new(dropout, segment, t, h),
         };
         scratch.attend(&head, rows.clone());
-        // SAFETY: tasks have different heads or different rows of a sequence, so different elements of `lse` and of `out`.
-        let lse = unsafe { lse.piece((b * heads.n_head + h) * t + first + rows.start, rows.len()) };
+        // SAFETY: a task is one head of one block of rows, and blocks are disjoint rows of disjoint segments: no other task has these
+        // elements of `lse`.
+        let lse = unsafe { lse.part((b * heads.n_head + h) * t + first + rows.start, rows.len()) };
         for (i, row) in rows.enumerate() {
-            // SAFETY: as above; and one row at a time.
-            let out = unsafe { out.piece((b * t + first + row) * heads.width() + h * d, d) };
+            // SAFETY: the head's `d` columns of one of the block's rows: no other task has them, and the row before is gone.
+            let out = unsafe { out.part((b * t + first + row) * heads.width() + h * d, d) };
             lse[i] = scratch.finish(out, i);
         }
     });

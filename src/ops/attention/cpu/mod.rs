@@ -8,8 +8,6 @@ mod backward;
 mod cached;
 mod forward;
 
-use std::marker::PhantomData;
-
 pub use backward::backward;
 pub use cached::forward_cached;
 pub use forward::forward;
@@ -110,31 +108,4 @@ impl HeadMask {
 /// product.
 fn operand<E: Element>(block: &[f32], rows: usize, width: usize) -> Mat<'_, E> {
     Mat::strided(bytemuck::cast_slice(block), rows, width, KEYS * per_f32::<E>())
-}
-
-/// A row-major matrix of which several tasks write disjoint pieces of rows: a head's columns.
-struct Pieces<'a, E> {
-    data: *mut E,
-    len: usize,
-    life: PhantomData<&'a mut [E]>,
-}
-
-// SAFETY: the memory is borrowed exclusively for 'a, and `piece` makes its callers promise disjointness.
-unsafe impl<E: Element> Sync for Pieces<'_, E> {}
-
-impl<'a, E: Element> Pieces<'a, E> {
-    fn new(data: &'a mut [E]) -> Self {
-        Pieces { data: data.as_mut_ptr(), len: data.len(), life: PhantomData }
-    }
-
-    /// The elements `first..first + len`.
-    ///
-    /// # Safety
-    /// No other piece with one of these elements may be alive.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that pieces are disjoint")]
-    unsafe fn piece(&self, first: usize, len: usize) -> &mut [E] {
-        assert!(first + len <= self.len, "a piece past the end");
-        // SAFETY: inside the borrowed memory by the assertion, and not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(first), len) }
-    }
 }
