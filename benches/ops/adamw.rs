@@ -3,7 +3,8 @@
 use super::operator::normal;
 use criterion::{Criterion, Throughput};
 use taper::device::Device;
-use taper::ops::adamw::{AdamW, adamw, cost::bytes_per_parameter};
+use taper::ops::adamw::cost::{STATE_BYTES, bytes_per_parameter};
+use taper::ops::adamw::{AdamW, adamw};
 use taper::tape::{Gradients, Layout, Params};
 use taper::tensor::{DType, Tensor};
 
@@ -19,7 +20,7 @@ pub fn bench(criterion: &mut Criterion) {
     let zeros = || Tensor::zeros(Device::Cpu, DType::F32, &[len]).expect("host memory");
     let (mut m, mut v) = (zeros(), zeros());
     let with = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t: 10, grad_scale: 0.5 };
-    group.throughput(Throughput::Bytes((bytes_per_parameter(DType::F32) * len) as u64));
+    group.throughput(Throughput::Bytes((bytes_per_parameter(STATE_BYTES, DType::F32) * len) as u64));
     group.bench_function("update", |bencher| {
         bencher.iter(|| adamw(&mut params, &grads, &mut m, &mut v, &with));
     });

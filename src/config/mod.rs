@@ -38,6 +38,18 @@ pub use names::nearest;
 pub use write::Difference;
 
 /// Everything a run is asked to be.
+///
+/// ```
+/// use taper::config::Config;
+///
+/// let text = "model = { n_layer = 2, n_head = 2, n_embd = 64 }";
+/// let config = Config::from_str(text, "my.toml", &["optimizer.lr=1e-3".into()])?;
+/// assert_eq!((config.model.n_layer, config.optimizer.lr), (Some(2), 1e-3));
+///
+/// let error = Config::from_str("model.n_layers = 2", "my.toml", &[]).unwrap_err().to_string();
+/// assert!(error.contains("my.toml:1") && error.contains("n_layer"), "{error}");
+/// # taper::Result::Ok(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -127,7 +127,7 @@ pub trait Decode: Send {
 /// An engine whose logits stay on a device: only what a sampler needs of them comes to the host.
 pub trait Select: Decode {
     /// [`Decode::feed`], with the candidates of each feed's row in place of its logits: of the first `vocabulary` ids, with
-    /// `temperatures` [feeds].
+    /// `temperatures` `[feeds]`.
     ///
     /// # Errors
     /// As [`Decode::feed`].
@@ -138,7 +138,7 @@ pub trait Select: Decode {
         temperatures: &[f64],
     ) -> Result<Vec<Candidates>>;
 
-    /// The logits [V] after the last tokens of feed number `index` of the last call, for a choice that the candidates do not
+    /// The logits `[V]` after the last tokens of feed number `index` of the last call, for a choice that the candidates do not
     /// decide.
     ///
     /// # Errors

@@ -23,7 +23,9 @@ pub(super) fn ensure(client: &Client, repo: &Repo, private: bool) -> Result<(), 
     let failure = loop {
         match client.send(&request) {
             Ok(_) => return Ok(()),
-            Err(Failure::Status { status: 409, message, .. }) if message.contains("conflicting operation is in ui") => {
+            Err(Failure::Status { status: 409, message, .. })
+                if message.contains("conflicting operation is in progress") =>
+            {
                 tries
                     .after(Failure::Network("the Hub is still busy with another repository of this account".into()))?;
             }

@@ -111,7 +111,7 @@ fn bytes(
     let io = |error| Failure::Other(Error::io("write", path)(error));
     let mut tries = Tries::new(client);
     let mut ranges = true;
-    // Only getting further than ever counts as ui: a server without ranges may break off at the same byte for ever.
+    // Only getting further than ever counts as progress: a server without ranges may break off at the same byte for ever.
     let mut furthest = file.metadata().map_err(io)?.len();
     loop {
         let mut have = file.seek(SeekFrom::End(0)).map_err(io)?;

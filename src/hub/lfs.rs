@@ -101,7 +101,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The ui of several objects as one.
+/// The progress of several objects as one.
 struct Together<'a> {
     ui: &'a dyn Ui,
     what: String,
@@ -109,7 +109,7 @@ struct Together<'a> {
     state: Mutex<u64>,
 }
 
-/// The ui of one of them.
+/// The progress of one of them.
 struct One<'a> {
     together: &'a Together<'a>,
     /// Bytes of all of them.

@@ -94,7 +94,7 @@ fn watch(client: &Client, commit: &XetUploadCommit, ui: &dyn Ui, is_done: impl F
     let (mut seen, mut stopped) = (0, false);
     while !is_done() {
         std::thread::sleep(Duration::from_millis(50));
-        let now = commit.ui().total_bytes_completed;
+        let now = commit.progress().total_bytes_completed;
         ui.advance(now.saturating_sub(seen));
         seen = seen.max(now);
         if client.is_cancelled() && !stopped {

@@ -15,6 +15,22 @@ use crate::tape::{Layout, ParamId, Params, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
 /// A model: its shape and the places of its parameters. The values live in [`Params`].
+///
+/// ```
+/// use taper::arch::ModelConfig;
+/// use taper::model::Gpt;
+/// use taper::tensor::Tensor;
+///
+/// let (layers, heads, width, context, vocabulary) = (2, 2, 32, 16, 100);
+/// let model = Gpt::new(ModelConfig::gpt2(layers, heads, width, context, vocabulary))?;
+/// let params = model.initialise(7)?;
+/// assert_eq!(params.flat().len(), model.layout().parameters());
+///
+/// let tokens = Tensor::from_u32(&[5, 1, 99], &[1, 3])?;
+/// let logits = model.logits(&params, &tokens)?;
+/// assert_eq!(logits.shape(), [1, 3, vocabulary]);
+/// # taper::Result::Ok(())
+/// ```
 #[derive(Debug)]
 pub struct Gpt {
     config: ModelConfig,
@@ -337,7 +353,7 @@ impl Gpt {
     }
 
     /// Logits f32 [S, V] after one new token of each sequence of a cache, on a GPU: `tokens` u32 [S, 1], which follow the
-    /// `pasts` u32 [S] tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
+    /// `pasts` u32 `[S]` tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
     /// nothing). Both are on the device, and the caller has checked them; no sequence has more than `longest` tokens then.
     ///
     /// # Errors

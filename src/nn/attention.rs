@@ -39,7 +39,7 @@ pub enum Keys<'k> {
     Each {
         /// The cache.
         cache: &'k mut Cache,
-        /// Tokens of each sequence that are in the cache, u32 [S], on the device.
+        /// Tokens of each sequence that are in the cache, u32 `[S]`, on the device.
         pasts: &'k Tensor,
         /// No sequence has more tokens than this, the new one included.
         longest: usize,

@@ -76,7 +76,7 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
     /// Whether blocks store only their input and run again in backward.
     pub recompute: bool,
-    /// What the loss is multiplied with before it goes back, f32 [1] on the device (fp16).
+    /// What the loss is multiplied with before it goes back, f32 `[1]` on the device (fp16).
     pub loss_scale: Option<Tensor>,
     /// Dropout of what the adapters read, where they have any.
     pub adapter_dropout: Option<Dropout>,
@@ -89,7 +89,7 @@ pub struct Pass {
 pub struct Linear {
     /// [out, in].
     pub weight: ParamId,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<ParamId>,
     /// Corrections of low rank that are trained while the weight stays as it is.
     pub adapters: Vec<Adapter>,

@@ -56,12 +56,6 @@ impl Cost {
     }
 }
 
-/// Bytes of an optimizer's update, for each parameter: the weight and `state` bytes of the optimizer's are read and written, the
-/// gradient is read, and the copy in the compute dtype, where there is one, is written.
-pub fn bytes_of_update(state: usize, compute: DType) -> usize {
-    2 * (4 + state) + 4 + if compute == DType::F32 { 0 } else { compute.size() }
-}
-
 /// What counts where two ways of counting are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counting {

@@ -51,7 +51,7 @@ pub fn elementwise_backward(
 pub enum Past<'p> {
     /// So many tokens before each.
     Same(usize),
-    /// Its own number for each: u32 [B] on the device, [`ABSENT`] for a sequence without a new token, whose row is computed
+    /// Its own number for each: u32 `[B]` on the device, [`ABSENT`] for a sequence without a new token, whose row is computed
     /// with the others and means nothing.
     Own(&'p Tensor),
 }
@@ -75,7 +75,7 @@ pub fn pointer(tensor: Option<&Tensor>) -> Arg {
 }
 
 /// Starts a norm's forward, `KERNEL_forward_DTYPE`, over `x` [N, C]: a warp a row. With `sum` [N, C], `x` is first added to
-/// it, and that is what is normalized. `stats` are the f32 [N] that the norm keeps of each row, `params` its weight and
+/// it, and that is what is normalized. `stats` are the f32 `[N]` that the norm keeps of each row, `params` its weight and
 /// what else it has.
 ///
 /// # Errors
@@ -109,14 +109,14 @@ pub struct NormSaved<'t> {
     pub so_far: Option<&'t Tensor>,
     /// The input [N, C].
     pub x: &'t Tensor,
-    /// The weight [C].
+    /// The weight `[C]`.
     pub w: &'t Tensor,
     /// What the forward kept of each row.
     pub stats: &'t [&'t Tensor],
 }
 
 /// A norm's backward, `KERNEL_backward_DTYPE`: gives the gradient of `x`, and adds the kernel's sums over rows to the f32
-/// gradients [C] at the device addresses `sums`; one that is not wanted is None.
+/// gradients `[C]` at the device addresses `sums`; one that is not wanted is None.
 ///
 /// # Errors
 /// If memory or the device fails.

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 const ROWS: usize = 256;
 const THREADS: usize = 1024;
 
-/// Adds the f32 losses [N], each times its weight where there are weights [N], to the f64 at a device address, in a fixed order.
+/// Adds the f32 losses `[N]`, each times its weight where there are weights `[N]`, to the f64 at a device address, in a fixed order.
 ///
 /// # Errors
 /// If the device fails.
@@ -25,7 +25,7 @@ pub fn sum_losses(gpu: &Gpu, slot: u64, losses: &Tensor, weights: Option<&Tensor
     gpu.launch("reduce_sum_losses", Geometry::linear(1, THREADS), &arguments)
 }
 
-/// Adds the column sums of `rows` [N, C] to the f32 gradient [C] at a device address, in a fixed order.
+/// Adds the column sums of `rows` [N, C] to the f32 gradient `[C]` at a device address, in a fixed order.
 ///
 /// # Errors
 /// If memory or the device fails.
@@ -48,7 +48,7 @@ pub fn add_columns(gpu: &'static Gpu, sum: u64, rows: &Tensor) -> Result<()> {
     add_partial(gpu, sum, sums, blocks, width, width)
 }
 
-/// Adds the sums over `blocks` rows of f32 partial sums, `stride` elements apart, to the gradient [width] at a device
+/// Adds the sums over `blocks` rows of f32 partial sums, `stride` elements apart, to the gradient `[width]` at a device
 /// address, in order.
 ///
 /// # Errors

@@ -106,7 +106,7 @@ impl DeviceOptimizer {
         self.guard.lane_losses_mut()
     }
 
-    /// What the loss is to be multiplied with before it goes back: f32 [1] on the device. None but for fp16.
+    /// What the loss is to be multiplied with before it goes back: f32 `[1]` on the device. None but for fp16.
     pub fn loss_scale(&self) -> Option<Tensor> {
         self.guard.loss_scale()
     }
@@ -119,7 +119,7 @@ impl DeviceOptimizer {
         self.guard.begin_step()
     }
 
-    /// Adds the losses of a micro-batch, f32 [N] on the device, each times its weight where there are weights, to its lane's.
+    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its lane's.
     ///
     /// # Errors
     /// If the device fails.

@@ -11,8 +11,8 @@ use super::{Choice, Job, Layout};
 use crate::arch::step::{Operator, operators};
 use crate::device::peak::Peaks;
 use crate::ops::attention::cost::{BACKWARD, FORWARD};
-use crate::ops::cost::{Counting, bytes_of_update};
-use crate::ops::{attention, classifier, embedding, gradnorm, layernorm, linear};
+use crate::ops::cost::Counting;
+use crate::ops::{adamw, attention, classifier, embedding, gradnorm, layernorm, linear};
 use crate::train::config::Precision;
 
 use super::gpus::{Gpu, Shares};
@@ -177,14 +177,14 @@ fn micro_batch(job: &Job, choice: Choice, rates: &Rates, tokens: f64) -> Vec<Gro
 /// What a step does once, after its micro-batches or between its lanes.
 fn once_a_step(job: &Job, choice: Choice, layout: Layout, rates: &Rates, world: usize) -> Vec<Group> {
     let n = job.parameters() as f64;
+    let dtype = job.precision.dtype();
     let lanes = (layout.lanes / world) as f64;
     let part = if choice.shard_optimizer { world as f64 } else { 1.0 };
     // Cleared once a lane; each sum in the tree reads two buffers and writes one.
     let tree = 4.0 * n * lanes + 12.0 * n * (lanes - 1.0);
-    let update = bytes_of_update(job.state_bytes, job.precision.dtype()) as f64;
     vec![
         rates.stream("lanes", tree),
         rates.stream("gradient norm", gradnorm::cost::BYTES_PER_PARAMETER as f64 * n / part),
-        rates.stream("AdamW", update * n / part),
+        rates.stream("AdamW", adamw::cost::bytes_per_parameter(job.state_bytes, dtype) as f64 * n / part),
     ]
 }

@@ -7,6 +7,34 @@
 //!
 //! Unusual: files appear whole or not at all (written aside, then renamed), since a report is drawn at every checkpoint
 //! while somebody may be looking at it. Nothing random or timed is drawn: the same log gives the same bytes.
+//!
+//! ```
+//! use taper::events::{Class, Event, EventWriter, Step};
+//! use taper::report;
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let mut log = EventWriter::create(&folder.path().join("events.jsonl"))?;
+//! for step in 1..=20 {
+//!     log.write(&Event::Step(Step {
+//!         step,
+//!         tokens: step * 1024,
+//!         loss: 4.0 / step as f64,
+//!         lr: 1e-3,
+//!         grad_norm: 1.5,
+//!         grad_norm_clipped: 1.0,
+//!         class: Class::Clipped,
+//!         step_ms: 10.0,
+//!         tokens_per_s: 102_400.0,
+//!         mfu: None,
+//!     }))?;
+//! }
+//! log.sync()?;
+//! let run = report::Run::load(folder.path())?;
+//! assert_eq!(report::summary(&run.log).steps, 20);
+//! let files = report::draw(folder.path())?;
+//! assert!(files.iter().any(|file| file.ends_with("loss.png")));
+//! # taper::Result::Ok(())
+//! ```
 
 pub mod axis;
 mod benchmarks;

@@ -5,16 +5,31 @@
 //! the other processes. [`Prepared::train`] trains. Who watches (bars, charts, pushes) is handed in as observers, and what is said
 //! goes to a [`crate::ui::Ui`]; so a program trains as `taper train` does:
 //!
-//! ```no_run
-//! use std::path::Path;
+//! ```
 //! use std::sync::atomic::AtomicBool;
 //! use taper::config::Config;
 //! use taper::{run, ui::Silent};
 //!
-//! let config = Config::load(Path::new("configs/quickstart.toml"), &["train.max_steps=100".into()])?;
-//! let mut prepared = run::prepare(config, run::Options::default(), &Silent)?;
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let text = folder.path().join("my.txt");
+//! # std::fs::write(&text, "a small text, and another; ".repeat(20)).unwrap();
+//! let mut config = Config::from_str(
+//!     r#"
+//!     model = { n_layer = 1, n_head = 1, n_embd = 8, context_length = 8 }
+//!     tokenizer.kind = "bytes"
+//!     data.val_fraction = 0.1
+//!     train = { micro_batch = 2, global_batch = 2, max_steps = 2 }
+//!     "#,
+//!     "my.toml",
+//!     &[],
+//! )?;
+//! config.data.text = vec![text.display().to_string()];
+//!
+//! let options = run::Options { folder: Some(folder.path().join("run")), ..Default::default() };
+//! let mut prepared = run::prepare(config, options, &Silent)?;
+//! assert_eq!((prepared.max_steps, prepared.model.config().n_layer), (2, 1));
 //! let trained = prepared.train(&mut [], &AtomicBool::new(false), &Silent)?;
-//! println!("the loss of the last step was {:?}", trained.loss);
+//! assert!(trained.step == 2 && trained.loss.is_some_and(f64::is_finite));
 //! # taper::Result::Ok(())
 //! ```
 

@@ -112,7 +112,7 @@ impl<'m> Cached<'m> {
         Cached { model, params, max_new_tokens, cache: None }
     }
 
-    /// The logits [V] after `history`, which begins with that of the call before.
+    /// The logits `[V]` after `history`, which begins with that of the call before.
     ///
     /// # Errors
     /// If a token is outside the vocabulary, or memory or the device fails.
@@ -131,7 +131,7 @@ impl<'m> Cached<'m> {
     }
 }
 
-/// Generates one text by whatever computes the logits [V] after the tokens so far: see [`generate`].
+/// Generates one text by whatever computes the logits `[V]` after the tokens so far: see [`generate`].
 ///
 /// # Errors
 /// Those of [`generate`] and of `logits_after`.

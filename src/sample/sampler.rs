@@ -69,7 +69,7 @@ impl SamplerConfig {
         Ok(())
     }
 
-    /// Chooses the token at `position` of sample number `sample`, given the logits [V] and the tokens so far.
+    /// Chooses the token at `position` of sample number `sample`, given the logits `[V]` and the tokens so far.
     ///
     /// # Errors
     /// If the logits hold NaN, or no token is possible: a model that has diverged.

@@ -160,7 +160,7 @@ impl<'t> Session<'t> {
         }
     }
 
-    /// Takes the logits [V] after [`Session::window`], and chooses the next token.
+    /// Takes the logits `[V]` after [`Session::window`], and chooses the next token.
     ///
     /// # Errors
     /// If the logits are not numbers: the model has diverged.

@@ -6,7 +6,7 @@ use super::config::Sweep;
 
 /// One run of a sweep.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
+pub struct PlannedRun {
     /// The place of its arm in the sweep.
     pub arm: usize,
     /// The seed of initial weights (and of all that varies, where `training` is not set).
@@ -23,7 +23,7 @@ pub struct Job {
 
 /// All runs of a sweep: all arms with the first seed, then all with the second, so that a sweep stopped early can be
 /// compared; at the end the runs that only split the noise.
-pub fn jobs(sweep: &Sweep) -> Vec<Job> {
+pub fn jobs(sweep: &Sweep) -> Vec<PlannedRun> {
     let main = sweep.seeds.iter().flat_map(|&seed| (0..sweep.arms.len()).map(move |arm| (arm, seed, None)));
     let part = &sweep.seeds[..sweep.noise_split];
     let pairs = part.iter().flat_map(|&a| part.iter().map(move |&b| (a, b)));
@@ -41,7 +41,7 @@ pub fn jobs(sweep: &Sweep) -> Vec<Job> {
             set("seed_dropout", training.unwrap_or(seed), sweep.vary.dropout);
             let apart = training.map_or(String::new(), |training| format!("-training-{training}"));
             let name = format!("{}/seed-{seed}{apart}", sweep.arms[arm].name);
-            Job { arm, seed, training, folder: sweep.out.join(&name), name, overrides }
+            PlannedRun { arm, seed, training, folder: sweep.out.join(&name), name, overrides }
         })
         .collect()
 }

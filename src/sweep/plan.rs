@@ -3,8 +3,12 @@
 use super::config::{Arm, Sweep};
 use super::results::{Outcome, State};
 use crate::config::Config;
+use crate::data::Tokenizer;
 use crate::data::tokenizer::config::TokenizerKind;
 use crate::error::Result;
+
+/// The ids of GPT-2's tokenizer.
+const GPT2_VOCABULARY: usize = 50_257;
 
 /// The floating-point operations of a run, as far as its config tells: the vocabulary of a tokenizer that is yet to be made
 /// is guessed, and validation is not counted. `None` where the number of steps
@@ -13,7 +17,12 @@ pub fn flops(config: &Config) -> Option<f64> {
     let vocabulary = match config.tokenizer.kind() {
         TokenizerKind::Bytes | TokenizerKind::Chars => 256,
         TokenizerKind::Train => config.tokenizer.vocab_size(),
-        TokenizerKind::Gpt2 | TokenizerKind::File => 50_257,
+        TokenizerKind::Gpt2 => GPT2_VOCABULARY,
+        // One on the Hub is not fetched for an estimate.
+        TokenizerKind::File => {
+            let path = config.tokenizer.path.as_deref();
+            path.and_then(|path| Tokenizer::vocab_size_of(path).ok()).unwrap_or(GPT2_VOCABULARY)
+        }
     };
     let shape = config.model.resolve(config.model.vocab_size.unwrap_or(vocabulary), None).ok()?;
     let per_step = (config.train.global_batch() * shape.context_length) as f64;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::config::{JOURNAL, Sweep};
-use super::jobs::{Job, jobs};
+use super::jobs::{PlannedRun, jobs};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{EventLog, Reason};
@@ -30,7 +30,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// The run.
-    pub job: Job,
+    pub job: PlannedRun,
     /// How it stands.
     pub state: State,
     /// What went wrong, where it failed.
@@ -130,7 +130,7 @@ pub fn outcomes(sweep: &Sweep) -> Result<Vec<Outcome>> {
 }
 
 /// Reads one run.
-fn outcome(job: Job, entries: &[Entry], planned: Option<u64>) -> Result<Outcome> {
+fn outcome(job: PlannedRun, entries: &[Entry], planned: Option<u64>) -> Result<Outcome> {
     let events = job.folder.join(crate::run::folder::EVENTS);
     let log = if events.is_file() { EventLog::read(&events)? } else { EventLog::default() };
     let last = entries.last();
@@ -164,7 +164,7 @@ fn outcome(job: Job, entries: &[Entry], planned: Option<u64>) -> Result<Outcome>
 }
 
 /// Refuses to count a run that was made with another config: its folder says what it was.
-fn check_same(sweep: &Sweep, job: &Job) -> Result<()> {
+fn check_same(sweep: &Sweep, job: &PlannedRun) -> Result<()> {
     let path = job.folder.join("config.toml");
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
     let made = Config::from_str(&text, &path.display().to_string(), &[])?;

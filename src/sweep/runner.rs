@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::config::{BASE, COPY, Sweep};
-use super::jobs::Job;
+use super::jobs::PlannedRun;
 use super::results::{Entry, Outcome, State, record};
 use crate::error::{Error, Result};
 use crate::hub::config::PushEvery;
@@ -119,9 +119,9 @@ pub fn is_due(outcome: &Outcome, retry_failed: bool) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub enum News<'a> {
     /// A run starts, on this device where the sweep says so.
-    Started(&'a Job, Option<&'a str>),
+    Started(&'a PlannedRun, Option<&'a str>),
     /// A run ended.
-    Ended(&'a Job, &'a Entry),
+    Ended(&'a PlannedRun, &'a Entry),
 }
 
 /// Trains what is left of `outcomes`, started in their order. `told` hears of each run before it starts and after it ended.
@@ -196,7 +196,7 @@ fn stopped() -> Error {
 fn train(
     folder: &Folder,
     sweep: &Sweep,
-    job: &Job,
+    job: &PlannedRun,
     device: Option<&str>,
     options: &Options,
     stopping: &dyn Fn() -> bool,
@@ -242,7 +242,13 @@ fn train(
 }
 
 /// The command that trains a run.
-fn command(folder: &Folder, sweep: &Sweep, job: &Job, device: Option<&str>, options: &Options) -> Result<Command> {
+fn command(
+    folder: &Folder,
+    sweep: &Sweep,
+    job: &PlannedRun,
+    device: Option<&str>,
+    options: &Options,
+) -> Result<Command> {
     let mut command = Command::new(&options.program);
     command.arg("train").arg(&folder.base).arg("--run").arg(&job.folder).arg("--resume");
     job.overrides.iter().for_each(|set| {
@@ -260,7 +266,7 @@ fn command(folder: &Folder, sweep: &Sweep, job: &Job, device: Option<&str>, opti
 }
 
 /// Whether a run's config sends it to the Hub: to push, or for a model or tokenizer that is not on this machine.
-fn needs_hub(sweep: &Sweep, job: &Job) -> Result<bool> {
+fn needs_hub(sweep: &Sweep, job: &PlannedRun) -> Result<bool> {
     let config = sweep.resolve(&sweep.arms[job.arm])?;
     let remote = |name: &str| !Path::new(name).exists() && is_hub_name(name);
     let names = [config.model.init_from.as_deref(), config.tokenizer.path.as_deref()];

@@ -340,8 +340,7 @@ fn the_command_line_is_imported_by_main_alone() {
 
 /// What belongs to a program and not to a library: it may stand in `cli` and `main.rs` alone. A library speaks through
 /// `ui::Ui`, is handed the way to end the process, and has no command line.
-const PROGRAM_ONLY: &[&str] =
-    &["println!", "print!", "eprintln!", "eprint!", "dbg!", "process::exit", "process::abort", "clap"];
+const PROGRAM_ONLY: &[&str] = &["println!", "print!", "eprintln!", "eprint!", "dbg!", "process::exit", "clap"];
 
 #[test]
 fn only_the_command_line_prints_exits_and_parses_arguments() {

@@ -2,9 +2,10 @@
 //!
 //! Expected messages and values are written by hand from `docs/config.md`'s contract; the names are the list of the design.
 
+use crate::models;
 use std::path::{Path, PathBuf};
 
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::config::{Mlp, ModelConfig, Norm, Position};
 use taper::config::{Config, docs, schema};
 use taper::data::tokenizer::config::TokenizerKind;
 use taper::setting::{Interval, Limit};
@@ -412,24 +413,11 @@ fn steps_come_from_whichever_key_says() {
 
 fn folder_shape() -> ModelConfig {
     ModelConfig {
-        n_layer: 2,
-        n_head: 4,
-        n_kv_head: 2,
-        head_dim: 8,
-        n_embd: 32,
         mlp_dim: 64,
-        context_length: 16,
-        vocab_size: 300,
-        norm: Norm::Rmsnorm,
-        norm_position: NormPosition::Pre,
         norm_eps: 1e-6,
-        position: Position::Rope,
         rope_theta: 5e5,
-        mlp: Mlp::Swiglu,
-        qkv_bias: false,
-        bias: false,
-        tie_embeddings: false,
         dropout: 0.1,
+        ..models::llama(&ModelConfig::gpt2(2, 4, 32, 16, 300))
     }
 }
 

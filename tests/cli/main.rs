@@ -6,6 +6,8 @@ mod config;
 mod config_properties;
 mod eval;
 mod events;
+#[path = "../common/models.rs"]
+mod models;
 mod plan;
 #[path = "../common/program.rs"]
 mod program;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::program::{taper, told};
 use serde_json::Value;
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::config::{Mlp, ModelConfig, Norm, Position};
 use taper::device::DType;
 use taper::device::peak;
 use taper::model::Gpt;
@@ -20,26 +20,7 @@ const SHARDED: Choice = Choice { recompute: false, shard_optimizer: true };
 
 /// GPT-2 of so many layers, heads and channels.
 fn gpt2(n_layer: usize, n_head: usize, n_embd: usize) -> ModelConfig {
-    ModelConfig {
-        n_layer,
-        n_head,
-        n_kv_head: n_head,
-        head_dim: 64,
-        n_embd,
-        mlp_dim: 4 * n_embd,
-        context_length: 1024,
-        vocab_size: 50_257,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 10_000.0,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    }
+    ModelConfig::gpt2(n_layer, n_head, n_embd, 1024, 50_257)
 }
 
 fn small() -> ModelConfig {

@@ -7,7 +7,7 @@ use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::ModelConfig;
 use taper::arch::layout::parameter_shapes;
 use taper::checkpoint::{read_model_folder, write_model_folder};
 use tempfile::TempDir;
@@ -53,26 +53,7 @@ pub fn error_of(dir: &Path) -> String {
 
 /// A small GPT-2.
 pub fn base() -> ModelConfig {
-    ModelConfig {
-        n_layer: 2,
-        n_head: 2,
-        n_kv_head: 2,
-        head_dim: 4,
-        n_embd: 8,
-        mlp_dim: 12,
-        context_length: 5,
-        vocab_size: 11,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 777.0,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    }
+    ModelConfig { mlp_dim: 12, rope_theta: 777.0, ..ModelConfig::gpt2(2, 2, 8, 5, 11) }
 }
 
 /// Parameters of distinct, unremarkable values.

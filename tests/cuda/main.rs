@@ -20,6 +20,8 @@ mod products;
 mod ranks;
 mod runs;
 mod sampling;
+#[path = "../common/models.rs"]
+mod shapes;
 mod step;
 
 use std::sync::OnceLock;

@@ -1,6 +1,7 @@
 //! Small models with random weights, and one training pass of the engine.
 
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+pub use super::models::llama;
+use taper::arch::ModelConfig;
 use taper::arch::layout::parameter_shapes;
 use taper::model::Gpt;
 use taper::model::gpt::Pass;
@@ -13,40 +14,7 @@ pub type Values = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// A small GPT-2; tests change what they are about. The extents differ from each other, so that a mix-up shows.
 pub fn small() -> ModelConfig {
-    ModelConfig {
-        n_layer: 2,
-        n_head: 4,
-        n_kv_head: 4,
-        head_dim: 4,
-        n_embd: 16,
-        mlp_dim: 20,
-        context_length: 11,
-        vocab_size: 23,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 100.0,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    }
-}
-
-/// The model of Llama's options otherwise like `base`, with two key-value heads.
-pub fn llama(base: &ModelConfig) -> ModelConfig {
-    ModelConfig {
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        n_kv_head: 2,
-        bias: false,
-        qkv_bias: false,
-        tie_embeddings: false,
-        ..base.clone()
-    }
+    ModelConfig { mlp_dim: 20, rope_theta: 100.0, ..ModelConfig::gpt2(2, 4, 16, 11, 23) }
 }
 
 /// Asserts that recomputation changes no bit of the loss and the gradients, with dropout and without.

@@ -12,9 +12,10 @@
 //! which replaces this kind's entry (and, since the other kinds' entries no longer hold, every entry that is further than
 //! 1e-5 away).
 
+use crate::models;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use taper::arch::ModelConfig;
 use taper::device::info::CpuInfo;
 use taper::model::Gpt;
 use taper::model::gpt::Pass;
@@ -35,38 +36,8 @@ const MICRO_BATCHES: usize = 4;
 
 /// The two models: between them every operator of the engine but ReLU^2 and the exact GELU.
 fn models() -> [(&'static str, ModelConfig); 2] {
-    let gpt2 = ModelConfig {
-        n_layer: 2,
-        n_head: 4,
-        n_kv_head: 4,
-        head_dim: 16,
-        n_embd: 64,
-        mlp_dim: 256,
-        context_length: 48,
-        vocab_size: 131,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 10_000.0,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.1,
-    };
-    let llama = ModelConfig {
-        n_kv_head: 2,
-        mlp_dim: 192,
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        qkv_bias: false,
-        bias: false,
-        tie_embeddings: false,
-        dropout: 0.0,
-        ..gpt2.clone()
-    };
+    let gpt2 = ModelConfig { dropout: 0.1, ..ModelConfig::gpt2(2, 4, 64, 48, 131) };
+    let llama = ModelConfig { mlp_dim: 192, dropout: 0.0, ..models::llama(&gpt2) };
     [("gpt2", gpt2), ("llama", llama)]
 }
 

@@ -23,6 +23,8 @@ mod dropout;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod golden;
+#[path = "../common/models.rs"]
+mod models;
 mod objective;
 #[path = "../ops/mod.rs"]
 mod ops;

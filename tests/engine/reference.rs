@@ -133,24 +133,14 @@ fn training_goes_on_from_a_saved_state_bit_for_bit() {
 /// Shapes that no fixture covers; every option stands in at least one.
 fn unusual_shapes() -> Vec<ModelConfig> {
     let base = ModelConfig {
-        n_layer: 2,
-        n_head: 4,
         n_kv_head: 2,
         head_dim: 6,
-        n_embd: 10,
         mlp_dim: 14,
-        context_length: 7,
-        vocab_size: 11,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
         position: Position::Rope,
         rope_theta: 100.0,
         mlp: Mlp::Relu2,
-        qkv_bias: true,
         bias: false,
-        tie_embeddings: true,
-        dropout: 0.0,
+        ..ModelConfig::gpt2(2, 4, 10, 7, 11)
     };
     vec![
         ModelConfig { norm_position: NormPosition::Post, bias: true, mlp: Mlp::Gelu, ..base.clone() },

@@ -130,7 +130,7 @@ fn a_sweep_in_a_process_of_its_own() {
 fn the_runs_of_a_sweep_do_not_get_the_token() {
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "secrets::a_sweep_in_a_process_of_its_own", "--ignored"]);
+    command.args(["--exact", "hub::secrets::a_sweep_in_a_process_of_its_own", "--ignored"]);
     command.env("TEST_HOME", home.path()).env("HF_TOKEN", TOKEN).env("HUGGING_FACE_HUB_TOKEN", TOKEN);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,6 +1,8 @@
 //! What memory is taken: tests of the buffer pool's counters, which belong to the process, and of its allocator. They take
 //! turns, and stand in no binary with others.
 
+#[path = "../common/models.rs"]
+mod models;
 mod tape;
 mod training;
 

@@ -6,8 +6,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use super::alone;
-use taper::arch::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
+use super::{alone, models};
+use taper::arch::config::{Mlp, ModelConfig, NormPosition};
 use taper::decode::cpu::{Options, Packed};
 use taper::decode::{CacheFormat, Cpu, Decode, Feed, WeightFormat};
 use taper::device::pool::{held_bytes, live_bytes, peak_bytes, release, reset_peak};
@@ -78,40 +78,11 @@ fn a_token_allocates_nothing() {
 }
 
 fn gpt2() -> ModelConfig {
-    ModelConfig {
-        n_layer: 4,
-        n_head: 4,
-        n_kv_head: 4,
-        head_dim: 32,
-        n_embd: 128,
-        mlp_dim: 512,
-        context_length: 128,
-        vocab_size: 500,
-        norm: Norm::Layernorm,
-        norm_position: NormPosition::Pre,
-        norm_eps: 1e-5,
-        position: Position::Learned,
-        rope_theta: 10_000.0,
-        mlp: Mlp::Gelu,
-        qkv_bias: true,
-        bias: true,
-        tie_embeddings: true,
-        dropout: 0.0,
-    }
+    ModelConfig::gpt2(4, 4, 128, 128, 500)
 }
 
 fn llama() -> ModelConfig {
-    ModelConfig {
-        n_kv_head: 2,
-        mlp_dim: 384,
-        norm: Norm::Rmsnorm,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        bias: false,
-        qkv_bias: false,
-        tie_embeddings: false,
-        ..gpt2()
-    }
+    ModelConfig { mlp_dim: 384, ..models::llama(&gpt2()) }
 }
 
 /// One step, parameters and optimizer included.

@@ -105,7 +105,7 @@ impl Shape {
 }
 
 /// What is timed.
-pub(crate) struct Job {
+pub(crate) struct Workload {
     pub name: String,
     pub model: ModelConfig,
     pub batch: usize,
@@ -115,14 +115,14 @@ pub(crate) struct Job {
 }
 
 /// A built-in shape, with its own number of sequences or another.
-pub(crate) fn built_in(shape: Shape, batch: Option<u32>) -> Job {
+pub(crate) fn built_in(shape: Shape, batch: Option<u32>) -> Workload {
     let hyper = Hyper { clip_norm: Some(1.0), ..Hyper::default() };
     let (model, sequences) = shape.model();
     let batch = batch.map_or(sequences, |batch| batch as usize);
-    Job { name: shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 }
+    Workload { name: shape.name(), model, batch, recompute: false, hyper, lr: 1e-4 }
 }
 
-pub(crate) fn job(args: &Step) -> Result<Job> {
+pub(crate) fn workload(args: &Step) -> Result<Workload> {
     let Some(path) = &args.config else { return Ok(built_in(args.shape, args.batch)) };
     let mut config = Config::load(path, &args.set)?;
     let vocab_size = match config.tokenizer.kind() {
@@ -146,5 +146,5 @@ pub(crate) fn job(args: &Step) -> Result<Job> {
         Error::usage("train.micro_batch = \"auto\" depends on the machine; say how many sequences: --batch 8")
     })?;
     let model = config.resolve_model(vocab_size, None)?;
-    Ok(Job { name: path.display().to_string(), model, batch, recompute, hyper, lr })
+    Ok(Workload { name: path.display().to_string(), model, batch, recompute, hyper, lr })
 }

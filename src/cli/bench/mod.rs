@@ -15,7 +15,7 @@ mod step;
 mod table;
 mod tune;
 
-use crate::cli::bench::args::{Ops, Shape, Step, Tune, built_in, job};
+use crate::cli::bench::args::{Ops, Shape, Step, Tune, built_in, workload};
 use crate::error::Result;
 
 /// Subcommands of `taper bench`.
@@ -63,9 +63,9 @@ scripts/bench_decode.py runs llama.cpp and transformers beside this command.")]
 /// If the config cannot be read, or memory cannot be had.
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Step(args) => step::run(&args, job(&args)?),
+        Command::Step(args) => step::run(&args, workload(&args)?),
         Command::Ops(args) => ops::run(&args, built_in(args.shape.unwrap_or(Shape::Gpt2), None)),
-        Command::Tune(args) => tune::run(&args, job(&args.step)?),
+        Command::Tune(args) => tune::run(&args, workload(&args.step)?),
         Command::Sample(args) => sample::run(&args),
     }
 }

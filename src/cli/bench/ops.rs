@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::bench::args::{Job, Ops};
+use crate::cli::bench::args::{Ops, Workload};
 use crate::cli::bench::ops_list::StepShape;
 use crate::cli::bench::ops_time::{Pass, time, time_arena};
 use crate::cli::bench::peaks::Ceilings;
@@ -47,7 +47,7 @@ impl Row {
     }
 }
 
-pub(crate) fn run(args: &Ops, job: Job) -> Result<()> {
+pub(crate) fn run(args: &Ops, workload: Workload) -> Result<()> {
     if let Some(gpu) = Device::parse(&args.device)?.gpu()? {
         if args.shape.is_some() || args.precision.is_some() {
             return Err(Error::usage(
@@ -59,12 +59,12 @@ pub(crate) fn run(args: &Ops, job: Job) -> Result<()> {
     let precision = PrecisionConfig { compute: args.precision, ..PrecisionConfig::default() }.resolve(false)?;
     let patience = Duration::from_millis(args.patience);
     let ceilings = Ceilings::measure(patience);
-    let rows = measure(&job, precision.dtype(), patience, &ceilings)?;
+    let rows = measure(&workload, precision.dtype(), patience, &ceilings)?;
     // What the operators leave in the pool is no part of the step.
     pool::release();
-    let Job { name, model, batch, .. } = &job;
+    let Workload { name, model, batch, .. } = &workload;
     let (name, batch, t) = (name.clone(), *batch, model.context_length);
-    let step = step::measure(job, Device::Cpu, precision, args.steps, Instant::now())?;
+    let step = step::measure(workload, Device::Cpu, precision, args.steps, Instant::now())?;
     let summary = Summary::new(&rows, step.best());
     let threads = rayon::current_num_threads();
     if args.json {
@@ -102,8 +102,8 @@ impl Summary {
     }
 }
 
-fn measure(job: &Job, dtype: DType, patience: Duration, ceilings: &Ceilings) -> Result<Vec<Row>> {
-    let shape = StepShape::new(job.model.clone(), job.batch, dtype)?;
+fn measure(workload: &Workload, dtype: DType, patience: Duration, ceilings: &Ceilings) -> Result<Vec<Row>> {
+    let shape = StepShape::new(workload.model.clone(), workload.batch, dtype)?;
     let row = |op, count, pass: Pass, products: Option<u32>, measured| {
         let floor = (pass.bytes / ceilings.copy).max(pass.flops / ceilings.of_product(products));
         Row { op, pass, count, floor, measured }
@@ -121,7 +121,7 @@ fn measure(job: &Job, dtype: DType, patience: Duration, ceilings: &Ceilings) -> 
     }
     // First what a step has, in its order, then the others.
     let others = rows.iter().position(|row| row.count == 0).unwrap_or(rows.len());
-    let arena = time_arena(&Gpt::new(job.model.clone())?, dtype, patience)?;
+    let arena = time_arena(&Gpt::new(workload.model.clone())?, dtype, patience)?;
     let passes = arena.into_iter().map(|(op, pass, seconds)| row(op, 1, pass, None, seconds));
     rows.splice(others..others, passes);
     Ok(rows)

@@ -7,7 +7,7 @@ use crate::cli::bench::rates::best_rate;
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::Gpt;
-use crate::ops::adamw::cost::bytes_per_parameter;
+use crate::ops::adamw::cost::{STATE_BYTES, bytes_per_parameter};
 use crate::ops::adamw::{AdamW, adamw};
 use crate::ops::gradnorm;
 use crate::tape::{Backward, Context, Gradients, Layout, ParamId, Params, Tape, Var, VarId};
@@ -186,7 +186,7 @@ pub(crate) fn time_arena(model: &Gpt, dtype: DType, patience: Duration) -> Resul
         adamw(&mut params, &grads, &mut m, &mut v, &with);
         Ok(())
     })?;
-    found.push(("adamw", pass(bytes_per_parameter(dtype)), seconds));
+    found.push(("adamw", pass(bytes_per_parameter(STATE_BYTES, dtype)), seconds));
     Ok(found)
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::cli::bench::args::{Job, Step};
+use crate::cli::bench::args::{Step, Workload};
 use crate::cli::ui::{print_json, print_line, warn};
 use crate::data::{Loader, TokenStream};
 use crate::device::info::peak_resident_bytes;
@@ -66,15 +66,21 @@ fn together(device: Device) -> u64 {
 ///
 /// # Errors
 /// If memory or the device fails.
-pub(crate) fn measure(job: Job, device: Device, precision: Precision, steps: u32, began: Instant) -> Result<Measured> {
+pub(crate) fn measure(
+    workload: Workload,
+    device: Device,
+    precision: Precision,
+    steps: u32,
+    began: Instant,
+) -> Result<Measured> {
     let gpu = device.gpu()?;
-    let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
-    let model = Gpt::new(job.model)?;
+    let (b, t, v) = (workload.batch, workload.model.context_length, workload.model.vocab_size);
+    let model = Gpt::new(workload.model)?;
     let params = model.initialise(1)?;
-    let setup = Setup { seed_dropout: 1, recompute: job.recompute, lanes: 1 };
+    let setup = Setup { seed_dropout: 1, recompute: workload.recompute, lanes: 1 };
     let mut engine: Box<dyn Engine + '_> = match gpu {
-        None => Box::new(Native::new(&model, params.with_compute(precision.dtype())?, job.hyper, setup)?),
-        Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?),
+        None => Box::new(Native::new(&model, params.with_compute(precision.dtype())?, workload.hyper, setup)?),
+        Some(gpu) => Box::new(OnGpu::new(gpu, &model, &params, workload.hyper, setup, precision, false)?),
     };
     let batch = random_batch(b, t, v)?;
     pool::reset_peak();
@@ -83,7 +89,7 @@ pub(crate) fn measure(job: Job, device: Device, precision: Precision, steps: u32
     while times.len() < steps as usize {
         let round = Instant::now();
         for _ in 0..together {
-            engine.step(&batch(step), job.lr)?;
+            engine.step(&batch(step), workload.lr)?;
             step += 1;
         }
         for (found, _) in engine.finished()? {
@@ -102,7 +108,7 @@ pub(crate) fn measure(job: Job, device: Device, precision: Precision, steps: u32
     Ok(Measured { times, steps, first, loss, parameters: model.layout().parameters() })
 }
 
-pub(crate) fn run(args: &Step, job: Job) -> Result<()> {
+pub(crate) fn run(args: &Step, workload: Workload) -> Result<()> {
     let began = Instant::now();
     let device = Device::parse(&args.device)?;
     let gpu = device.gpu()?;
@@ -110,9 +116,10 @@ pub(crate) fn run(args: &Step, job: Job) -> Result<()> {
     if let (None, Some(note)) = (gpu, slow_on_this_cpu(precision)) {
         warn(note);
     }
-    let (name, b, t, v) = (job.name.clone(), job.batch, job.model.context_length, job.model.vocab_size);
-    let flops_per_token = job.model.flops_per_token();
-    let measured = measure(job, device, precision, args.steps, began)?;
+    let (name, b, t, v) =
+        (workload.name.clone(), workload.batch, workload.model.context_length, workload.model.vocab_size);
+    let flops_per_token = workload.model.flops_per_token();
+    let measured = measure(workload, device, precision, args.steps, began)?;
     let Measured { times, steps, first, loss, parameters } = &measured;
     let (median, best) = (measured.median(), measured.best());
     let tokens_per_s = (b * t) as f64 / median;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::arch::config::Mlp;
-use crate::cli::bench::args::{Job, Tune};
+use crate::cli::bench::args::{Tune, Workload};
 use crate::cli::bench::step::{precision, random_batch};
 use crate::cli::ui::{note, print_json, print_line};
 use crate::device::products::ProductTable;
@@ -29,19 +29,19 @@ struct Measured {
     gelu_inside: Option<f64>,
 }
 
-pub(crate) fn run(args: &Tune, job: Job) -> Result<()> {
+pub(crate) fn run(args: &Tune, workload: Workload) -> Result<()> {
     let device = Device::parse(&args.step.device)?;
     let Some(gpu) = device.gpu()? else {
         return Err(Error::usage("bench tune measures a GPU, and the device is the CPU, whose products need no table"));
     };
     let precision = precision(&args.step, true)?;
-    let gelu = job.model.mlp == Mlp::Gelu;
-    let (b, t, v) = (job.batch, job.model.context_length, job.model.vocab_size);
-    let model = Gpt::new(job.model)?;
+    let gelu = workload.model.mlp == Mlp::Gelu;
+    let (b, t, v) = (workload.batch, workload.model.context_length, workload.model.vocab_size);
+    let model = Gpt::new(workload.model)?;
     let params = model.initialise(1)?;
-    let setup = Setup { seed_dropout: 1, recompute: job.recompute, lanes: 1 };
-    let mut engine = OnGpu::new(gpu, &model, &params, job.hyper, setup, precision, false)?;
-    let mut steps = Steps { gpu, engine: &mut engine, lr: job.lr, step: 0, rounds: args.step.steps };
+    let setup = Setup { seed_dropout: 1, recompute: workload.recompute, lanes: 1 };
+    let mut engine = OnGpu::new(gpu, &model, &params, workload.hyper, setup, precision, false)?;
+    let mut steps = Steps { gpu, engine: &mut engine, lr: workload.lr, step: 0, rounds: args.step.steps };
     let batch = random_batch(b, t, v)?;
     let mut table = ProductTable { hardware: gpu.driver().facts().kind(), ..ProductTable::default() };
     gpu.use_products(&table)?;

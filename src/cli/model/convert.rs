@@ -131,21 +131,21 @@ fn parse_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// A model with what belongs to it.
-struct Source {
+struct ModelWithTokenizer {
     model: ModelFolder,
     tokenizer: Option<Tokenizer>,
     /// The model folder, where it was one.
     folder: Option<PathBuf>,
 }
 
-impl Source {
-    fn read(model: &str, tokenizer: Option<&str>) -> Result<Source> {
+impl ModelWithTokenizer {
+    fn read(model: &str, tokenizer: Option<&str>) -> Result<ModelWithTokenizer> {
         let named = tokenizer.map(Tokenizer::from_name_or_path).transpose()?;
         let path = Path::new(model);
         let source = if path.is_file() {
             let found = read_llmc(path)?;
             let own = if found.config.vocab_size == GPT2_VOCABULARY { Some(Tokenizer::gpt2()?) } else { None };
-            Source { model: found, tokenizer: named.or(own), folder: None }
+            ModelWithTokenizer { model: found, tokenizer: named.or(own), folder: None }
         } else {
             let folder = locate(model, &Terminal::new())?;
             let has = |name: &str| folder.join(name).is_file();
@@ -154,7 +154,7 @@ impl Source {
                 None if own => Some(Tokenizer::from_file(&folder)?),
                 named => named,
             };
-            Source { model: open::read(&folder, &Terminal::new())?, tokenizer, folder: Some(folder) }
+            ModelWithTokenizer { model: open::read(&folder, &Terminal::new())?, tokenizer, folder: Some(folder) }
         };
         source.model.notes.iter().for_each(|text| note(text));
         Ok(source)
@@ -221,7 +221,7 @@ fn parent_of(out: &Path) -> Result<&Path> {
 pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
     refuse_existing(&args.out)?;
     let weights = plain(args.dtype)?;
-    let mut source = Source::read(&args.model, args.tokenizer.as_deref())?;
+    let mut source = ModelWithTokenizer::read(&args.model, args.tokenizer.as_deref())?;
     if let Some(size) = args.vocab_size {
         crop_vocabulary(&mut source.model, size, source.tokenizer.as_ref().map(Tokenizer::vocab_size))?;
     }
@@ -246,13 +246,13 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     }
     if args.format == Format::Hf {
         let weights = plain(args.dtype)?;
-        let mut source = Source::read(&args.model, args.tokenizer.as_deref())?;
+        let mut source = ModelWithTokenizer::read(&args.model, args.tokenizer.as_deref())?;
         if args.no_tokenizer {
             source.tokenizer = None;
         }
         return source.write_folder(&args.out, Packing { weights, shard_bytes: None });
     }
-    let source = Source::read(&args.model, args.tokenizer.as_deref())?;
+    let source = ModelWithTokenizer::read(&args.model, args.tokenizer.as_deref())?;
     let vocabulary = match &source.tokenizer {
         _ if args.no_tokenizer => None,
         Some(tokenizer) => {

@@ -80,16 +80,16 @@ impl CardArgs {
 
 /// A checkpoint's own card, as training left it.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct ReadCard {
     readme: Option<String>,
     recorded: Option<Recorded>,
 }
 
-impl Source {
+impl ReadCard {
     /// Reads the card of a model folder; facts that cannot be read are none.
-    pub fn read(folder: &Path) -> Source {
+    pub fn read(folder: &Path) -> ReadCard {
         let text = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-        Source { readme: text(CARD), recorded: text(CARD_FACTS).and_then(|json| serde_json::from_str(&json).ok()) }
+        ReadCard { readme: text(CARD), recorded: text(CARD_FACTS).and_then(|json| serde_json::from_str(&json).ok()) }
     }
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn config_of(run: &Path) -> Option<Config> {
 /// `Usage` for a template that is wrong or arguments out of range; `Io` if the disk refuses.
 pub(crate) fn complete(
     folder: &Path,
-    source: &Source,
+    source: &ReadCard,
     run: Option<&Path>,
     repo: &Repo,
     args: &CardArgs,

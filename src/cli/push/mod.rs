@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(config) => args.card.clone().or(&config.push),
         None => args.card.clone(),
     };
-    let source = card::Source::read(&folder);
+    let source = card::ReadCard::read(&folder);
     for text in card::complete(&folder, &source, run.as_deref(), &repo, &card, overlay.path())? {
         note(&text);
     }

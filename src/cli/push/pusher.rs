@@ -76,7 +76,7 @@ impl Observer for Pusher {
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
         if let (Some(background), Ok(repo)) = (&self.background, Repo::model(&self.repo)) {
             // Read now, since the run may remove the checkpoint; drawn and written later, beside the run.
-            let source = card::Source::read(checkpoint);
+            let source = card::ReadCard::read(checkpoint);
             let (run, card) = (run.to_path_buf(), self.card.clone());
             let finish = {
                 let run = run.clone();
@@ -88,7 +88,7 @@ impl Observer for Pusher {
 }
 
 /// Puts the completed card and the picture of the loss into a staged folder, whose files are links to the checkpoint's.
-fn finish_card(staged: &Path, source: &card::Source, run: &Path, repo: &Repo, card: &CardArgs) -> Result<()> {
+fn finish_card(staged: &Path, source: &card::ReadCard, run: &Path, repo: &Repo, card: &CardArgs) -> Result<()> {
     let overlay = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     card::complete(staged, source, Some(run), repo, card, overlay.path())?;
     for entry in walkdir::WalkDir::new(overlay.path()) {

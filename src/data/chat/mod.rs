@@ -6,7 +6,7 @@
 //! `add_generation_prompt`, `tools` and `documents` as none, and the special tokens: `bos_token`, `eos_token`, ...) and the
 //! same functions (`raise_exception`, `strftime_now`, `tojson` as Python's `json.dumps` writes it).
 //!
-//! A template is a program from a stranger: it sees nothing but the messages, and it may execute [`FUEL`] instructions.
+//! A template is a program from a stranger: it sees nothing but the messages, and it may execute `FUEL` instructions.
 
 pub mod conversation;
 pub mod store;

@@ -1,11 +1,11 @@
 //! Preparation: text in, token shards and a manifest out, streaming, on all cores, restartable.
 //!
-//! One thread reads, several encode, and the calling thread writes the ids in order (see [`pipeline`](crate::data::pipeline)).
+//! One thread reads, several encode, and the calling thread writes the ids in order (see `pipeline`).
 //! So the bytes depend on neither the thread count nor the timing.
 //!
 //! The end-of-text token stands only *between* the documents of a split. The last `val_fraction` of the tokens is held out:
 //! how many that is shows only at the end, so all tokens are first written as training shards, then the tail is copied
-//! into validation shards, then cut off. A [journal](crate::data::journal) makes each of these steps repeatable after a
+//! into validation shards, then cut off. A journal makes each of these steps repeatable after a
 //! kill, and the manifest, written last, makes the folder valid.
 //!
 //! Memory: text and ids on their way from the reader to the disk are counted, and at most 32 MiB, or 4 MiB for each of more

@@ -1,7 +1,7 @@
 //! Reading text: documents in order, in pieces, with memory bounded whatever the input.
 //!
 //! A plain file is one document; in JSON lines every line is one, in Parquet every row. A document longer than a piece
-//! comes in several, cut where GPT-2's pattern cannot see the cut (see [`crate::data::pieces`]). Documents without any
+//! comes in several, cut where GPT-2's pattern cannot see the cut (see `crate::data::pieces`). Documents without any
 //! text are passed over. Plain files are streamed through a buffer of a few pieces; a line of JSON is held whole (at most
 //! [`MAX_LINE_BYTES`](crate::data::text::jsonl::MAX_LINE_BYTES)), and so is a page of a Parquet column.
 

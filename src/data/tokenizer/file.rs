@@ -48,6 +48,28 @@ impl Tokenizer {
     }
 }
 
+/// One more than the largest id of a tokenizer.json, or of a folder that holds one or GPT-2's older pair.
+pub(super) fn vocab_size(path: &Path) -> Result<usize> {
+    let file = [path.to_path_buf(), path.join("tokenizer.json"), path.join("vocab.json")];
+    let file = file.into_iter().find(|file| file.is_file());
+    let file = file.ok_or_else(|| Error::data(path, "this folder holds no tokenizer.json (nor a vocab.json)"))?;
+    let value = parse(&read_text(&file)?, &file)?.value;
+    // A vocab.json is the table itself.
+    let table = if file.ends_with("vocab.json") { Some(&value) } else { value.pointer("/model/vocab") };
+    let in_table = match table {
+        // Unigram models have pairs of token and score, by id.
+        Some(Value::Array(pairs)) => pairs.len() as u64,
+        Some(Value::Object(table)) => table.values().filter_map(Value::as_u64).map(|id| id + 1).max().unwrap_or(0),
+        _ => return Err(Error::data(&file, "has no table of tokens: this is not a tokenizer.json")),
+    };
+    let added = value.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    let added = added.filter_map(|token| token.get("id")?.as_u64()).map(|id| id + 1).max().unwrap_or(0);
+    match in_table.max(added) {
+        size if size <= MAX_IDS => Ok(size as usize),
+        size => Err(Error::data(&file, format!("has {size} ids: the file is damaged"))),
+    }
+}
+
 /// A parsed file and its own text.
 struct Parsed<'a> {
     value: Value,

@@ -2,7 +2,7 @@
 //!
 //! One type, [`Tokenizer`], for every kind: GPT-2's vocabulary (embedded in the binary), plain bytes, characters, BPE
 //! vocabularies trained here, and any Hugging Face `tokenizer.json`. Byte-level BPE files with GPT-2's split pattern, which
-//! is most of what GPT-like models use, run on our own encoder ([`bpe`]); all others on the `tokenizers` crate.
+//! is most of what GPT-like models use, run on our own encoder (`bpe`); all others on the `tokenizers` crate.
 //!
 //! What is unusual: a tokenizer has one *canonical* `tokenizer.json`, the bytes that [`Tokenizer::save`] writes, and
 //! [`Tokenizer::hash`] is their SHA-256. Equal hashes mean equal ids, wherever the tokenizer came from: GPT-2's file as
@@ -46,6 +46,17 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 const PIECE: usize = 1 << 18;
 
 /// A vocabulary with its encoder; cheap to clone, and shared between threads. See the module's story.
+///
+/// ```
+/// use taper::data::Tokenizer;
+///
+/// let tokenizer = Tokenizer::gpt2()?;
+/// let ids = tokenizer.encode("Hello world", false)?;
+/// assert_eq!(ids, [15496, 995]);
+/// assert_eq!(tokenizer.decode(&ids)?, "Hello world");
+/// assert_eq!((tokenizer.vocab_size(), tokenizer.eot()), (50_257, Some(50_256)));
+/// # taper::Result::Ok(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
@@ -138,6 +149,19 @@ impl Tokenizer {
                 "there is no tokenizer named {name:?} and no such file or folder; give gpt2, bytes, a tokenizer.json, \
                  or a folder that holds one"
             ))),
+        }
+    }
+
+    /// The number of ids of the tokenizer that [`Tokenizer::from_name_or_path`] would open, without making its tables: of a file only
+    /// the ids are read.
+    ///
+    /// # Errors
+    /// `Usage` for a name that stands for nothing; `Data` and `Io` for a file that cannot be read.
+    pub fn vocab_size_of(name: &str) -> Result<usize> {
+        match name {
+            "gpt2" => Ok(gpt2::VOCAB_SIZE),
+            path if Path::new(path).exists() => file::vocab_size(Path::new(path)),
+            name => Ok(Self::from_name_or_path(name)?.vocab_size()),
         }
     }
 

@@ -57,7 +57,7 @@ pub struct Loaded {
 /// Loads a library by its full path, for its functions to be looked up by [`Loaded::symbol`].
 ///
 /// # Errors
-/// As [`load`].
+/// As `load`.
 pub fn open(name: &'static str) -> Result<Loaded> {
     load_newest(name, i32::MAX)
 }

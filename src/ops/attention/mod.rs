@@ -136,7 +136,7 @@ pub fn forward_cached(
 }
 
 /// One new token of each sequence on a GPU: appends the keys and values of `qkv` [S, 1, (H + 2K) * D] to the caches
-/// [S, K, C, D], each behind its own `pasts` (u32 [S] on the device; checked by the caller), and gives the attention
+/// [S, K, C, D], each behind its own `pasts` (u32 `[S]` on the device; checked by the caller), and gives the attention
 /// [S, 1, H * D] over them. No sequence has more than `longest` keys then.
 ///
 /// # Errors

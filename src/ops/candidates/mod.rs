@@ -34,7 +34,7 @@ pub struct Candidates {
 }
 
 /// The candidates of each row of `logits`, f32 [N, S], of which the first `vocabulary` columns count. `inverse_temperatures`
-/// f32 [N] are on the same device.
+/// f32 `[N]` are on the same device.
 ///
 /// # Errors
 /// If memory or the device fails.

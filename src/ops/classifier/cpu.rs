@@ -23,7 +23,7 @@ pub fn buffer_elements(n: usize, v: usize) -> usize {
     chunk_rows(v).min(n) * v
 }
 
-/// Losses [N] of `x` [N, C] against `targets` under `w` [R, C], whose first `v` rows are the vocabulary's and whose others
+/// Losses `[N]` of `x` [N, C] against `targets` under `w` [R, C], whose first `v` rows are the vocabulary's and whose others
 /// are zero: their logits count as minus infinity.
 pub fn forward<E: Element>(losses: &mut [f32], x: &[E], w: &[E], targets: &[u32], v: usize) {
     each_chunk(losses, x, w, targets, v, |_, _, _, _| {}, None);

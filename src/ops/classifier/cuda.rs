@@ -34,7 +34,7 @@ pub struct Back<'t> {
     pub dx: &'t mut Tensor,
     /// The device address of the gradient of `w`, f32, added to, where it is wanted.
     pub dw: Option<u64>,
-    /// What each row's loss counts, f32 [N] on the device, where not all count 1.
+    /// What each row's loss counts, f32 `[N]` on the device, where not all count 1.
     pub weights: Option<&'t Tensor>,
     /// The factor of both.
     pub scale: Scale<'t>,

@@ -21,10 +21,10 @@ pub const IGNORE: u32 = u32::MAX;
 /// Losses of a batch of rows.
 #[derive(Debug)]
 pub struct Loss {
-    /// The cross-entropy of each row, in nats and without its weight, f32 [N]: the log-probability of the target, negated; 0 for
+    /// The cross-entropy of each row, in nats and without its weight, f32 `[N]`: the log-probability of the target, negated; 0 for
     /// ignored rows.
     pub losses: Tensor,
-    /// What each row's loss counts in the sum, f32 [N] on the device of the losses; `None` if all count 1.
+    /// What each row's loss counts in the sum, f32 `[N]` on the device of the losses; `None` if all count 1.
     pub weights: Option<Tensor>,
     /// Rows that were not ignored.
     pub count: usize,
@@ -71,7 +71,7 @@ impl Loss {
 pub struct Scale<'t> {
     /// A number that the host knows: one over the tokens of the step.
     pub by: f32,
-    /// A number on the device, f32 [1]: the loss scale of fp16.
+    /// A number on the device, f32 `[1]`: the loss scale of fp16.
     pub loss_scale: Option<&'t Tensor>,
 }
 

@@ -11,7 +11,7 @@ use crate::random::Mask;
 use crate::tape::{Backward, Context, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
-/// Drops elements of `x` [B, T, C] and scales the others up, in place where nobody else needs `x`. `sequences` [B] holds
+/// Drops elements of `x` [B, T, C] and scales the others up, in place where nobody else needs `x`. `sequences` `[B]` holds
 /// the index of each row of the batch in the whole step; element `t C + c` of a sequence is the mask's element. A dropped
 /// NaN or infinity stays visible as NaN.
 ///

@@ -8,8 +8,8 @@ use crate::ops::lanes;
 /// Rows of one task.
 const ROWS: usize = 16;
 
-/// `y` [N, C] = rows of `wte` for `tokens` [N], plus rows of `wpe` for the place in the sequence of length `time`, or at
-/// `positions` [N]. Token ids and positions must have been checked.
+/// `y` [N, C] = rows of `wte` for `tokens` `[N]`, plus rows of `wpe` for the place in the sequence of length `time`, or at
+/// `positions` `[N]`. Token ids and positions must have been checked.
 pub fn forward<E: Element>(
     y: &mut [E],
     tokens: &[u32],
@@ -31,7 +31,7 @@ pub fn forward<E: Element>(
     });
 }
 
-/// `dwte[id]` += the rows of `dy` [N, C] where `tokens` [N] is `id`, in order; parallel over ids. Positions that are not
+/// `dwte[id]` += the rows of `dy` [N, C] where `tokens` `[N]` is `id`, in order; parallel over ids. Positions that are not
 /// those of the places go the same way.
 pub fn backward_tokens<E: Element>(dwte: &mut [f32], dy: &[E], tokens: &[u32], c: usize) {
     // One number holds id and place, so that an unstable sort gives the only possible order.

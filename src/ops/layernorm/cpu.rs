@@ -9,7 +9,7 @@ use crate::ops::{lanes, simd};
 /// summed.
 pub const ROWS: usize = 64;
 
-/// `y` [N, C] from `x` [N, C]; `stats` are the mean and the inverse standard deviation of each row, [N] each.
+/// `y` [N, C] from `x` [N, C]; `stats` are the mean and the inverse standard deviation of each row, `[N]` each.
 pub fn forward<E: Element>(y: &mut [E], stats: (&mut [f32], &mut [f32]), x: &[E], w: &[E], b: Option<&[E]>, eps: f32) {
     let c = w.len();
     let stats = stats.0.par_chunks_mut(ROWS).zip(stats.1.par_chunks_mut(ROWS));

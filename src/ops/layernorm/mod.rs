@@ -14,7 +14,7 @@ use crate::ops::residual::{self, Incoming};
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
-/// Normalizes `x` [.., C] over its last axis, then scales by `weight` [C] and shifts by `bias` [C] where there is one.
+/// Normalizes `x` [.., C] over its last axis, then scales by `weight` `[C]` and shifts by `bias` `[C]` where there is one.
 ///
 /// # Errors
 /// If memory or the device fails.

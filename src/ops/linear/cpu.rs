@@ -6,7 +6,7 @@ use crate::ops::element::Element;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm, gemm_bias};
 use crate::ops::simd;
 
-/// `y` [N, O] = `x` [N, I] `w`^T [I, O] (+ `b` [O]).
+/// `y` [N, O] = `x` [N, I] `w`^T [I, O] (+ `b` `[O]`).
 pub fn forward<E: Element>(y: &mut [E], x: &[E], w: &[E], b: Option<&[E]>, n: usize) {
     let Some(b) = b else { return product(y, x, w, n) };
     let (outs, ins) = (y.len() / n, x.len() / n);
@@ -34,7 +34,7 @@ pub fn backward_weight<E: Element>(dw: &mut [f32], dy: &[E], x: &[E], n: usize) 
 /// Rows that are summed by one task: part of the definition, because it fixes the order of the sum.
 const ROWS: usize = 64;
 
-/// `db` [O] += the column sums of `dy` [N, O]: rows in order inside blocks of 64, then the blocks in order.
+/// `db` `[O]` += the column sums of `dy` [N, O]: rows in order inside blocks of 64, then the blocks in order.
 pub fn backward_bias<E: Element>(db: &mut [f32], dy: &[E]) {
     let outs = db.len();
     let blocks: Vec<Vec<f32>> = dy

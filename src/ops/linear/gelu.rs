@@ -11,7 +11,7 @@ use crate::ops::linear::cuda::{self, matrix};
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::Tensor;
 
-/// A layer's weight [out, in] and bias [out].
+/// A layer's weight [out, in] and bias `[out]`.
 pub type Layer = (ParamId, Option<ParamId>);
 
 /// `gelu(x up) down` with the tanh form of GELU, `x` [.., I]; None where the device does not do this in one go (the CPU, or a

@@ -10,7 +10,7 @@ use crate::ops::element::on_cpu;
 use crate::tape::{Backward, Context, ParamId, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-/// `x` [.., I] times the transpose of `weight` [O, I], plus `bias` [O] where there is one; gives [.., O].
+/// `x` [.., I] times the transpose of `weight` [O, I], plus `bias` `[O]` where there is one; gives [.., O].
 ///
 /// # Errors
 /// If memory or the device fails.

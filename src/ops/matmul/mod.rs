@@ -121,7 +121,7 @@ pub fn gemm<A: Element, C: Element>(
     multiply(c, Finish { into, scale, bias: None }, a, b, threads);
 }
 
-/// `c = a b + bias`, with `bias` [columns] added to every row.
+/// `c = a b + bias`, with `bias` `[columns]` added to every row.
 ///
 /// # Panics
 /// If the shapes do not fit.

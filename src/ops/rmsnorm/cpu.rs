@@ -8,7 +8,7 @@ use crate::ops::{lanes, simd};
 /// Rows of one task: part of the definition, because it fixes the order in which the gradient of the weight is summed.
 const ROWS: usize = 64;
 
-/// `y` [N, C] from `x` [N, C]; `rstd` [N] is the inverse root mean square of each row.
+/// `y` [N, C] from `x` [N, C]; `rstd` `[N]` is the inverse root mean square of each row.
 pub fn forward<E: Element>(y: &mut [E], rstd: &mut [f32], x: &[E], w: &[E], eps: f32) {
     let c = w.len();
     let tasks = y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).zip(rstd.par_chunks_mut(ROWS));
@@ -20,7 +20,7 @@ pub fn forward<E: Element>(y: &mut [E], rstd: &mut [f32], x: &[E], w: &[E], eps:
 }
 
 /// Turns the gradient of `y`, in `d` [N, C], into that of `x`, to which `so_far` [N, C] is added, what has come back for `x`
-/// already, and adds that of the weight to `dw` [C].
+/// already, and adds that of the weight to `dw` `[C]`.
 pub fn backward<E: Element>(d: &mut [E], dw: &mut [f32], rstd: &[f32], x: &[E], w: &[E], so_far: Option<&[E]>) {
     let c = w.len();
     let tasks = d.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).zip(rstd.par_chunks(ROWS));

@@ -13,7 +13,7 @@ use crate::ops::residual::{self, Incoming};
 use crate::tape::{Backward, Context, ParamId, Params, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 
-/// Normalizes `x` [.., C] over its last axis and scales by `weight` [C].
+/// Normalizes `x` [.., C] over its last axis and scales by `weight` `[C]`.
 ///
 /// # Errors
 /// If memory or the device fails.

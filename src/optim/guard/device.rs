@@ -95,7 +95,7 @@ impl DeviceGuard {
         &mut self.lane_losses
     }
 
-    /// What the loss is to be multiplied with before it goes back: f32 [1] on the device. None but for fp16.
+    /// What the loss is to be multiplied with before it goes back: f32 `[1]` on the device. None but for fp16.
     pub fn loss_scale(&self) -> Option<Tensor> {
         // It is the first word of the state.
         self.scaling.map(|_| self.state.view(0, &[1]))
@@ -109,7 +109,7 @@ impl DeviceGuard {
         self.lane_losses.clear()
     }
 
-    /// Adds the losses of a micro-batch, f32 [N] on the device, each times its weight where there are weights, to its lane's.
+    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its lane's.
     ///
     /// # Errors
     /// If the device fails.

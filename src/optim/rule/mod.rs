@@ -62,7 +62,7 @@ pub trait Rule: Debug + Send + Sync {
     fn cut(&self) -> Cut;
 
     /// Updates the elements `part` of what is trained (and their copy in the compute dtype), in host memory. `grads` has all
-    /// gradients; `slots` hold the state of the part, f32 [part], in the order of [`Rule::slots`].
+    /// gradients; `slots` hold the state of the part, f32 `[part]`, in the order of [`Rule::slots`].
     fn update(&self, params: &mut Params, grads: &Gradients, part: Range<usize>, slots: &mut [Tensor], with: &Update);
 
     /// The same rule on a GPU, for the elements `part` of what is trained of `layout`.
