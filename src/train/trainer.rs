@@ -222,7 +222,8 @@ impl<'a> Trainer<'a> {
             ));
         }
         let scale = state.loss_scale.map(|(loss_scale, good_steps)| ScaleState { loss_scale, good_steps });
-        self.engine.restore(arena, state.updates, scale)?;
+        let arena = arena.in_buffers_of(self.engine.params().layout());
+        self.engine.restore(&arena, state.updates, scale)?;
         let stability = self.job.stability;
         self.spikes = SpikeWatch::new(stability.spike_window, stability.spike_threshold.value(), &state.recent_losses);
         self.state = TrainingState {

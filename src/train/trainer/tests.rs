@@ -17,9 +17,24 @@ use crate::sample::config::SampleConfig;
 use crate::setting::Interval;
 use crate::train::engine::{Native, Setup, Team};
 
+/// Tokens of the model: those of the bytes' tokenizer.
+const VOCABULARY: usize = 257;
+
 /// Trains a model of this width from step `steps.start`, where there is a checkpoint unless it is 0, to `steps.end`, as one rank. Gives
 /// the losses that are told.
 fn train(folder: &Path, ranks: Ranks, kind: OptimizerKind, width: usize, steps: Range<u64>) -> Vec<f64> {
+    train_with_rows(folder, ranks, kind, width, VOCABULARY, steps)
+}
+
+/// As [`train`], with so many engine rows.
+fn train_with_rows(
+    folder: &Path,
+    ranks: Ranks,
+    kind: OptimizerKind,
+    width: usize,
+    rows: usize,
+    steps: Range<u64>,
+) -> Vec<f64> {
     let Range { start, end: max_steps } = steps;
     struct Losses(Vec<f64>);
     impl Observer for Losses {
@@ -48,7 +63,7 @@ fn train(folder: &Path, ranks: Ranks, kind: OptimizerKind, width: usize, steps: 
         checkpoint: &checkpoint,
         sample: &sample,
         tokenizer: &tokenizer,
-        data: Arc::new(TokenStream::from_tokens(tokens, 257)).into(),
+        data: Arc::new(TokenStream::from_tokens(tokens, VOCABULARY)).into(),
         shuffle: true,
         val: None,
         tasks: &[],
@@ -63,7 +78,7 @@ fn train(folder: &Path, ranks: Ranks, kind: OptimizerKind, width: usize, steps: 
         ranks: ranks.clone(),
         is_shared: true,
     };
-    let model = Gpt::new(ModelConfig::gpt2(2, 2, width, 8, 257)).unwrap();
+    let model = Gpt::with_rows(ModelConfig::gpt2(2, 2, width, 8, VOCABULARY), None, rows).unwrap();
     let hyper = Hyper { optimizer, clip_norm: Some(1.0) };
     let setup = Setup { seed_dropout: 1, recompute: false, lanes: 4 };
     let summation = Summation { ordered: true, wire: Wire::F32 };
@@ -83,13 +98,25 @@ fn train(folder: &Path, ranks: Ranks, kind: OptimizerKind, width: usize, steps: 
 
 /// As [`train`], as so many local ranks; gives the losses that rank 0 tells.
 fn on_ranks(folder: &Path, size: usize, kind: OptimizerKind, width: usize, steps: Range<u64>) -> Vec<f64> {
+    on_ranks_with_rows(folder, size, kind, width, VOCABULARY, steps)
+}
+
+fn on_ranks_with_rows(
+    folder: &Path,
+    size: usize,
+    kind: OptimizerKind,
+    width: usize,
+    rows: usize,
+    steps: Range<u64>,
+) -> Vec<f64> {
     let group = Mutex::new(local::group(size));
     let mut found: Vec<(usize, Vec<f64>)> = std::thread::scope(|scope| {
         let start = |_| {
             scope.spawn(|| {
                 let rank = group.lock().unwrap().pop().unwrap();
                 let number = crate::collective::Collective::rank(&rank);
-                (number, train(folder, Ranks::of(Arc::new(rank), number), kind, width, steps.clone()))
+                let ranks = Ranks::of(Arc::new(rank), number);
+                (number, train_with_rows(folder, ranks, kind, width, rows, steps.clone()))
             })
         };
         let threads: Vec<_> = (0..size).map(start).collect();
@@ -138,6 +165,28 @@ fn parts_between_parameters_need_not_be_whole_chunks_of_the_file() {
     let bytes = arena(alone.path(), 3);
     assert!(bytes.len() > 8 << 20, "an arena of large chunks");
     assert!(arena(shared.path(), 3) == bytes);
+}
+
+/// Engine rows stand in no checkpoint: one without them is resumed with them, on any number of ranks, and the other way round.
+#[test]
+fn a_checkpoint_knows_nothing_of_engine_rows() {
+    let (kind, rows) = (OptimizerKind::Adamw, 320);
+    let plain = tempfile::tempdir().unwrap();
+    let losses = train(plain.path(), Ranks::alone(), kind, 16, 0..9);
+    let mut arenas: Vec<Vec<u8>> = Vec::new();
+    for size in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut found = train(folder.path(), Ranks::alone(), kind, 16, 0..3);
+        assert!(arena(folder.path(), 3) == arena(plain.path(), 3));
+        found.extend(on_ranks_with_rows(folder.path(), size, kind, 16, rows, 3..6));
+        arenas.push(arena(folder.path(), 6));
+        assert_eq!(arenas[0].len(), arena(plain.path(), 6).len());
+        found.extend(train(folder.path(), Ranks::alone(), kind, 16, 6..9));
+        // Products of another size may sum in another order.
+        let apart = found.iter().zip(&losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(found.len() == 9 && apart < 1e-5, "{size} ranks: {found:?} where {losses:?} was expected");
+    }
+    assert!(arenas[0] == arenas[1], "the number of ranks changes nothing");
 }
 
 /// A checkpoint of one rule is no checkpoint of another.
