@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, each turning arguments into library calls and results into text.
+//! The command line: a file or folder for each subcommand, which turns arguments into library calls and results into text.
 //!
 //! Contract: `--json` prints one JSON object on standard output and nothing else there; progress, logs and warnings go to
 //! standard error; progress bars appear only on a terminal. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 stopped

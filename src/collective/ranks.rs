@@ -166,6 +166,7 @@ impl Ranks {
     pub(super) fn call(&self, name: &'static str) -> Call {
         let step = self.step.load(Ordering::Relaxed);
         if self.group.is_some() {
+            tracing::trace!(name, step, "collective");
             fault::before_collective(self.rank(), name, step);
         }
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }

@@ -116,6 +116,7 @@ pub fn pull(client: &Client, repo: &Repo, want: Want, ui: &dyn Ui) -> Result<Pul
         }
         Err(failure) => return Err(failure.about(repo, has_token)),
     };
+    tracing::debug!(%repo, commit = %info.sha, files = info.files.len(), "found on the Hub");
     fetch_all(client, &cache, repo, &info, want, ui).about(repo, has_token)
 }
 

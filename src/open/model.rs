@@ -169,6 +169,7 @@ pub fn open(model: &str, options: &OpenOptions<'_>, ui: &dyn Ui) -> Result<Opene
         gpu.driver().allow_tf32(precision == Precision::Tf32);
         opened.params = opened.params.to_device(device, precision.dtype())?;
     }
+    tracing::debug!(folder = %opened.folder.display(), %device, ?dtype, ?cache, ?engine, "model opened");
     notes.iter().for_each(|note| ui.note(note));
     Ok(opened)
 }

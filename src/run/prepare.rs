@@ -111,6 +111,7 @@ pub fn prepare(mut config: Config, options: Options, ui: &dyn Ui) -> Result<Prep
     let run = folder.unwrap_or_else(|| config.run_dir());
     let folder = ranks.on_root("run folder", || RunFolder::open(&run, resume))?;
     let is_shared = is_shared(&ranks, &run)?;
+    tracing::debug!(run = %run.display(), %device, rank = ranks.rank(), ranks = ranks.size(), is_shared, "run folder taken");
     tell(&config, &run, (&asked, device), is_shared, ui);
 
     let store = Store::of_run(&run);
@@ -140,6 +141,13 @@ pub fn prepare(mut config: Config, options: Options, ui: &dyn Ui) -> Result<Prep
         let streams = source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, ui)?;
         Ok((streams, tokenizer))
     })?;
+    tracing::debug!(
+        micro_batch = config.train.micro_batch.sequences(),
+        lanes = config.dist.lanes,
+        tokens = streams.train.len(),
+        tokenizer = tokenizer.hash(),
+        "data opened"
+    );
     agree_on_data(&ranks, tokenizer.hash(), &streams.train)?;
     let (given, goes_on) = (config.precision.matmul_table.as_deref(), found.is_some());
     let table = ranks.from_root("table of matrix products", || matmul_table(&run, given, goes_on))?;

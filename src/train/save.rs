@@ -100,6 +100,7 @@ pub fn publish(
         store.point("best", state.step)?;
     }
     store.prune(keep, best)?;
+    tracing::debug!(step = state.step, path = %path.display(), "checkpoint written");
     Ok(path)
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::program::{taper, told};
+use crate::program::{taper, told, told_by, told_with};
 use serde_json::Value;
 use taper::checkpoint::read_model_folder;
 use taper::model::Gpt;
@@ -212,6 +212,13 @@ fn number_formats_and_the_end_of_the_context() {
     fails(&["sample", &model, "--dtype", "tf32"], 2, &["GPU", "q8_0"]);
     fails(&["sample", &model, "--engine", "reference", "--dtype", "q8_0"], 2, &["reference", "--dtype"]);
     fails(&["sample", &model, "--engine", "reference", "--cache-dtype", "int8"], 2, &["--cache-dtype"]);
+    fails(&["chat", &model, "--engine", "reference", "--cache-dtype", "int8"], 2, &["own engine"]);
+    let chat = |more: &[&str]| {
+        let words = [&["chat", &model, "--max-new-tokens", "3", "--temperature", "0"], more].concat();
+        told_by(&told_with(taper(".").args(&words), b"c\n"))
+    };
+    let (wide, narrow) = (chat(&[]), chat(&["--cache-dtype", "int8", "--dtype", "bf16"]));
+    assert!(wide.0 == 0 && narrow.0 == 0 && wide.1.len() > 1 && narrow.1.len() > 1, "{wide:?} {narrow:?}");
     fails(&["sample", &model, "--engine", "reference", "--slide"], 2, &["--slide"]);
     let text = bench.write(
         "text.txt",

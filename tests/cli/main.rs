@@ -6,6 +6,7 @@ mod config;
 mod config_properties;
 mod eval;
 mod events;
+mod logging;
 #[path = "../common/models.rs"]
 mod models;
 mod plan;

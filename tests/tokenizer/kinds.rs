@@ -158,3 +158,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_number_of_ids_is_known_without_the_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = |name: &str| Tokenizer::vocab_size_of(name).unwrap();
+    assert_eq!((size("gpt2"), size("bytes")), (50_257, 257));
+    let chars = Tokenizer::chars(["abc"].into_iter(), true).unwrap();
+    for (name, tokenizer) in [("chars", chars), ("llama", sentencepiece_like()), ("gpt2", Tokenizer::gpt2().unwrap())] {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        tokenizer.save(&path, 8).unwrap();
+        assert_eq!(size(&path.to_string_lossy()), tokenizer.vocab_size(), "{name}");
+        assert_eq!(size(&path.join("tokenizer.json").to_string_lossy()), tokenizer.vocab_size(), "{name}");
+    }
+    assert!(Tokenizer::vocab_size_of("no-such-tokenizer").is_err());
+    assert!(Tokenizer::vocab_size_of(&folder.path().to_string_lossy()).is_err());
+}

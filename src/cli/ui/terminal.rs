@@ -22,6 +22,9 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
     })
 });
 
+/// For messages alone.
+static SHARED: Terminal = Terminal::new();
+
 /// From now on this process has no messages and no bars: of several processes that train together, one speaks.
 pub(crate) fn silence() {
     SILENT.store(true, Ordering::Relaxed);
@@ -34,17 +37,17 @@ pub(crate) fn write_line(line: &str) {
 
 /// Says something to the user, on standard error.
 pub(crate) fn say(message: &str) {
-    Terminal::SHARED.info(message);
+    SHARED.info(message);
 }
 
 /// Says something that the user may want to know.
 pub(crate) fn note(message: &str) {
-    Terminal::SHARED.note(message);
+    SHARED.note(message);
 }
 
 /// Says something that the user should know.
 pub(crate) fn warn(message: &str) {
-    Terminal::SHARED.warn(message);
+    SHARED.warn(message);
 }
 
 /// How a bar looks.
@@ -74,16 +77,13 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// For messages alone.
-    const SHARED: Terminal = Terminal { tokenization: TOKENIZATION, bar: Mutex::new(None) };
-
-    pub fn new() -> Terminal {
-        Terminal::SHARED
+    pub const fn new() -> Terminal {
+        Terminal { tokenization: TOKENIZATION, bar: Mutex::new(None) }
     }
 
     /// With the rate and the rest of the time of a tokenization.
     pub fn with_rates() -> Terminal {
-        Terminal { tokenization: LONG_TOKENIZATION, ..Terminal::SHARED }
+        Terminal { tokenization: LONG_TOKENIZATION, ..Terminal::new() }
     }
 
     fn with(&self, then: impl FnOnce(&mut Option<ProgressBar>)) {

@@ -117,6 +117,7 @@ impl Compiler {
             return Ok(bytes);
         }
         let bytes = self.compile(source, definitions)?;
+        tracing::debug!(kernels = source.stem, architecture = %self.architecture, "compiled");
         // A cache that cannot be written costs time at the next start, and nothing else.
         if let Some(path) = kept {
             let _ = write_whole(&path, &bytes);
