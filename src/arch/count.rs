@@ -22,12 +22,13 @@ impl ModelConfig {
     }
 
     /// Bytes that training needs on the CPU engine, estimated: parameters and gradients (8 bytes a parameter), the
-    /// optimizer's state (`state_bytes` a parameter), in bf16 the copy of the parameters (2 more), and the buffers that a step leaves in the pool; activations are in `dtype`,
-    /// statistics and a chunk of logits in f32. A buffer of one size does not serve another, so the buffers of both
-    /// full moments count, those of the classifier and those of the way back.
+    /// optimizer's state (`state_bytes` a parameter), in bf16 the copy of the parameters (2 more), and the buffers that a
+    /// step leaves in the pool; activations are in `dtype`, statistics and a chunk of logits in f32. A buffer of one size
+    /// does not serve another, so the buffers of both full moments count, those of the classifier and those of the way
+    /// back.
     ///
-    /// Beside them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and 1 MiB for
-    /// each thread.
+    /// Beside them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and
+    /// 1 MiB for each thread.
     ///
     /// `tests/memory/training.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(
