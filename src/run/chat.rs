@@ -124,5 +124,6 @@ fn pack(
     ));
     let val = val.map(|val| Packed::new(Arc::new(val), packing.context_length, None)).transpose()?;
     let packed = |packed| Sequences::Packed(Arc::new(packed));
-    Ok(Streams { train: packed(train), val: val.map(packed), description })
+    let held_out = "the answers of the conversations held out for validation";
+    Ok(Streams { train: packed(train), val: val.map(packed), description, unit: "targets", held_out })
 }

@@ -101,6 +101,10 @@ pub struct Streams {
     pub val: Option<Sequences>,
     /// The data in words, for the summary and the model card.
     pub description: Vec<String>,
+    /// What its length counts: "tokens", or "targets" where not every token is learned.
+    pub unit: &'static str,
+    /// What is held out, in words.
+    pub held_out: &'static str,
 }
 
 /// Opens the data of a run, tokenizing text first; `vocab_size` is the model's. A run that `goes_on` has its tokens: the
@@ -188,5 +192,6 @@ fn from_shards(
 fn finish(shards: Shards, vocab_size: usize, description: Vec<String>) -> Result<Streams> {
     let (train, val) = shards.into_streams(vocab_size);
     let val = val.filter(|val| val.len() >= 2).map(|val| Sequences::Stream(Arc::new(val)));
-    Ok(Streams { train: Sequences::Stream(Arc::new(train)), val, description })
+    let held_out = "the validation split of the training data";
+    Ok(Streams { train: Sequences::Stream(Arc::new(train)), val, description, unit: "tokens", held_out })
 }

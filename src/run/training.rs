@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::checkpoint::state::TrainingState;
-use crate::data::config::DataFormat;
+use crate::data::Sequences;
 use crate::error::{Error, Result};
 use crate::events::{Event, Start};
 use crate::hub;
@@ -153,7 +153,7 @@ impl Prepared {
                     }
                 }
             }
-            EngineKind::Reference if config.data.format == DataFormat::Chat => {
+            EngineKind::Reference if matches!(self.streams.train, Sequences::Packed(_)) => {
                 return Err(Error::usage(
                     "--engine reference trains on running text; data.format = \"chat\" needs the native engine",
                 ));
