@@ -57,16 +57,16 @@ enum Source {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use taper::data::{Loader, Rows, TokenStream};
+/// use taper::data::{Batch, Loader, TokenStream};
 ///
 /// let (tokens, vocab_size) = ((0..9).collect(), 16);
 /// let stream = Arc::new(TokenStream::from_tokens(tokens, vocab_size));
 /// let (context_length, shuffle, seed) = (4, false, 1);
 /// let loader = Loader::new(stream, context_length, shuffle, seed)?;
-/// let mut rows = Rows::default();
-/// loader.append(1, &mut rows)?;
+/// let mut batch = Batch::default();
+/// loader.append(1, &mut batch)?;
 /// assert_eq!(loader.sequences_per_epoch(), 2);
-/// assert_eq!((rows.inputs, rows.targets), (vec![4, 5, 6, 7], vec![5, 6, 7, 8]));
+/// assert_eq!((batch.inputs, batch.targets), (vec![4, 5, 6, 7], vec![5, 6, 7, 8]));
 /// # taper::Result::Ok(())
 /// ```
 #[derive(Clone, Debug)]
