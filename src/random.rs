@@ -84,7 +84,8 @@ pub fn fill_normal(seed: u64, purpose: Purpose, name: &str, first: u64, out: &mu
     }
 }
 
-/// Uniform numbers in (0, 1) for the elements of the thing called `name`: element `i` depends on `(seed, purpose, name, i)` alone.
+/// Uniform numbers in (0, 1) for the elements of the thing called `name`: element `i` depends on `(seed, purpose, name,
+/// i)` alone.
 pub fn fill_uniform(seed: u64, purpose: Purpose, name: &str, out: &mut [f32]) {
     let (key, hash) = (key(seed, purpose), name_hash(name));
     for (block, values) in out.chunks_mut(4).enumerate() {

@@ -1,8 +1,9 @@
 //! The training state next to a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
-//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in the arena's order, so
-//! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
-//! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
+//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in
+//! the arena's order, so that what is read back is what was written, bit for bit. state.json holds the counters, and
+//! the checksums of every file that resuming depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own
+//! last field is the checksum of the rest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -76,9 +77,9 @@ struct StateFile {
     files: BTreeMap<String, String>,
 }
 
-/// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of that
-/// ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name. Files are synced
-/// to disk.
+/// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of
+/// that ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name.
+/// Files are synced to disk.
 ///
 /// # Errors
 /// If something cannot be written.

@@ -25,7 +25,8 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`; all but the last ranges are equally long.
+    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`; all but the last ranges are
+    /// equally long.
     pub fn new(len: usize, parts: usize, align: usize) -> Shards {
         let each = len.div_ceil(parts).next_multiple_of(align);
         Shards { borders: (0..=parts).map(|rank| (rank * each).min(len)).collect() }
@@ -87,8 +88,8 @@ pub enum Wire {
     Bf16,
 }
 
-/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its range of `ranges` afterwards, and the rest is as
-/// before.
+/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its range of `ranges` afterwards, and the
+/// rest is as before.
 ///
 /// # Errors
 /// Those of the engine.

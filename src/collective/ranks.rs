@@ -179,8 +179,8 @@ impl Ranks {
         }
     }
 
-    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the rest. Nothing
-    /// where no way to end it was handed in.
+    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the
+    /// rest. Nothing where no way to end it was handed in.
     pub fn end_on_panic(&self) {
         let (Some(group), Some(end)) = (&self.group, self.end) else { return };
         // The hook lives as long as the process, and the group must end before.
@@ -224,8 +224,8 @@ impl Ranks {
         Ok(all)
     }
 
-    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on any, all
-    /// fail.
+    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on
+    /// any, all fail.
     ///
     /// # Errors
     /// The rank's own error, else that of the first rank that has one; if a rank is gone or late.

@@ -84,7 +84,7 @@ pub struct Pass {
     pub documents: Option<Documents>,
 }
 
-/// A linear layer's parameters, and the adapters beside it.
+/// A linear layer's parameters, and the adapters next to it.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// [out, in].

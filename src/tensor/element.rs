@@ -46,8 +46,8 @@ impl Element for bf16 {
     #[inline(always)]
     fn store(x: f32) -> Self {
         let bits = x.to_bits();
-        // Half of the last place that stays, less one where that place is even: a carry rounds up. Infinity is the number after
-        // the largest finite one, so overflow needs no case of its own.
+        // Half of the last place that stays, less one where that place is even: a carry rounds up. Infinity is the
+        // number after the largest finite one, so overflow needs no case of its own.
         let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         // Of a NaN the quiet bit is set: its other bits may lie in the half that is cut off.
         let kept = if x.is_nan() { bits | 0x0040_0000 } else { nearest };

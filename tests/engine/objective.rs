@@ -25,7 +25,8 @@ fn row(i: usize, counted: usize, weights: &[f32]) -> Batch {
     Batch { inputs, targets, weights: weights.to_vec(), begins: Vec::new() }
 }
 
-/// What is left after training on these rows, [`ROWS`] of them a step: loss and outcome of each step, weights and state as bits.
+/// What is left after training on these rows, [`ROWS`] of them a step: loss and outcome of each step, weights and state
+/// as bits.
 fn train(rows: &[Batch], team: Team, weight_decay: f64) -> (Vec<(f64, Outcome)>, Vec<u32>) {
     let model = Gpt::new(small()).unwrap();
     let optimizer = OptimizerConfig { weight_decay, ..OptimizerConfig::default() };
@@ -51,7 +52,8 @@ fn alone(rows: &[Batch]) -> (Vec<(f64, Outcome)>, Vec<u32>) {
 /// Ranks with unequal shares of what counts, one of them with nothing, give the bits of one process.
 #[test]
 fn ranks_with_unequal_counts_and_with_none_change_no_bit() {
-    // The first quarter of a step, a rank's of four, counts for nothing in it; the second step has weights, the third has nothing.
+    // The first quarter of a step, a rank's of four, counts for nothing in it; the second step has weights, the third
+    // has nothing.
     let counts = [0, 0, 1, 8, 3, 0, 5, 2];
     let weight = |i: usize| (0..T).map(|t| [0.5, 0.0, 2.0, 0.25][(i + t) % 4]).collect::<Vec<f32>>();
     let mut rows: Vec<Batch> = (0..ROWS).map(|i| row(i, counts[i], &[])).collect();

@@ -34,7 +34,7 @@ pub struct Args {
     /// The run folder [default: run.dir of the config, else runs/NAME].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Go on with the run in its folder (from its newest whole checkpoint; from the start where there is none).
+    /// Continue the run in its folder (from its newest whole checkpoint; from the start where there is none).
     #[arg(long)]
     resume: bool,
     /// cpu, cuda, cuda:N or auto [default: run.device of the config].

@@ -1,7 +1,8 @@
 //! Attention over the cache: one task for some tokens of a sequence and one key-value head.
 //!
-//! Per query, whatever is computed at the same time: scores against all keys (each a sum over the head's elements in order), the
-//! largest, exponentials, their sum over sixteen lanes, and the values weighted by them, summed token after token.
+//! Per query, whatever is computed at the same time: scores against all keys (each a sum over the head's elements in
+//! order), the largest, exponentials, their sum over sixteen lanes, and the values weighted by them, summed token after
+//! token.
 
 use half::{bf16, f16};
 

@@ -141,7 +141,8 @@ impl Cpu {
         shape.bytes()
     }
 
-    /// Adds tokens to the sequence in a slot and gives the logits `[V]` after each of them to `take`, in order: the same bits as
+    /// Adds tokens to the sequence in a slot and gives the logits `[V]` after each of them to `take`, in order: the
+    /// same bits as
     /// [`Decode::feed`] token by token, in passes of many.
     ///
     /// # Errors

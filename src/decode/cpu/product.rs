@@ -54,8 +54,8 @@ pub fn each_row(pool: &mut Pool, rows: usize, work: &(dyn Fn(usize) + Sync)) {
 }
 
 simd! {
-    /// The largest number of a block becomes 127; halves round to even. A block with a number that is not finite gets a scale
-    /// that is not, so that it shows.
+    /// The largest number of a block becomes 127; halves round to even. A block with a number that is not finite gets a
+    /// scale that is not, so that it shows.
     fn quantise(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         const ROUND: f32 = 12_582_912.0;
         let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks(BLOCK)).zip(scales).zip(sums);
@@ -127,8 +127,8 @@ pub fn product(
         let count = per_task.min(w.panels() - first);
         let to = out.at(0);
         // SAFETY: `x`, the matrix and `out` have the sizes asserted above, which are those of the job; `Isa` names only what this
-        // machine has. Through `to`, tiles write the columns of panels `first..first + count` and no others, and this task alone
-        // has these panels.
+        // machine has. Through `to`, tiles write the columns of panels `first..first + count` and no others, and this
+        // task alone has these panels.
         unsafe {
             match w.format() {
                 WeightFormat::Fp32 => kernels::floats(isa, &float_job::<f32>(x, w, to), first, count),

@@ -191,10 +191,10 @@ impl CudaDriver {
     }
 }
 
-/// What is always put on the first stream cannot be part of work beside it.
+/// What is always put on the first stream cannot be part of work next to it.
 fn refuse_beside(what: &str) -> Result<()> {
     match side::is_beside() {
-        true => Err(Error::Device(format!("{what} cannot be part of work beside the other"))),
+        true => Err(Error::Device(format!("{what} cannot be part of work next to the other"))),
         false => Ok(()),
     }
 }

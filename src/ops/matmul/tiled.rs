@@ -19,7 +19,7 @@ pub fn stretch(parts: usize) -> usize {
 
 /// Columns whose panels are packed at a time.
 const COLUMNS: usize = 2048;
-/// Bytes of the panels of A that a task keeps in its second-level cache, beside a panel of B that passes through.
+/// Bytes of the panels of A that a task keeps in its second-level cache, next to a panel of B that passes through.
 const ROWS_BYTES: usize = 768 << 10;
 
 /// A block's place in the result, and in the stretches of k.
@@ -67,7 +67,8 @@ pub unsafe fn multiply<E: Packed>(
                 take: &take,
             };
             // SAFETY: `column` is below n and `first` below k, and the pass reads `columns` lines and `k` values from there, no further
-            // than n and k; a pass has at most `min(n, COLUMNS)` lines and `stretch` values of k, for which the buffer was made.
+            // than n and k; a pass has at most `min(n, COLUMNS)` lines and `stretch` values of k, for which the buffer
+            // was made.
             unsafe { pass.run(a.at(0, first), b.at(column, first), &columns, threads) };
         }
     }
@@ -90,8 +91,8 @@ struct Pass<'t, F> {
 
 impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
     /// # Safety
-    /// `a` and `b` are readable over the pass's rows, columns and k; `packed` has a panel for every 32 columns; the machine has the
-    /// unit.
+    /// `a` and `b` are readable over the pass's rows, columns and k; `packed` has a panel for every 32 columns; the
+    /// machine has the unit.
     unsafe fn run<E: Packed>(&self, a: Lines<E>, b: Lines<E>, packed: &Parts<'_, u16>, threads: Threads) {
         let len = panel_len(self.k, E::PARTS);
         let (row_panels, column_panels) = (self.rows.div_ceil(LINES), self.columns.div_ceil(LINES));

@@ -1,4 +1,5 @@
-//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::collective::ordered`], with additions on the device.
+//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::collective::ordered`], with additions on
+//! the device.
 //!
 //! What is exchanged goes by NCCL, in the order of the engine's own stream. A device that is none of NVIDIA's (the emulator
 //! of the tests) goes by way of the host and the ranks' own connections, with the same bits.
@@ -119,9 +120,9 @@ impl DeviceSums {
         self.team.bucket > 0 && self.team.summation.wire == Wire::F32
     }
 
-    /// Adds `window` of a buffer of `len` f32 that starts at the address `base` over all ranks, while the GPU does other work,
-    /// this rank's own sums at the addresses `earlier` first. After [`DeviceSums::join`] all have the sum, or each that of its
-    /// shard where `is_split`.
+    /// Adds `window` of a buffer of `len` f32 that starts at the address `base` over all ranks, while the GPU does
+    /// other work, this rank's own sums at the addresses `earlier` first. After [`DeviceSums::join`] all have the sum,
+    /// or each that of its shard where `is_split`.
     ///
     /// # Errors
     /// If a rank is gone, or memory cannot be had.
@@ -198,7 +199,8 @@ impl DeviceSums {
         Ok(())
     }
 
-    /// Sends `send[r]` to rank `r` and receives `receive[r]` from it: bytes of device memory, in the order of the work at hand.
+    /// Sends `send[r]` to rank `r` and receives `receive[r]` from it: bytes of device memory, in the order of the work
+    /// at hand.
     fn exchange_at(&mut self, name: &'static str, send: &[Part], receive: &[Part]) -> Result<()> {
         let (driver, ranks) = (self.gpu.driver(), &self.team.ranks);
         if let Some((nccl, _)) = &mut self.nccl

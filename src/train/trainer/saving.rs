@@ -1,7 +1,7 @@
 //! Checkpoints: rank 0 writes the model, and every rank its part of the training state, side by side.
 //!
-//! Where ranks do not see one run folder (machines without a common file system), rank 0 gathers everything and writes it alone.
-//! The files are the same either way, and for any number of ranks.
+//! Where ranks do not see one run folder (machines without a common file system), rank 0 gathers everything and writes
+//! it alone. The files are the same either way, and for any number of ranks.
 
 use std::ops::Range;
 use std::path::Path;
@@ -73,8 +73,8 @@ impl Trainer<'_> {
             return of_all(if ranks.is_root() { 0..len } else { 0..0 });
         }
         let own = ranks.shards(len).range(ranks.rank());
-        // A rule that wants whole parameters leaves parts that are no whole chunks of the file; and with spare rows the buffers
-        // are divided elsewhere than the file is.
+        // A rule that wants whole parameters leaves parts that are no whole chunks of the file; and with spare rows the
+        // buffers are divided elsewhere than the file is.
         if layout.trained() != len || !self.engine.holds_chunks(arena_file::chunk(len)) {
             return of_all(own);
         }

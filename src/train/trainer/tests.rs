@@ -20,8 +20,8 @@ use crate::train::engine::{Native, Setup, Team};
 /// Tokens of the model: those of the bytes' tokenizer.
 const VOCABULARY: usize = 257;
 
-/// Trains a model of this width from step `steps.start`, where there is a checkpoint unless it is 0, to `steps.end`, as one rank. Gives
-/// the losses that are told.
+/// Trains a model of this width from step `steps.start`, where there is a checkpoint unless it is 0, to `steps.end`, as
+/// one rank. Gives the losses that are told.
 fn train(folder: &Path, ranks: Ranks, kind: OptimizerKind, width: usize, steps: Range<u64>) -> Vec<f64> {
     train_with_rows(folder, ranks, kind, width, VOCABULARY, steps)
 }
@@ -155,7 +155,8 @@ fn every_rule_trains_is_saved_resumed_and_sharded() {
     }
 }
 
-/// Where ranks hold whole parameters that are no whole chunks of the checkpoint's file, what they write is put together first.
+/// Where ranks hold whole parameters that are no whole chunks of the checkpoint's file, what they write is put together
+/// first.
 #[test]
 fn parts_between_parameters_need_not_be_whole_chunks_of_the_file() {
     let (kind, width) = (OptimizerKind::Momentum, 224);
@@ -167,7 +168,8 @@ fn parts_between_parameters_need_not_be_whole_chunks_of_the_file() {
     assert!(arena(shared.path(), 3) == bytes);
 }
 
-/// Engine rows stand in no checkpoint: one without them is resumed with them, on any number of ranks, and the other way round.
+/// Engine rows stand in no checkpoint: one without them is resumed with them, on any number of ranks, and the other way
+/// round.
 #[test]
 fn a_checkpoint_knows_nothing_of_engine_rows() {
     let (kind, rows) = (OptimizerKind::Adamw, 320);
