@@ -3,8 +3,8 @@
 //! Text: the shared Gutenberg shard where it is, else this crate's own sources. `cargo bench --bench tokenizer`.
 //!
 //! With `TAPER_BENCH_TEXT=FILE` it measures one thing once instead, for scripts that alternate between programs
-//! (`scripts/bench_tokenizers.py`): the GPT-2 ids of that text, on one thread. It prints a line of JSON: seconds, bytes, tokens,
-//! and the sum of all (id + 1) (position + 1), modulo 2^64, as a check.
+//! (`scripts/bench_tokenizers.py`): the GPT-2 ids of that text, on one thread. It prints a line of JSON: seconds,
+//! bytes, tokens, and the sum of all (id + 1) (position + 1), modulo 2^64, as a check.
 
 use criterion::{Criterion, Throughput, criterion_group};
 use std::hint::black_box;

@@ -65,7 +65,7 @@ template <class T, int ROWS, int D> struct TileCopy {
     }
 
     // Starts the copy of rows first .. first + ROWS to the tile at `target`; rows from `limit` on become zero. `shift`
-    // elements on lies another matrix of the same rows: values beside keys.
+    // elements on lies another matrix of the same rows: values next to keys.
     DEVICE void start(u32 target, u32 first, u32 limit, u32 shift = 0) const {
         const T* p = source + u64(first) * stride + shift;
         if (first + ROWS <= limit) {

@@ -10,7 +10,7 @@
 //
 // Plan: 4 warps of MT * 16 keys, MT = 2 at D = 64 without dropout and documents, else 1; K and V in shared memory, read as A; tiles
 // of 32 rows of Q and of dO in two places each, the next pair loaded while this one is used, one barrier a pair; lse
-// and delta of their queries beside them. A loop step with masks over the diagonal, then one without. Queries beyond T
+// and delta of their queries next to them. A loop step with masks over the diagonal, then one without. Queries beyond T
 // have lse = inf, so that their probabilities are 0.
 //
 // Launch: attention_backward_keys_d{64,128}{,_dropout,_documents}_{bf16,f16}

@@ -257,7 +257,7 @@ template <class T, int D, bool DROPOUT, bool DOCUMENTS> struct Forward {
             keys.start(next + KV_BYTES, first_key + N, t, to_values);
             cp_async_commit();
         }
-        // Rows wait for nobody in the tiles they see nothing of; barriers and copies go on.
+        // Rows wait for nobody in the tiles they see nothing of; barriers and copies continue.
         if (MASKED && first_key >= first_row + MT * 16) return;
         float s[MT][NT][4];
         softmax<MASKED>(s, here, first_row, first_key);

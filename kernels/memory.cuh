@@ -170,7 +170,7 @@ template <int N> DEVICE u32 valid_of(u64 first, u64 end) {
 }
 
 // The dynamic shared memory of the block, aligned to 128 bytes, as `type* name`.
-// SHARED_ARRAY declares a static array in shared memory; its size counts beside the dynamic bytes.
+// SHARED_ARRAY declares a static array in shared memory; its size counts next to the dynamic bytes.
 #ifdef TAPER_EMULATOR
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::dynamic_shared())
 #define SHARED_ARRAY(type, name, count)                                                                                \

@@ -86,7 +86,7 @@ def child(arguments, python):
     command = [python, __file__, "--child", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
-        # Wheels that were built for instructions which the machine has not end by a signal; the others go on.
+        # Wheels that were built for instructions which the machine has not end by a signal; the others continue.
         lines = done.stderr.strip().splitlines()
         print(f"{arguments['engine']} failed with {done.returncode}: {lines[-1] if lines else ''}", file=sys.stderr)
         return None

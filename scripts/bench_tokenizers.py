@@ -1,4 +1,4 @@
-"""Measures taper's tokenizer beside tiktoken, Hugging Face tokenizers and, where it is installed, rustbpe; alternately.
+"""Measures taper's tokenizer next to tiktoken, Hugging Face tokenizers and, where it is installed, rustbpe; alternately.
 
 Build first:  cargo build --release && cargo bench --no-run --bench tokenizer
 Then, say:    python scripts/bench_tokenizers.py ../shared/data/gutenberg '/usr/lib/python3/**/*.py' --megabytes 100
@@ -193,7 +193,7 @@ def main():
             gather(inputs, args.megabytes * 1_000_000, out)
         tiny = os.path.join(folder, "tiny.txt")
         pathlib.Path(tiny).write_text("A few words.")
-        # Preparing anything leaves the tokenizer beside the shards.
+        # Preparing anything leaves the tokenizer next to the shards.
         prepared = os.path.join(folder, "prepared")
         command = [args.taper, "data", "prepare", tiny, "--tokenizer", "gpt2", "--out", prepared]
         subprocess.run(command, check=True, capture_output=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds an exported GGUF file against taper: llama.cpp loads it, splits texts into the same ids, and goes on with the same tokens.
+"""Holds an exported GGUF file against taper: llama.cpp loads it, splits texts into the same ids, and continues with the same tokens.
 
     taper model export MODEL --format gguf --out model.gguf
     python scripts/check_gguf.py model.gguf MODEL [--taper target/release/taper] [--new 40] [--prompt TEXT]...

@@ -59,7 +59,7 @@ part "tests that only a GPU can run: 1,000 steps without a leak, 200-step curves
 "$GPU_TESTS" --nocapture --ignored >"$out/long-tests.txt" 2>&1 || failed=1
 grep -E '^test |^skipped|test result|curve|leak' "$out/long-tests.txt"
 
-part "operators beside their ceilings"
+part "operators next to their ceilings"
 "$TAPER" bench ops --device cuda --json >"$out/ops.json" || failed=1
 "$TAPER" bench ops --device cuda | tee "$out/ops.txt"
 
@@ -76,7 +76,7 @@ done
 part "a table of matrix products, and what it gains"
 "$TAPER" bench tune --shape 124m --batch 16 --device cuda --precision bf16 --out "$out/matmul.json" | tee "$out/tune.txt" || failed=1
 
-part "beside PyTorch"
+part "next to PyTorch"
 if "$PYTHON" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
   "$PYTHON" scripts/bench_torch.py --taper "$TAPER" --device cuda --shape 124m --batch 16 --mode bf16 compile-bf16 \
     --rounds 3 --steps 10 --json >"$out/torch.json" || failed=1

@@ -176,7 +176,7 @@ def main():
                 more = [word for key in keys for word in ("--set", key)]
                 expected = 1 if name == "unsafe-rate" else 0
                 run(program, folder, "train", "tiny.toml", "--run", f"runs/{name}", *more, expect=expected)
-            # As a new user would go on: adapters on conversations, several processes.
+            # As a new user would continue: adapters on conversations, several processes.
             lora = ["data.text=[\"chat.jsonl\"]", "data.format=chat", "data.val_fraction=0", "lora.rank=2", "model.dropout=0.1",
                     "model.init_from=runs/llama/checkpoints/step-00000020", "tokenizer.kind=file", "sample.every=0",
                     "tokenizer.path=runs/llama/checkpoints/step-00000020"]

@@ -1,9 +1,10 @@
 //! The error type of the library and its `Result`.
 //!
 //! Variants are grouped by *cause*, because the cause decides the exit code and the remedy: a user's mistake in the
-//! command or the config (`Usage`), a file that cannot be read or written (`Io`), a file whose content is wrong (`Data`),
-//! a device that is not there or refuses (`Device`), training that cannot go on (`Training`), the Hub (`Hub`), a clean stop
-//! by a signal (`Stopped`). Every message is one sentence for a person: what was wrong, where, and what to do about it.
+//! command or the config (`Usage`), a file that cannot be read or written (`Io`), a file whose content is wrong
+//! (`Data`), a device that is not there or refuses (`Device`), training that cannot continue (`Training`), the Hub
+//! (`Hub`), a clean stop by a signal (`Stopped`). Every message is one sentence for a person: what was wrong, where,
+//! and what to do about it.
 
 use std::path::{Path, PathBuf};
 
@@ -37,14 +38,14 @@ pub enum Error {
     /// A device is missing, unsuitable, or failed.
     #[error("{0}")]
     Device(String),
-    /// Training or another computation cannot go on (non-finite values, shapes that do not fit).
+    /// Training or another computation cannot continue (non-finite values, shapes that do not fit).
     #[error("{0}")]
     Training(String),
     /// The Hub cannot be reached, refuses, or answers what it should not.
     #[error("{0}")]
     Hub(String),
     /// A signal asked the run to stop, and its state was saved first (exit code 3).
-    #[error("stopped by a signal after step {step}; the state is saved, go on with --resume")]
+    #[error("stopped by a signal after step {step}; the state is saved, continue with --resume")]
     Stopped {
         /// The last finished optimizer step.
         step: u64,
@@ -65,7 +66,7 @@ pub enum Error {
 /// The system's message, or a plainer one where the system's is obscure.
 fn explain_io(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::StorageFull => "the disk is full; free some space and go on with --resume".into(),
+        std::io::ErrorKind::StorageFull => "the disk is full; free some space and continue with --resume".into(),
         std::io::ErrorKind::NotFound => "there is no such file or folder".into(),
         std::io::ErrorKind::PermissionDenied => "permission denied".into(),
         std::io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".into(),

@@ -22,7 +22,8 @@
 //! - [`mod@reference`]: the same GPT written by the book on candle, the oracle of the tests.
 //! - [`cli`]: arguments in, library calls, text out; nothing else prints.
 //!
-//! A program that trains or generates stands in `examples/`: [`run::prepare()`] and [`run::Prepared::train`], [`open::open()`] and
+//! A program that trains or generates stands in `examples/`: [`run::prepare()`] and [`run::Prepared::train`],
+//! [`open::open()`] and
 //! [`sample::generate_all`].
 
 pub mod arch;

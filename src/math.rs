@@ -268,13 +268,15 @@ mod tests {
     //! The truth is the C library in f64, which is far more precise than what is tested.
     use super::*;
 
+    /// Numbers from `lo` to `hi`; few of them where they are interpreted.
     fn grid(lo: f64, hi: f64, n: usize) -> impl Iterator<Item = f64> {
+        let n = if cfg!(miri) { n.min(50) } else { n };
         (0..=n).map(move |i| lo + (hi - lo) * i as f64 / n as f64)
     }
 
     #[test]
     fn near_zero_both_exponentials_are_one() {
-        for i in -87_000..=88_000 {
+        for i in (-87_000..=88_000).step_by(if cfg!(miri) { 2_501 } else { 1 }) {
             let x = i as f32 / 1000.0;
             assert_eq!(exp_near(x).to_bits(), exp(x).to_bits(), "{x}");
         }

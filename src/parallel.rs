@@ -1,7 +1,7 @@
 //! Disjoint parts of one buffer, written by several tasks at once.
 //!
-//! Where every part is one stretch, `chunks_mut` and rayon say all there is to say, and need no `unsafe`. This is for parts that
-//! are not: a head's columns in every row of a matrix, or a block of a matrix.
+//! Where every part is one stretch, `chunks_mut` and rayon say all there is to say, and need no `unsafe`. This is for
+//! parts that are not: a head's columns in every row of a matrix, or a block of a matrix.
 
 use std::marker::PhantomData;
 
@@ -14,8 +14,8 @@ pub struct Parts<'a, T> {
 }
 
 // SAFETY: the buffer is borrowed exclusively for 'a, so that nobody but the users of this value reaches its elements; `part` makes
-// them promise that no two of them reach one element at the same time, and whoever follows a pointer of `at` promises it there.
-// What is left is elements that go from one thread to another, and for that they are `Send`.
+// them promise that no two of them reach one element at the same time, and whoever follows a pointer of `at` promises
+// it there. What is left is elements that go from one thread to another, and for that they are `Send`.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
@@ -48,8 +48,8 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(first), len) }
     }
 
-    /// Where element `index` is, for code that goes through memory by pointers. It makes no reference, so a pointer may reach over
-    /// the parts of others as long as it is followed only to elements that are its user's own.
+    /// Where element `index` is, for code that goes through memory by pointers. It makes no reference, so a pointer may
+    /// reach over the parts of others as long as it is followed only to elements that are its user's own.
     ///
     /// # Panics
     /// If it lies past the end. (The end itself is allowed.)

@@ -4,7 +4,7 @@
 //! strings with one element may be written as that string ([`one_or_many`]). Sections check their own numbers and report
 //! a [`Problem`], which names the key: whoever read the file knows on which line that key stands and says so.
 //!
-//! This stands below every room, because each section's struct lives beside what it configures.
+//! This stands below every room, because each section's struct lives next to what it configures.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -217,15 +217,15 @@ pub fn below_one(key: &str, value: f64) -> Result<(), Problem> {
 }
 
 /// The greatest count that a config may ask for: far beyond any use, and small enough that products of two fit in 64 bits.
-pub const MOST: u64 = 1 << 31;
+pub const MAX: u64 = 1 << 31;
 
 /// Checks that a count is at least 1 and not absurd.
 ///
 /// # Errors
 /// A problem with `key`.
 pub fn count(key: &str, value: u64) -> Result<(), Problem> {
-    if (1..=MOST).contains(&value) {
+    if (1..=MAX).contains(&value) {
         return Ok(());
     }
-    Err(Problem::expected(key, value, &format!("a whole number from 1 to {MOST}")))
+    Err(Problem::expected(key, value, &format!("a whole number from 1 to {MAX}")))
 }

@@ -1,8 +1,9 @@
 //! What the library says to a person while it works: messages with a level, and progress.
 //!
-//! Library code never prints. It is handed a [`Ui`], by the command line one that writes to the terminal, by tests and other
-//! programs [`Silent`] or one of their own. What a developer wants to see of the inside (which checkpoint was written, which
-//! collective was called) is not said here: those are events of the `tracing` crate, which cost nothing where nobody listens.
+//! Library code never prints. It is handed a [`Ui`], by the command line one that writes to the terminal, by tests and
+//! other programs [`Silent`] or one of their own. What a developer wants to see of the inside (which checkpoint was
+//! written, which collective was called) is not said here: those are events of the `tracing` crate, which cost nothing
+//! where nobody listens.
 //!
 //! ```
 //! use std::sync::Mutex;

@@ -4,7 +4,7 @@ use super::operator::{self, B, C, M, T};
 use taper::ops::cost::Counting;
 use taper::ops::low_rank::{cost::cost, low_rank};
 
-/// Measures an adapter of rank 16 beside the first layer of the feed-forward block. It reads and writes that layer's output
+/// Measures an adapter of rank 16 next to the first layer of the feed-forward block. It reads and writes that layer's output
 /// once more; the products are thin.
 pub fn bench(c: &mut criterion::Criterion) {
     let n = B * T;

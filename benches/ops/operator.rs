@@ -23,7 +23,8 @@ pub fn normal(shape: &[usize]) -> Tensor {
     Tensor::from_f32(&values, shape).expect("a host tensor")
 }
 
-/// Measures `op` on activations and parameters of these shapes. Rates are those of the elements of activations that `cost` counts.
+/// Measures `op` on activations and parameters of these shapes. Rates are those of the elements of activations that
+/// `cost` counts.
 pub fn bench(
     c: &mut Criterion,
     name: &str,

@@ -96,8 +96,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// GPT-2's architecture (Radford et al. 2019) in a shape of one's own; (12, 12, 768, 1024, 50257) is the 124M model. Other
-    /// architectures differ from it by struct update.
+    /// GPT-2's architecture (Radford et al. 2019) in a shape of one's own; (12, 12, 768, 1024, 50257) is the 124M model.
+    /// Other architectures differ from it by struct update.
     pub fn gpt2(n_layer: usize, n_head: usize, n_embd: usize, context_length: usize, vocab_size: usize) -> ModelConfig {
         ModelConfig {
             n_layer,

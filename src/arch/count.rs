@@ -22,12 +22,13 @@ impl ModelConfig {
     }
 
     /// Bytes that training needs on the CPU engine, estimated: parameters and gradients (8 bytes a parameter), the
-    /// optimizer's state (`state_bytes` a parameter), in bf16 the copy of the parameters (2 more), and the buffers that a step leaves in the pool; activations are in `dtype`,
-    /// statistics and a chunk of logits in f32. A buffer of one size does not serve another, so the buffers of both
-    /// full moments count, those of the classifier and those of the way back.
+    /// optimizer's state (`state_bytes` a parameter), in bf16 the copy of the parameters (2 more), and the buffers that a
+    /// step leaves in the pool; activations are in `dtype`, statistics and a chunk of logits in f32. A buffer of one size
+    /// does not serve another, so the buffers of both full moments count, those of the classifier and those of the way
+    /// back.
     ///
-    /// Beside them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and 1 MiB for
-    /// each thread.
+    /// Next to them stand the workspaces of operators, which follow the machine: panels of matrix products, up to 16 MiB and
+    /// 1 MiB for each thread.
     ///
     /// `tests/memory/training.rs` holds the formula against what the buffer pool counts.
     pub fn training_bytes(
@@ -61,7 +62,7 @@ impl ModelConfig {
         let (tokens, size) = (micro_batch * self.context_length, dtype.size());
         let logits = ops::classifier::cuda::buffer_elements(tokens, self.vocab_size);
         let Widths { activations, statistics } = self.widths(recompute);
-        // The norms' gradients are made beside those of their outputs; and attention's row sums.
+        // The norms' gradients are made next to those of their outputs; and attention's row sums.
         let activations = activations + 2 * self.n_embd;
         let statistics = statistics + self.n_head;
         // Places of tokens, sorted, for the gradient of the embedding, and tokens and targets themselves.

@@ -1,4 +1,5 @@
-//! LoRA: a model of which only corrections of low rank are trained (Hu et al. 2021), named and laid out as Python's `peft` does.
+//! LoRA: a model of which only corrections of low rank are trained (Hu et al. 2021), named and laid out as Python's
+//! `peft` does.
 //!
 //! Each chosen linear layer computes `W x + (alpha / rank) B A x`. A starts as `torch.nn.Linear` starts (Kaiming uniform
 //! with a = sqrt(5), which is uniform within 1 / sqrt(inputs)), B at zero, so that training begins at the model as it is.
@@ -15,8 +16,8 @@ use crate::setting::{Problem, above_zero, below_one, count, one_or_many, one_or_
 /// The word for all linear layers of the blocks.
 pub const ALL_LINEAR: &str = "all-linear";
 
-/// LoRA: with `rank` set, the model stays as it is, and small corrections beside its linear layers are trained (adapters). Checkpoints
-/// hold these alone, in the layout of Python's `peft`. It needs `model.init_from`.
+/// LoRA: with `rank` set, the model stays as it is, and small corrections next to its linear layers are trained
+/// (adapters). Checkpoints hold these alone, in the layout of Python's `peft`. It needs `model.init_from`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
@@ -26,9 +27,9 @@ pub struct LoraConfig {
     /// Corrections are multiplied with `alpha / rank`.
     #[schemars(extend("x-default" = "twice the rank"))]
     pub alpha: Option<f64>,
-    /// Which layers, by the names that they have in `transformers`: `"q_proj"`, `"k_proj"`, `"v_proj"`, `"o_proj"`, `"gate_proj"`,
-    /// `"up_proj"`, `"down_proj"` of a Llama; `"c_attn"`, `"c_proj"` (attention's and the feed-forward layer's), `"c_fc"` of a
-    /// GPT-2; or `"all-linear"`.
+    /// Which layers, by the names that they have in `transformers`: `"q_proj"`, `"k_proj"`, `"v_proj"`, `"o_proj"`,
+    /// `"gate_proj"`, `"up_proj"`, `"down_proj"` of a Llama; `"c_attn"`, `"c_proj"` (attention's and the feed-forward
+    /// layer's), `"c_fc"` of a GPT-2; or `"all-linear"`.
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "[\"all-linear\"]"))]
     pub targets: Vec<String>,

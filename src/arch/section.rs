@@ -14,8 +14,8 @@ use super::config::{Mlp, ModelConfig, Norm, NormPosition, Position};
 use crate::error::Result;
 use crate::setting::{Problem, count};
 
-/// Defines the section and, key by key, what is done with all of its keys. `shape` are those that must agree with the model of
-/// `init_from`, `training` those that may differ, `source` those that are no part of a resolved shape.
+/// Defines the section and, key by key, what is done with all of its keys. `shape` are those that must agree with the
+/// model of `init_from`, `training` those that may differ, `source` those that are no part of a resolved shape.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -122,8 +122,8 @@ section! {
         tie_embeddings: bool,
     }
     training {
-        /// Dropout probability on embeddings, attention weights and both residual branches, in training only. It is not part of
-        /// the shape: with `init_from` it may differ.
+        /// Dropout probability on embeddings, attention weights and both residual branches, in training only. It is not
+        /// part of the shape: with `init_from` it may differ.
         #[schemars(extend("x-default" = "0.0; with `init_from` the folder's"))]
         dropout: f64,
     }

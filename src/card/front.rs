@@ -1,4 +1,4 @@
-//! The YAML front matter: what the Hub sorts, searches and shows beside the card.
+//! The YAML front matter: what the Hub sorts, searches and shows next to the card.
 //!
 //! Results go into `model-index`, in the form that the Hub's own library checks: a task, a data set with type and name,
 //! metrics with type and value. Numbers that are not finite are left out, since no reader takes them.

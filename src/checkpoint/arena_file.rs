@@ -1,10 +1,11 @@
-//! `training/arena.safetensors`: the fp32 master weights and the optimizer's slots (of AdamW: m and v) as flat tensors, written
-//! by several processes side by side.
+//! `training/arena.safetensors`: the fp32 master weights and the optimizer's slots (of AdamW: m and v) as flat tensors,
+//! written by several processes side by side.
 //!
-//! One file, whatever the number of processes: each writes its range of every tensor at its place. The checksum is made of the
-//! checksums of fixed chunks, so that it is put together from what the writers tell, without reading the file again, and does
-//! not depend on who wrote what.
+//! One file, whatever the number of processes: each writes its range of every tensor at its place. The checksum is made
+//! of the checksums of fixed chunks, so that it is put together from what the writers tell, without reading the file
+//! again, and does not depend on who wrote what.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::tape::Layout;
 
 /// The folder of the training state within a checkpoint.
 pub const TRAINING: &str = "training";
@@ -25,8 +27,8 @@ pub const CHUNK: usize = 1 << 14;
 /// The prefix of a checksum over chunks. One over the whole file, as version 1 wrote it, begins with "xxh3:".
 const CHUNKED: &str = "xxh3-chunks:";
 
-/// Elements of a chunk of a tensor: what a process writes starts at a multiple of this. Small arenas have small chunks, so that
-/// they, too, can be divided.
+/// Elements of a chunk of a tensor: what a process writes starts at a multiple of this. Small arenas have small chunks,
+/// so that they, too, can be divided.
 pub fn chunk(len: usize) -> usize {
     if len < 1 << 20 { crate::tape::arena::ALIGN } else { CHUNK }
 }
@@ -38,6 +40,29 @@ pub struct ArenaData {
     pub weights: Vec<f32>,
     /// The optimizer's slots: names and values.
     pub slots: Vec<(String, Vec<f32>)>,
+}
+
+impl ArenaData {
+    /// As the buffers of `layout` hold it: with zeros in spare rows, which files leave out. Data of another length
+    /// stays as it is.
+    pub fn in_buffers_of(&self, layout: &Layout) -> Cow<'_, ArenaData> {
+        let stored = layout.stored();
+        if stored == layout.trained() || self.weights.len() != stored {
+            return Cow::Borrowed(self);
+        }
+        let pieces = layout.pieces(0..stored);
+        let spread = |values: &[f32]| {
+            let (mut all, mut rest) = (vec![0.0; layout.trained()], values);
+            for piece in &pieces {
+                let (own, after) = rest.split_at(piece.len().min(rest.len()));
+                all[piece.start..piece.start + own.len()].copy_from_slice(own);
+                rest = after;
+            }
+            all
+        };
+        let slots = self.slots.iter().map(|(name, values)| (name.clone(), spread(values))).collect();
+        Cow::Owned(ArenaData { weights: spread(&self.weights), slots })
+    }
 }
 
 /// The arena file of a checkpoint in the making.
@@ -80,7 +105,8 @@ impl ArenaFile {
         file.write_all(&head).and_then(|()| file.set_len(bytes)).map_err(Error::io("write", &self.path))
     }
 
-    /// Writes a range of each tensor (the weights first) and makes it durable. Ranges of several processes start at multiples of
+    /// Writes a range of each tensor (the weights first) and makes it durable. Ranges of several processes start at
+    /// multiples of
     /// [`chunk`].
     ///
     /// # Errors

@@ -179,7 +179,7 @@ fn resolve<'a>(
         }
         return Err(Error::data(
             weights.path_of(entry),
-            format!("holds tensor {name} of shape {:?}, which the model of config.json has not", entry.shape),
+            format!("holds tensor {name} of shape {:?}, which the model of config.json lacks", entry.shape),
         ));
     }
     Ok(found)
@@ -240,7 +240,7 @@ fn gather(
         let Source::Rows { parameter, start, transposed } = &tensor.source else { continue };
         let values = weights.read_f32(name, entry)?;
         let Some(&at) = place.get(parameter) else {
-            return Err(Error::Training(format!("the table of tensors names {parameter}, which the model has not")));
+            return Err(Error::Training(format!("the table of tensors names {parameter}, which the model lacks")));
         };
         let (into, columns) = (&mut params[at].2, tensor.shape[1..].iter().product::<usize>());
         if *transposed {

@@ -6,10 +6,10 @@
 //! `folder` do the work; `format::safetensors` is the file format. `convert` changes a model that was read; `format` has
 //! the files of llama.cpp, llm.c and `peft` too.
 //!
-//! What is unusual: every config.json we write also holds our exact [`crate::arch::ModelConfig`] under the key `taper`, which
-//! transformers ignores and keeps. It brings back what the Hugging Face keys cannot say (that a bias is absent, where the
-//! file has zeros). It is believed only as far as the other keys and the weights bear it out, since a folder may have been
-//! loaded, changed and saved again by transformers.
+//! What is unusual: every config.json we write also holds our exact [`crate::arch::ModelConfig`] under the key `taper`,
+//! which transformers ignores and keeps. It brings back what the Hugging Face keys cannot say (that a bias is absent, where
+//! the file has zeros). It is believed only as far as the other keys and the weights bear it out, since a folder may have
+//! been loaded, changed and saved again by transformers.
 
 pub mod arena_file;
 pub mod config;

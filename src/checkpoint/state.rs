@@ -1,8 +1,9 @@
-//! The training state beside a model folder: `training/arena.safetensors` and `training/state.json`.
+//! The training state next to a model folder: `training/arena.safetensors` and `training/state.json`.
 //!
-//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in the arena's order, so
-//! that what is read back is what was written, bit for bit. state.json holds the counters, and the checksums of every file that resuming
-//! depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own last field is the checksum of the rest.
+//! The arena file ([`super::arena_file`]) holds the fp32 master weights and the optimizer's slots as flat tensors in
+//! the arena's order, so that what is read back is what was written, bit for bit. state.json holds the counters, and
+//! the checksums of every file that resuming depends on: XXH3 for training/*, SHA-256 for model.safetensors. Its own
+//! last field is the checksum of the rest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,7 +22,7 @@ const STATE: &str = "state.json";
 /// 2: the arena's checksum is made of chunks.
 const VERSION: u32 = 2;
 
-/// Everything besides the numbers of the arena that is needed to go on.
+/// Everything besides the numbers of the arena that is needed to resume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingState {
     /// Version of this format.
@@ -56,7 +57,7 @@ pub struct TrainingState {
     pub config_hash: String,
     /// Hash of the tokenizer.
     pub tokenizer_hash: String,
-    /// Hardware kind that wrote it: the same kind goes on with the same bits.
+    /// Hardware kind that wrote it: the same kind resumes with the same bits.
     pub hardware: String,
     /// With adapters: the XXH3 of the weights that they correct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,9 +77,9 @@ struct StateFile {
     files: BTreeMap<String, String>,
 }
 
-/// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of that
-/// ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name. Files are synced
-/// to disk.
+/// Writes the state into a checkpoint folder that holds the model and the arena already; `arena` is the checksum of
+/// that ([`super::arena_file::ArenaFile::checksum`]), and `model_sha256` are the digests of the weight files by name.
+/// Files are synced to disk.
 ///
 /// # Errors
 /// If something cannot be written.

@@ -27,7 +27,7 @@ pub enum Command {
         taper data prepare README.md --tokenizer gpt2 --val-fraction 0.1 --out data/readme\n  \
         taper data prepare cargo-sources --tokenizer bytes --out data/rust\n  \
         taper data prepare 'books/**/*.txt.gz' web.parquet --val held-out.txt --tokenizer tokenizer.json --out data/mix\n\n\
-        Train on the shards with --set data.shards='\"data/readme\"'. If this is stopped, run it again: it goes on where it was.")]
+        Train on the shards with --set data.shards='\"data/readme\"'. If this is stopped, run it again: it continues where it was.")]
     Prepare(Prepare),
     /// Fetch a data set from the Hugging Face Hub, and tokenize it if asked to.
     #[command(after_help = "Examples:\n  \
@@ -35,7 +35,7 @@ pub enum Command {
         taper data pull HuggingFaceFW/fineweb --folder sample/10BT --limit 2 --tokenizer gpt2 --val-fraction 0.01 --out data/web\n  \
         taper data pull kjj0/fineweb10B-gpt2 --files 'fineweb_*_00000[01].bin'\n\n\
         With --out each file is tokenized and removed while the next one comes in, so two at most are on disk; if this is\n\
-        stopped, run it again: it goes on where it was. Without --out the files stay in the cache, and their folder is\n\
+        stopped, run it again: it continues where it was. Without --out the files stay in the cache, and their folder is\n\
         printed; ready .bin shards are trained on from there.")]
     Pull(Pull),
     /// Say what shards hold, check them, and show the text at a position.
@@ -214,7 +214,7 @@ fn run_prepare(args: Prepare) -> Result<()> {
     tell(&tokenizer, &made?, &args.out, args.json)
 }
 
-/// Puts the tokenizer beside the shards, and says what was made.
+/// Puts the tokenizer next to the shards, and says what was made.
 fn tell(tokenizer: &Tokenizer, manifest: &Manifest, out: &Path, json: bool) -> Result<()> {
     // The folder then says by itself what its tokens mean.
     tokenizer.save_file(&out.join(TOKENIZER))?;
@@ -298,7 +298,7 @@ fn stream_and_prepare(
 /// Tokens of a full shard, unless told otherwise.
 const SHARD_TOKENS: u64 = 100_000_000;
 
-/// The tokenizer beside the shards it made.
+/// The tokenizer next to the shards it made.
 const TOKENIZER: &str = "tokenizer.json";
 
 fn run_inspect(args: &Inspect) -> Result<()> {

@@ -27,7 +27,7 @@ Examples:
   taper sample runs/quickstart --prompt \"fn \" --prompt \"struct \" --num-samples 4
   taper sample runs/quickstart --dtype q8_0                            a quarter of the memory, on the CPU
 
-The same seed gives the same text, whatever else is written beside it.
+The same seed gives the same text, whatever else is written next to it.
 The order of the rules: repetition penalty, temperature, top-k, top-p, min-p.")]
 pub struct Args {
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub struct Args {
     /// End the text before this string; may be given several times.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// At the end of the context drop the older half of the text and go on; without it the text ends there.
+    /// At the end of the context drop the older half of the text and continue; without it the text ends there.
     #[arg(long)]
     slide: bool,
     /// How many texts are written side by side; they are the same for any number.
@@ -131,7 +131,8 @@ fn by_the_book(args: &Args, opened: &Opened, requests: &[Request<'_>], screen: &
     Ok(samples)
 }
 
-/// Texts on standard output, one after another: the first that is not done as it is written, the others when it is their turn.
+/// Texts on standard output, one after another: the first that is not done as it is written, the others when it is
+/// their turn.
 struct Screen<'a> {
     args: &'a Args,
     requests: &'a [Request<'a>],
@@ -155,7 +156,7 @@ impl<'a> Screen<'a> {
             Event::Text(text) => self.texts[index].0.push_str(text),
             Event::Slid if !self.slid => {
                 note(&format!(
-                    "the context of {} is full: the older half of the text is dropped, and it goes on without",
+                    "the context of {} is full: the older half of the text is dropped, and it continues without",
                     self.context
                 ));
                 self.slid = true;

@@ -56,7 +56,7 @@ pub struct Args {
     /// The most connections; further ones wait.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
-    /// Seconds that requests may go on after SIGTERM or Ctrl-C.
+    /// Seconds that requests may continue after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "S", default_value_t = 10)]
     grace: u32,
 }

@@ -23,7 +23,7 @@ Examples:
   taper sweep docs/examples/ablation/SWEEP.toml --report-only    compare what is there
   taper sweep my-sweep.toml --price-per-hour 2.50 --device cuda:0,cuda:1
 
-The same command goes on with a sweep that was stopped or killed. docs/statistics.md explains the table.
+The same command continues with a sweep that was stopped or killed. docs/statistics.md explains the table.
 Exit codes: 0 done, 1 failed (or runs of the sweep failed), 2 bad usage or config, 3 stopped by a signal.")]
 pub struct Args {
     /// The sweep file: base config, arms, seeds.

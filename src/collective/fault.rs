@@ -1,8 +1,9 @@
 //! Faults on purpose, for the tests of failures: `TAPER_FAULT=RANK@WHEN:KIND` makes a rank fail.
 //!
-//! WHEN is `N`, the rank's `N`-th collective; `NAME/STEP`, its first of that name in that step (`gradients/12`); or `250ms`, so
-//! long after the ranks have met, whatever it does then. KIND is `kill` (as by the kernel when memory runs out), `panic`, or `stall` (the process lives and does nothing). The
-//! supervisor does not hand it on to ranks that it starts again.
+//! WHEN is `N`, the rank's `N`-th collective; `NAME/STEP`, its first of that name in that step (`gradients/12`); or
+//! `250ms`, so long after the ranks have met, whatever it does then. KIND is `kill` (as by the kernel when memory runs
+//! out), `panic`, or `stall` (the process lives and does nothing). The supervisor does not hand it on to ranks that it
+//! starts again.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -118,7 +118,7 @@ pub trait Collective: Send + Sync {
         self.all_to_all(call, &vec![&[][..]; self.size()], &mut receive)
     }
 
-    /// Tells the other ranks why this one cannot go on; their calls fail with this reason. It does not wait for them. An
+    /// Tells the other ranks why this one cannot continue; their calls fail with this reason. It does not wait for them. An
     /// engine that cannot tell ends the whole job, with this exit code.
     fn abort(&self, reason: &str, code: u8);
 }

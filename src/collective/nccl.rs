@@ -268,7 +268,8 @@ impl Nccl {
         let nccl = self.functions;
         let what = "all-to-all";
         let code = |code| check(nccl, code, self.comm, what);
-        // SAFETY: a group of calls on a live communicator, with memory as the caller promises.
+        // SAFETY: the communicator is live as long as `self`, and `&mut self` keeps others from it; each part is memory of this GPU of
+        // `count` elements that lives until the stream has done the work, and received parts do not overlap, by the caller.
         unsafe {
             code((nccl.group_start)())?;
             for (peer, (out, into)) in send.iter().zip(receive).enumerate() {
@@ -295,7 +296,8 @@ impl Nccl {
     pub unsafe fn all_reduce(&mut self, part: Part, element: Element, stream: u64, limit: Duration) -> Result<()> {
         const SUM: c_int = 0;
         let (at, stream) = (part.address, stream as Stream);
-        // SAFETY: as the caller promises.
+        // SAFETY: the communicator is live as long as `self`, and `&mut self` keeps others from it; `part` is memory of this GPU of
+        // `count` elements that lives until the stream has done the work, by the caller.
         let code = unsafe {
             (self.functions.all_reduce)(at as _, at as _, part.count, element as c_int, SUM, self.comm, stream)
         };
@@ -319,7 +321,8 @@ impl Nccl {
         limit: Duration,
     ) -> Result<()> {
         let (at, stream) = (part.address, stream as Stream);
-        // SAFETY: as the caller promises.
+        // SAFETY: the communicator is live as long as `self`, and `&mut self` keeps others from it; `part` is memory of this GPU of
+        // `count` elements that lives until the stream has done the work, by the caller.
         let code = unsafe {
             (self.functions.broadcast)(at as _, at as _, part.count, element as c_int, root as c_int, self.comm, stream)
         };
@@ -337,7 +340,7 @@ impl Nccl {
         check(self.functions, code, self.comm, "ending")?;
         self.wait("ending", limit)?;
         let comm = std::mem::replace(&mut self.comm, std::ptr::null_mut());
-        // SAFETY: as above.
+        // SAFETY: the group has ended, and `self.comm` is null now, so that neither `drop` nor anybody else uses it again.
         let code = unsafe { (self.functions.destroy)(comm) };
         check(self.functions, code, std::ptr::null_mut(), "ending")
     }

@@ -25,7 +25,8 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`; all but the last ranges are equally long.
+    /// `len` elements among `parts` ranks, at boundaries that are multiples of `align`; all but the last ranges are
+    /// equally long.
     pub fn new(len: usize, parts: usize, align: usize) -> Shards {
         let each = len.div_ceil(parts).next_multiple_of(align);
         Shards { borders: (0..=parts).map(|rank| (rank * each).min(len)).collect() }
@@ -87,8 +88,8 @@ pub enum Wire {
     Bf16,
 }
 
-/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its range of `ranges` afterwards, and the rest is as
-/// before.
+/// Adds `data` over all ranks in the fixed tree; each rank has the sum of its range of `ranges` afterwards, and the
+/// rest is as before.
 ///
 /// # Errors
 /// Those of the engine.
@@ -275,6 +276,18 @@ mod tests {
                 prop_assert!(error <= 8.0 * largest / 128.0, "{error} of {largest}");
             }
         }
+    }
+
+    #[test]
+    fn shards_end_at_the_boundaries_that_are_allowed() {
+        let ranges = |parts, allowed: &[usize]| Shards::between(100, parts, allowed).ranges();
+        assert_eq!(ranges(2, &[0, 10, 45, 70]), [0..45, 45..100]);
+        assert_eq!(ranges(4, &[0, 10, 45, 70]), [0..10, 10..45, 45..70, 70..100]);
+        // Too few for all ranks: some have nothing.
+        assert_eq!(ranges(4, &[0, 60]), [0..0, 0..60, 60..60, 60..100]);
+        assert_eq!(ranges(2, &[0]), [0..0, 0..100]);
+        assert_eq!(ranges(1, &[]), vec![0..100]);
+        assert_eq!(Shards::between(100, 2, &[0, 45]).after(7).ranges(), [7..52, 52..107]);
     }
 
     #[test]

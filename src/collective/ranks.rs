@@ -28,7 +28,7 @@ pub struct Pulse {
     pub busy_ms: Vec<f64>,
 }
 
-/// The slowest rank beside the others.
+/// The slowest rank, and how the others compare.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The rank that computes longest.
@@ -172,15 +172,15 @@ impl Ranks {
         Call { name, step, limit: Some(self.timeout() * if step == 0 { FIRST } else { 1 }) }
     }
 
-    /// Tells the others that this rank cannot go on. It does not wait.
+    /// Tells the others that this rank cannot continue. It does not wait.
     pub fn abort(&self, error: &Error) {
         if let Some(group) = &self.group {
             group.abort(&error.to_string(), error.exit_code());
         }
     }
 
-    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the rest. Nothing
-    /// where no way to end it was handed in.
+    /// After a panic of any thread, tells the others and ends the process: a rank that is half dead would hang the
+    /// rest. Nothing where no way to end it was handed in.
     pub fn end_on_panic(&self) {
         let (Some(group), Some(end)) = (&self.group, self.end) else { return };
         // The hook lives as long as the process, and the group must end before.
@@ -224,8 +224,8 @@ impl Ranks {
         Ok(all)
     }
 
-    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on any, all
-    /// fail.
+    /// What work of every rank has given, by rank, after work that takes longer than a step does. If it has failed on
+    /// any, all fail.
     ///
     /// # Errors
     /// The rank's own error, else that of the first rank that has one; if a rank is gone or late.

@@ -30,8 +30,8 @@ impl Ranks {
         self.root_within(Call { limit: Some(limit), ..self.call(name) }, work)
     }
 
-    /// As [`Ranks::on_root`], for work that may take hours: the others wait as long as rank 0's process lives. (Where collectives
-    /// are for the main thread alone, rank 0 cannot tell that it does, and they wait without a limit.)
+    /// As [`Ranks::on_root`], for work that may take hours: the others wait as long as rank 0's process lives. (Where
+    /// collectives are for the main thread alone, rank 0 cannot tell that it does, and they wait without a limit.)
     ///
     /// # Errors
     /// Those of `work`, on every rank.
@@ -93,8 +93,8 @@ impl Ranks {
         Ok(String::from_utf8_lossy(&all[0]).into_owned())
     }
 
-    /// Runs `work` while another thread tells the other ranks, twice a second, that this process lives. Gives what the work has
-    /// found, and whether the others could be told.
+    /// Runs `work` while another thread tells the other ranks, twice a second, that this process lives. Gives what the
+    /// work has found, and whether the others could be told.
     fn work_with_pulse<T>(&self, call: Call, work: impl FnOnce() -> T) -> (T, Result<()>) {
         let pause = call.limit.map_or(BEAT, |limit| BEAT.min(limit / 4));
         let over = (Mutex::new(false), Condvar::new());

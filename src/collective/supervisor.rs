@@ -62,7 +62,9 @@ pub fn run(
         let message = match run_once(policy, attempt, &command, stop, ui)? {
             Attempt::Done => return Ok(()),
             Attempt::Stopped => {
-                return Err(Error::Interrupted("stopped by a signal; the state is saved, go on with --resume".into()));
+                return Err(Error::Interrupted(
+                    "stopped by a signal; the state is saved, continue with --resume".into(),
+                ));
             }
             Attempt::Refused(message) => return Err(Error::Usage(message)),
             Attempt::Failed(message) => message,

@@ -21,7 +21,7 @@ const LONGEST_REASON: u64 = 1 << 16;
 pub(super) enum Kind {
     /// Bytes of a collective.
     Data,
-    /// Why the sender cannot go on.
+    /// Why the sender cannot continue.
     Abort,
 }
 

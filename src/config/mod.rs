@@ -1,11 +1,11 @@
 //! The config of a run: one TOML file, complete, with no includes.
 //!
-//! Reading goes in two stages. First the text as given: it is parsed with places, and every key is checked by itself, so that
-//! a typo fails on its own line with the nearest key named (`parse`, `names`); `--set` overrides join here (`overrides`).
-//! Then the whole: numbers are checked against their ranges, contradictions between keys are rejected, what this version
-//! cannot do is refused, and defaults that depend on other keys are filled in (`validate`).
+//! Reading goes in two stages. First the text as given: it is parsed with places, and every key is checked by itself,
+//! so that a typo fails on its own line with the nearest key named (`parse`, `names`); `--set` overrides join here
+//! (`overrides`). Then the whole: numbers are checked against their ranges, contradictions between keys are rejected,
+//! what this version cannot do is refused, and defaults that depend on other keys are filled in (`validate`).
 //!
-//! The structs of the sections live beside what they configure; [`Config`] only assembles them. Messages, the documentation
+//! The structs of the sections live next to what they configure; [`Config`] only assembles them. Messages, the documentation
 //! ([`docs`]) and the resolved file in the run folder are generated from those same structs ([`schema`]).
 
 pub mod docs;

@@ -5,7 +5,8 @@
 
 use super::schema::{Section, sections};
 
-/// Names of other programs: theirs, our section, our key. One name may stand several times; the section at hand is preferred.
+/// Names of other programs: theirs, our section, our key. One name may stand several times; the section at hand is
+/// preferred.
 const ALIASES: &[(&str, &str, &str)] = &[
     // nanoGPT
     ("learning_rate", "optimizer", "lr"),
@@ -183,8 +184,8 @@ pub(super) fn keys(section: &Section) -> String {
 
 /// A text from the user as part of a message: not longer than a line.
 pub(super) fn shown(text: &str) -> String {
-    const MOST: usize = 70;
-    match text.char_indices().nth(MOST) {
+    const MAX: usize = 70;
+    match text.char_indices().nth(MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.into(),
     }

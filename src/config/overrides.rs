@@ -1,7 +1,7 @@
 //! `--set section.key=value`: one key changed on the command line.
 //!
-//! The value is read as TOML where it is TOML that fits the key, and as a plain string otherwise, so that
-//! `--set schedule.kind=wsd` needs no quotes inside quotes. An override takes the place of the file's value, and also of what
+//! The value is read as TOML where it is TOML that fits the key, and as a plain string otherwise, so that `--set
+//! schedule.kind=wsd` needs no quotes inside quotes. An override takes the place of the file's value, and also of what
 //! the file says under a key that excludes it: `--set train.max_tokens=1e6` on a file with `max_steps` just works.
 
 use super::parse::{Entry, Place, misfit};

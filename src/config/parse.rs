@@ -72,8 +72,9 @@ impl Source<'_> {
     }
 }
 
-/// A text in which access tokens are stars: someone may have put theirs where it does not belong, and messages are pasted into
-/// issues. A token of the Hub begins with `hf_`; what a key called `token` is given is one, whatever it looks like.
+/// A text in which access tokens are stars: someone may have put theirs where it does not belong, and messages are
+/// pasted into issues. A token of the Hub begins with `hf_`; what a key called `token` is given is one, whatever it
+/// looks like.
 fn without_secrets(text: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut shown = String::with_capacity(text.len());

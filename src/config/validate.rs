@@ -99,7 +99,7 @@ pub(super) fn check_lanes(config: &Config) -> Result<(), Problem> {
     Err(Problem::new("dist.lanes", message))
 }
 
-/// Adapters stand beside a model that is there.
+/// Adapters stand next to a model that is there.
 fn check_lora(config: &Config) -> Result<(), Problem> {
     if config.lora.rank.is_some() && config.model.init_from.is_none() {
         let message = "lora.rank asks for adapters, which correct a model that is there; name it (model.init_from), or \

@@ -8,8 +8,9 @@ use super::Config;
 use super::schema::{self, Key, Section};
 use crate::train::config::Spike;
 
-/// Sections and keys that leave the trained weights as they are: names and places, when something is measured, saved or shown,
-/// and what trades memory for time at the same bits. They do not enter [`Config::hash`], and a resumed run may change them.
+/// Sections and keys that leave the trained weights as they are: names and places, when something is measured, saved or
+/// shown, and what trades memory for time at the same bits. They do not enter [`Config::hash`], and a resumed run may
+/// change them.
 const NOT_DETERMINING: &[&str] = &[
     "run.name",
     "run.dir",
@@ -64,9 +65,9 @@ impl Config {
         text
     }
 
-    /// A fingerprint (SHA-256 in hexadecimal) of all keys that determine the trained weights, given the data. Take it when
-    /// the config is fully resolved: the vocabulary and an automatic micro-batch are part of it. Not part of it are the names
-    /// and places of the run, when it evaluates, samples, saves, logs and pushes, and `train.recompute`.
+    /// A fingerprint (SHA-256 in hexadecimal) of all keys that determine the trained weights, given the data. Take it
+    /// when the config is fully resolved: the vocabulary and an automatic micro-batch are part of it. Not part of it
+    /// are the names and places of the run, when it evaluates, samples, saves, logs and pushes, and `train.recompute`.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let values = self.values();

@@ -22,7 +22,7 @@ impl Batch {
         let before = self.inputs.len();
         self.inputs.extend_from_slice(&rows.inputs);
         self.targets.extend_from_slice(&rows.targets);
-        // What is left out where nothing says otherwise is written out beside rows that say something.
+        // What is left out where nothing says otherwise is written out next to rows that say something.
         if !self.weights.is_empty() || !rows.weights.is_empty() {
             self.weights.resize(before, 1.0);
             self.weights.extend_from_slice(&rows.weights);

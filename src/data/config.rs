@@ -15,8 +15,8 @@ pub enum DataFormat {
     Chat,
 }
 
-/// What the model is trained on: text, tokenized at the start of the run, or token shards prepared beforehand. Exactly one of
-/// `text` and `shards` is written. Paths are relative to the folder in which the command is run.
+/// What the model is trained on: text, tokenized at the start of the run, or token shards prepared beforehand. Exactly
+/// one of `text` and `shards` is written. Paths are relative to the folder in which the command is run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -26,12 +26,12 @@ pub struct DataConfig {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "not set"))]
     pub text: Vec<String>,
-    /// A folder of token shards, a glob pattern of them, or `"OWNER/NAME"`, all `.bin` files of a data set on the Hub; shards
-    /// with `val` in their name are for validation.
+    /// A folder of token shards, a glob pattern of them, or `"OWNER/NAME"`, all `.bin` files of a data set on the Hub;
+    /// shards with `val` in their name are for validation.
     #[schemars(extend("x-default" = "not set"))]
     pub shards: Option<String>,
-    /// Text or shards for validation, in place of a part held out; `"OWNER/NAME"` is the validation split of a data set on the
-    /// Hub.
+    /// Text or shards for validation, in place of a part held out; `"OWNER/NAME"` is the validation split of a data set
+    /// on the Hub.
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(schema_with = "one_or_many_schema", extend("x-default" = "not set"))]
     pub val: Vec<String>,

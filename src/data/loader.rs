@@ -1,10 +1,11 @@
 //! Which tokens make up which sequence: a pure function of (seed, position), with no state to save.
 //!
-//! A stream of N tokens is cut into windows of T inputs, one after the other; the target of each input is the next token,
-//! so the last target of a window is the first input of the next, and n = (N - 1) / T windows have all their targets. The
-//! sequences of a run are numbered from 0 on; number `i` is window `order(i mod n)` of epoch `i / n`, where `order` is the
-//! identity or a permutation drawn for (seed, epoch). Rows of packed conversations are numbered alike. So the whole position of the data is that one number, whichever
-//! batch size, accumulation or number of GPUs reads it.
+//! A stream of N tokens is cut into windows of T inputs, one after the other; the target of each input is the next
+//! token, so the last target of a window is the first input of the next, and n = (N - 1) / T windows have all their
+//! targets. The sequences of a run are numbered from 0 on; number `i` is window `order(i mod n)` of epoch `i / n`,
+//! where `order` is the identity or a permutation drawn for (seed, epoch). Rows of packed conversations are numbered
+//! alike. So the whole position of the data is that one number, whichever batch size, accumulation or number of GPUs
+//! reads it.
 
 use std::sync::Arc;
 
@@ -63,10 +64,10 @@ enum Source {
 /// let stream = Arc::new(TokenStream::from_tokens(tokens, vocab_size));
 /// let (context_length, shuffle, seed) = (4, false, 1);
 /// let loader = Loader::new(stream, context_length, shuffle, seed)?;
-/// let mut rows = Batch::default();
-/// loader.append(1, &mut rows)?;
+/// let mut batch = Batch::default();
+/// loader.append(1, &mut batch)?;
 /// assert_eq!(loader.sequences_per_epoch(), 2);
-/// assert_eq!((rows.inputs, rows.targets), (vec![4, 5, 6, 7], vec![5, 6, 7, 8]));
+/// assert_eq!((batch.inputs, batch.targets), (vec![4, 5, 6, 7], vec![5, 6, 7, 8]));
 /// # taper::Result::Ok(())
 /// ```
 #[derive(Clone, Debug)]

@@ -51,9 +51,9 @@ pub trait Encode: Sync {
     /// A hash of everything that decides the ids, in hexadecimal: two tokenizers with one hash encode alike.
     fn hash(&self) -> &str;
 
-    /// Whether a long document may be encoded in pieces cut by [`text::pieces::next_cut`] with the ids of the whole: true for
-    /// bytes, characters and every tokenizer that first splits text as GPT-2 (or a descendant) does, without a normalizer.
-    /// Where it is false, documents are held and encoded whole, and memory grows with the longest document.
+    /// Whether a long document may be encoded in pieces cut by [`text::pieces::next_cut`] with the ids of the whole:
+    /// true for bytes, characters and every tokenizer that first splits text as GPT-2 (or a descendant) does, without a
+    /// normalizer. Where it is false, documents are held and encoded whole, and memory grows with the longest document.
     fn cuttable(&self, special: bool) -> bool {
         let _ = special;
         true

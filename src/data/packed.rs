@@ -1,10 +1,10 @@
 //! Conversations packed into rows of the context's length, several in a row where they fit.
 //!
 //! Each is placed in the first open row that has room for it, of at most `OPEN` rows; attention does not reach across
-//! them and positions start again in each, so what shares a row changes nothing but the order of data. A conversation of N
-//! tokens takes N - 1 places: its last token is only a target. One that is longer than the context is cut at its end; if
-//! nothing that the model should learn is left of it, it is dropped. The order, and with it the packing, is a function of the
-//! seed: no state has to be saved.
+//! them and positions start again in each, so what shares a row changes nothing but the order of data. A conversation
+//! of N tokens takes N - 1 places: its last token is only a target. One that is longer than the context is cut at its
+//! end; if nothing that the model should learn is left of it, it is dropped. The order, and with it the packing, is a
+//! function of the seed: no state has to be saved.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Decoding on a GPU: one step for all sequences, recorded once and started with one call, and the choice of the next tokens
 //! prepared on the device.
 //!
-//! A step computes a row for every slot, whether it has a new token or not, so that the shapes of the matrix products (and with
-//! them the bits of a row) never depend on how many sequences are under way. What a row costs is little beside reading the
-//! weights. Prompts are fed one after another.
+//! A step computes a row for every slot, whether it has a new token or not, so that the shapes of the matrix products
+//! (and with them the bits of a row) never depend on how many sequences are under way. What a row costs is little next
+//! to reading the weights. Prompts are fed one after another.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Decode`] holds some slots, each with the key-value cache of one sequence. What a sequence's logits are depends on its
 //! own tokens and on how they were fed (a prompt in one call, then one token a call), never on what stands in the other
-//! slots: a text is the same whatever is generated beside it.
+//! slots: a text is the same whatever is generated next to it.
 
 pub mod cpu;
 mod gpu;
@@ -138,8 +138,8 @@ pub trait Select: Decode {
         temperatures: &[f64],
     ) -> Result<Vec<Candidates>>;
 
-    /// The logits `[V]` after the last tokens of feed number `index` of the last call, for a choice that the candidates do not
-    /// decide.
+    /// The logits `[V]` after the last tokens of feed number `index` of the last call, for a choice that the candidates
+    /// do not decide.
     ///
     /// # Errors
     /// If the device fails.

@@ -221,8 +221,9 @@ impl Gpu {
         Ok(())
     }
 
-    /// Records the work that `work` starts instead of doing it; see [`Driver::record`]. What `work` allocates and frees stays
-    /// with the recording; tensors that it hands out (its results) the caller keeps as long as it starts the recording.
+    /// Records the work that `work` starts instead of doing it; see [`Driver::record`]. What `work` allocates and frees
+    /// stays with the recording; tensors that it hands out (its results) the caller keeps as long as it starts the
+    /// recording.
     ///
     /// # Errors
     /// That of `work`, or a `Device` error.

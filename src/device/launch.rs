@@ -250,15 +250,15 @@ pub trait Driver: Send + Sync {
     /// Whether products of f32 matrices may round their factors to TF32, from now on; at first they may not.
     fn allow_tf32(&self, allow: bool);
 
-    /// From now on the shapes in `algorithms` use the algorithm given there (shape to hexadecimal, as [`Driver::tuned`] gives
-    /// them), all others the library's first heuristic.
+    /// From now on the shapes in `algorithms` use the algorithm given there (shape to hexadecimal, as [`Driver::tuned`]
+    /// gives them), all others the library's first heuristic.
     ///
     /// # Errors
     /// A `Device` error if one is no algorithm of the library at hand.
     fn use_algorithms(&self, algorithms: &BTreeMap<String, String>) -> Result<()>;
 
-    /// From now on, or no longer: for every shape that is met for the first time several algorithms are tried on the matrices
-    /// of the call, and the fastest is kept. The result of such a product may have been added several times.
+    /// From now on, or no longer: for every shape that is met for the first time several algorithms are tried on the
+    /// matrices of the call, and the fastest is kept. The result of such a product may have been added several times.
     fn tune(&self, tuning: bool);
 
     /// What [`Driver::tune`] found, shape to algorithm.
@@ -279,9 +279,10 @@ pub trait Driver: Send + Sync {
         Ok(None)
     }
 
-    /// Puts what `work` starts (copies within the device, kernels, and what a library puts on [`Driver::stream`]) beside the other
-    /// work, after all that was started before. [`Driver::join`] brings the two together; until then memory that it uses must
-    /// not go to another owner. A driver that does all work at once (an emulator) calls `work`, and that is all.
+    /// Puts what `work` starts (copies within the device, kernels, and what a library puts on [`Driver::stream`]) next
+    /// to the other work, after all that was started before. [`Driver::join`] brings the two together; until then
+    /// memory that it uses must not go to another owner. A driver that does all work at once (an emulator) calls
+    /// `work`, and that is all.
     ///
     /// # Errors
     /// That of `work`; a `Device` error.
@@ -289,7 +290,7 @@ pub trait Driver: Send + Sync {
         work()
     }
 
-    /// Lets all work that is started from now on wait for what was put beside it.
+    /// Lets all work that is started from now on wait for what was put next to it.
     ///
     /// # Errors
     /// A `Device` error.

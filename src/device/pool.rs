@@ -23,7 +23,7 @@ pub struct HostBuffer {
 
 // SAFETY: the buffer owns its memory, and hands out references only through `&self` and `&mut self`.
 unsafe impl Send for HostBuffer {}
-// SAFETY: as above; shared access is read-only.
+// SAFETY: through `&self` there are only `&[u8]`: writing needs `&mut self`.
 unsafe impl Sync for HostBuffer {}
 
 /// Buffers that wait by size, and counts of those that do not.
@@ -58,9 +58,9 @@ impl HostBuffer {
         HostBuffer::of(&TENSORS, bytes)
     }
 
-    /// A buffer for the inside of an operator: as [`HostBuffer::take`], but what the functions of this module tell does not
-    /// include it, because its size follows the machine and not the model. At least `bytes` bytes, rounded up to a power of two, so
-    /// that work of many shapes shares few buffers.
+    /// A buffer for the inside of an operator: as [`HostBuffer::take`], but what the functions of this module tell does
+    /// not include it, because its size follows the machine and not the model. At least `bytes` bytes, rounded up to a
+    /// power of two, so that work of many shapes shares few buffers.
     pub fn workspace(bytes: usize) -> HostBuffer {
         HostBuffer::of(&WORKSPACES, bytes.next_power_of_two())
     }

@@ -59,7 +59,7 @@ impl EvalConfig {
 /// A benchmark by the form of its examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
-    /// HellaSwag: which of four endings goes on from a context (Zellers et al., 2019, arXiv:1905.07830).
+    /// HellaSwag: which of four endings continues a context (Zellers et al., 2019, arXiv:1905.07830).
     Hellaswag,
     /// LAMBADA: the last word of a passage (Paperno et al., 2016, arXiv:1606.06031).
     Lambada,

@@ -176,7 +176,8 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds the losses of windows of `t` inputs, row by row, so that the order of the sum is the stream's whatever the batch.
+    /// Adds the losses of windows of `t` inputs, row by row, so that the order of the sum is the stream's whatever the
+    /// batch.
     fn add(&mut self, losses: &[f32], t: usize) {
         self.total = losses.iter().fold(self.total, |sum, &loss| sum + f64::from(loss));
         let of_row = |row: &[f32]| (row.iter().map(|&loss| f64::from(loss)).sum(), row.len() as u64);

@@ -120,7 +120,7 @@ impl EventLog {
         self.events.iter().rev().find_map(|event| if let Event::Start(e) = event { Some(&**e) } else { None })
     }
 
-    /// How the run ended; `None` while it goes on, and when it was killed without a word.
+    /// How the run ended; `None` while it continues, and when it was killed without a word.
     pub fn end(&self) -> Option<&End> {
         let newest = self.events.iter().rev().find(|e| matches!(e, Event::Start(_) | Event::Resume(_) | Event::End(_)));
         if let Some(Event::End(end)) = newest { Some(end) } else { None }
@@ -229,8 +229,8 @@ pub(super) fn is_whole(tail: &[u8]) -> bool {
 
 /// Applies the `resume` events: a record beyond the step of a later `resume` goes, and so does a record *at* that step
 /// which the resumed process wrote once more (as it does at step 0, when it had to start from the beginning). A
-/// `rollback` takes back what lies beyond its step just so; a process that was resumed from before it writes it once more, and the
-/// last one counts.
+/// `rollback` takes back what lies beyond its step just so; a process that was resumed from before it writes it once
+/// more, and the last one counts.
 pub(super) fn drop_superseded(events: &mut Vec<Event>) {
     if !events.iter().any(|event| matches!(event, Event::Resume(_) | Event::Rollback(_))) {
         return;

@@ -2,8 +2,9 @@
 //!
 //! It is the contract between training, which writes, and everything that reads: reports, dashboards, other people's
 //! scripts. The one idea: *a line is a fact that is never changed*. A run that is resumed does not erase what it did
-//! beyond the checkpoint it goes on from; it appends `resume {step}`, and readers drop the earlier records beyond that
-//! step ([`EventLog`] does); `rollback {step}` says the same without a restart. A run that is killed leaves at most one torn line, the last, which readers pass over and
+//! beyond the checkpoint it continues from; it appends `resume {step}`, and readers drop the earlier records beyond
+//! that step ([`EventLog`] does); `rollback {step}` says the same without a restart. A run that is killed leaves at
+//! most one torn line, the last, which readers pass over and
 //! [`EventWriter::append_to`] cuts off.
 //!
 //! Unusual: JSON has no NaN and no infinities, and those are the very numbers one looks for in a log, so they are written
@@ -48,7 +49,7 @@ pub enum Event {
     Spike(Spike),
     /// A checkpoint was written, whole.
     Checkpoint(Checkpoint),
-    /// Training goes on from a checkpoint: earlier records beyond its step no longer count.
+    /// Training continues from a checkpoint: earlier records beyond its step no longer count.
     Resume(Resume),
     /// After a spike, training went back to a checkpoint: earlier records beyond its step no longer count.
     Rollback(Rollback),
@@ -254,7 +255,7 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// The update was left out; data, step and schedule go on.
+    /// The update was left out; data, step and schedule continue.
     Skip,
     /// Training stopped.
     Error,
@@ -327,17 +328,17 @@ pub struct Checkpoint {
     pub val_loss: Option<f64>,
 }
 
-/// Training goes on.
+/// Training continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resume {
-    /// The step of the state that it goes on from; 0 is from the beginning.
+    /// The step of the state that it continues from; 0 is from the beginning.
     pub step: u64,
     /// Seconds since 1970-01-01 UTC (a timing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
 }
 
-/// Training went back to a checkpoint after a spike, and goes on with later data (`stability.spike = "rollback"`).
+/// Training went back to a checkpoint after a spike, and continues with later data (`stability.spike = "rollback"`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The step whose state it goes back to.

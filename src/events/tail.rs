@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Bytes by which a log is known again: its first line tells the time.
 const HEAD: usize = 512;
 
-/// The log of a run that may go on.
+/// The log of a run that may continue.
 #[derive(Debug)]
 pub struct EventTail {
     path: PathBuf,

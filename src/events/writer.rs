@@ -16,7 +16,7 @@ const FLUSH_AT: usize = 64 << 10;
 ///
 /// A written event is in memory until [`flush`](Self::flush), or until 64 KiB have come together. Call `flush` whenever
 /// a reader should see what happened, and [`sync`](Self::sync) before a checkpoint is made visible, so that the log never
-/// ends before the state that training goes on from.
+/// ends before the state that training continues from.
 #[derive(Debug)]
 pub struct EventWriter {
     file: File,
@@ -34,14 +34,14 @@ impl EventWriter {
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("create", path))?;
         if file.metadata().map_err(Error::io("read", path))?.len() > 0 {
             return Err(Error::usage(format!(
-                "{} already holds the record of a run; go on with --resume, or choose another run folder",
+                "{} already holds the record of a run; continue with --resume, or choose another run folder",
                 path.display()
             )));
         }
         Ok(Self { file, path: path.to_path_buf(), buffer: Vec::with_capacity(2 * FLUSH_AT) })
     }
 
-    /// Goes on with a log, or starts it where there is none. A torn last line is cut off; nothing else is dropped.
+    /// Continues with a log, or starts it where there is none. A torn last line is cut off; nothing else is dropped.
     ///
     /// # Errors
     /// If the file cannot be read or written.

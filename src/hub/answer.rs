@@ -18,7 +18,7 @@ pub(super) const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 const OF_NOTE: [&str; 3] = ["x-repo-commit", "x-linked-etag", "x-linked-size"];
 
 /// The largest answer that is read as a whole: a listing or a message, never a file.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 
 /// The head of an answer, and its body still to be read.
 pub(super) struct Answer {
@@ -110,7 +110,7 @@ impl Answer {
         let url = shown(&self.url);
         self.body
             .as_reader()
-            .take(MOST_BYTES)
+            .take(MAX_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| Failure::Network(format!("the answer of {url} broke off: {error}")))?;
         match serde_json::from_slice(&bytes) {

@@ -1,6 +1,6 @@
-//! Pushes beside a training run: never in its way.
+//! Pushes next to a training run: never in its way.
 //!
-//! The run hands over a checkpoint and goes on at once. The checkpoint's files are hard-linked into a folder of their own
+//! The run hands over a checkpoint and continues at once. The checkpoint's files are hard-linked into a folder of their own
 //! (an instant, and no room), because the run may remove the checkpoint while it is being sent. One thread sends; if it is
 //! still busy when the next checkpoint comes, only the newest waits. What fails is told at the end, and the next checkpoint
 //! tries again: what arrived is not sent twice.

@@ -16,7 +16,7 @@ use super::repo::Repo;
 use crate::error::Error;
 
 /// Commits of others that may come in between while we try.
-const MOST_CONFLICTS: u32 = 3;
+const MAX_CONFLICTS: u32 = 3;
 
 /// A commit that took.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ pub(super) fn commit(
         if !conflict && !failure.is_transient() {
             return Err(failure);
         }
-        if pr && conflict && conflicts < MOST_CONFLICTS {
+        if pr && conflict && conflicts < MAX_CONFLICTS {
             // A pull request overwrites nothing: it is opened on whatever the branch is at now.
             conflicts += 1;
             parent = head(client, repo)?;
@@ -106,7 +106,7 @@ pub(super) fn commit(
                 return Ok(Committed { commit, pull_request: None });
             }
             // Someone committed other files: ours go on top.
-            Seen::AsBefore if conflicts <= MOST_CONFLICTS => parent = head,
+            Seen::AsBefore if conflicts <= MAX_CONFLICTS => parent = head,
             Seen::AsBefore | Seen::Changed => return Err(changed(repo)),
         }
     }

@@ -90,7 +90,7 @@ pub struct Streamed {
 
 /// Lists splits for a preparation that streams them: each file is fetched into `spool` when its turn comes, the one after
 /// it meanwhile, and removed when it was read. So the disk holds two files at most; each is whole and checked before a
-/// byte of it is used, and one that broke off goes on where it was. A file that the cache has is read from there.
+/// byte of it is used, and one that broke off continues where it was. A file that the cache has is read from there.
 ///
 /// # Errors
 /// As [`pull_dataset`]; `Usage` for token shards, which need no preparation.

@@ -26,7 +26,7 @@ pub(super) const RETRIES: u32 = 5;
 /// A longer wait than this is not waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
-const MOST_REDIRECTS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
 
 /// Speaks with the Hub for one settings.
 pub struct Client {
@@ -193,7 +193,7 @@ impl Client {
             false => request.url.clone(),
         };
         let mut passed = Vec::new();
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             if self.is_cancelled() {
                 return Err(Failure::Cancelled);
             }

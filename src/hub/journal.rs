@@ -2,7 +2,7 @@
 //!
 //! A multipart upload is a session: part addresses signed for it, an ETag for each part that arrived, and the address that
 //! completes it. All of that is noted after every part, in one small file per object. A later push, even of another
-//! process, asks the Hub again; if that still lacks the object, the noted session goes on where it was. Should storage
+//! process, asks the Hub again; if that still lacks the object, the noted session continues where it was. Should storage
 //! have forgotten the session, the note is thrown away and the upload begins anew. The addresses carry permissions, so
 //! only the owner may read the file.
 

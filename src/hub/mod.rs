@@ -2,12 +2,12 @@
 //!
 //! The one idea: nothing that came over the wire is believed until it was checked. A file gets its name in the cache only
 //! after its status, its size and its hash are right; a push counts only when the Hub's head says so. Everything else is
-//! about going on: a download goes on at the byte where it broke off, an upload at the part, a commit whose answer was
+//! about continuing: a download continues at the byte where it broke off, an upload at the part, a commit whose answer was
 //! lost is looked up rather than sent twice.
 //!
 //! From below: [`Settings`] (who, where, with which token), `http` (one request, its redirects and its repetitions), then
 //! `remote` (what a repository holds), `cache` and `download` (the way in: [`pull`]), `lfs`, `plan` and `commit` (the way
-//! out: [`push`]), and [`Background`] (pushes beside a training run).
+//! out: [`push`]), and [`Background`] (pushes next to a training run).
 //!
 //! The layout of the cache is that of the Python client, so the two share what either has fetched; `hf_hub` names its
 //! folders. The rest of that crate is not used: it stores the body of an error as a file, checks no byte, and cannot

@@ -1,4 +1,4 @@
-//! What a push would send: the files of a folder, beside what the Hub has of them.
+//! What a push would send: the files of a folder, next to what the Hub has of them.
 
 use std::fs::File;
 use std::io::Read;

@@ -68,7 +68,7 @@ fn fill(client: &Client, repo: &Repo, options: &PushOptions, info: &Info, plan: 
 }
 
 /// Pushes a model folder: makes the repository if need be, has the card checked, sends what the Hub lacks, commits once.
-/// If it is interrupted, the same call goes on where it was.
+/// If it is interrupted, the same call continues where it was.
 ///
 /// # Errors
 /// `Usage` if the folder is no model or there is no token; `Hub` if the Hub refuses or cannot be reached; `Io`.

@@ -2,8 +2,8 @@
 //!
 //! `HF_TOKEN` (or the older `HUGGING_FACE_HUB_TOKEN`), else the file that `HF_TOKEN_PATH` names, else `HF_HOME/token`;
 //! `HF_HUB_DISABLE_IMPLICIT_TOKEN` says that a token is for pushing only. `HF_ENDPOINT`, `HF_HUB_CACHE` (or
-//! `HUGGINGFACE_HUB_CACHE`), `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_XET`. `HF_HOME` is `~/.cache/huggingface` unless it or
-//! `XDG_CACHE_HOME` says otherwise.
+//! `HUGGINGFACE_HUB_CACHE`), `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_XET`. `HF_HOME` is
+//! `~/.cache/huggingface` unless it or `XDG_CACHE_HOME` says otherwise.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -323,7 +323,8 @@ impl Gpt {
         Ok(logits)
     }
 
-    /// [`Gpt::decode`] for the sequences `first..first + B` of a cache whose user counts their tokens: `past` of each before.
+    /// [`Gpt::decode`] for the sequences `first..first + B` of a cache whose user counts their tokens: `past` of each
+    /// before.
     ///
     /// # Errors
     /// If they do not fit the cache or the context, or a token is outside the vocabulary.
@@ -353,8 +354,9 @@ impl Gpt {
     }
 
     /// Logits f32 [S, V] after one new token of each sequence of a cache, on a GPU: `tokens` u32 [S, 1], which follow the
-    /// `pasts` u32 `[S]` tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits mean
-    /// nothing). Both are on the device, and the caller has checked them; no sequence has more than `longest` tokens then.
+    /// `pasts` u32 `[S]` tokens that the sequences have ([`ops::launch::ABSENT`] for one that has no new token: its logits
+    /// mean nothing). Both are on the device, and the caller has checked them; no sequence has more than `longest` tokens
+    /// then.
     ///
     /// # Errors
     /// If memory or the device fails.

@@ -1,7 +1,7 @@
 //! Layers built from operators: each knows its parameters' ids and how to run on a tape.
 //!
-//! A layer looks its parameters up, by name, in the arena that [`crate::arch::layout`] laid out. Initial values depend on the
-//! seed and the parameter's name alone ([`init`]), never on what else the model has.
+//! A layer looks its parameters up, by name, in the arena that [`crate::arch::layout`] laid out. Initial values depend on
+//! the seed and the parameter's name alone ([`init`]), never on what else the model has.
 
 pub mod attention;
 pub mod cache;
@@ -84,7 +84,7 @@ pub struct Pass {
     pub documents: Option<Documents>,
 }
 
-/// A linear layer's parameters, and the adapters beside it.
+/// A linear layer's parameters, and the adapters next to it.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// [out, in].

@@ -34,7 +34,7 @@ pub fn locate_here(model: &str) -> Result<PathBuf> {
     }
     Err(Error::usage(match run {
         Some(_) if path.join(CHECKPOINTS).is_dir() || path.join("config.toml").is_file() => format!(
-            "the run {model} has no checkpoint yet; go on with it by `taper train {} --resume`",
+            "the run {model} has no checkpoint yet; resume it with `taper train {} --resume`",
             path.join("config.toml").display()
         ),
         Some(_) => format!(

@@ -174,8 +174,8 @@ pub fn open(model: &str, options: &OpenOptions<'_>, ui: &dyn Ui) -> Result<Opene
     Ok(opened)
 }
 
-/// Opens a model in host memory, in fp32; `named` is the name of the tokenizer that takes the place of the folder's own. Gives what
-/// the user should know besides.
+/// Opens a model in host memory, in fp32; `named` is the name of the tokenizer that takes the place of the folder's
+/// own. Gives what the user should know besides.
 fn open_on_cpu(model: &str, named: Option<&str>, ui: &dyn Ui) -> Result<(Opened, Vec<String>)> {
     let folder = locate(model, ui)?;
     // The tokenizer first: what is missing should show before gigabytes are read.

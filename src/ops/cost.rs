@@ -1,5 +1,5 @@
-//! What operators must move and compute at least. Each operator's numbers are in its `cost.rs`; benchmarks, plans and counts of
-//! FLOPs read them there.
+//! What operators must move and compute at least. Each operator's numbers are in its `cost.rs`; benchmarks, plans and
+//! counts of FLOPs read them there.
 //!
 //! Every tensor counts once for each time that the operator must read or write it; gradients of parameters, to which is
 //! added, are read and written. FLOPs are those of matrix products (two for each multiply-add); what is done element by

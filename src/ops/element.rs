@@ -30,8 +30,8 @@ pub const fn per_f32<E: Element>() -> usize {
     size_of::<f32>() / size_of::<E>()
 }
 
-/// Turns every value of `row` into the element of `f` of it, in place: element `i` of the row seen as `E` comes from value `i`.
-/// With a narrow `E` the rest of the row is left as it is.
+/// Turns every value of `row` into the element of `f` of it, in place: element `i` of the row seen as `E` comes from
+/// value `i`. With a narrow `E` the rest of the row is left as it is.
 #[inline(always)]
 pub fn narrow_row<E: Element>(row: &mut [f32], f: impl Fn(f32) -> f32) {
     const BLOCK: usize = 32;
@@ -50,8 +50,8 @@ pub fn narrow_row<E: Element>(row: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// Rounds the first `width` values of every row of `block`, rows `stride` apart, to elements, in place. The block seen as `E` is
-/// then a matrix whose rows are `stride * per_f32::<E>()` apart.
+/// Rounds the first `width` values of every row of `block`, rows `stride` apart, to elements, in place. The block seen
+/// as `E` is then a matrix whose rows are `stride * per_f32::<E>()` apart.
 pub fn narrow_block<E: Element>(block: &mut [f32], width: usize, stride: usize) {
     if E::DTYPE != DType::F32 {
         narrow_rows::<E>(block, width, stride);

@@ -51,8 +51,8 @@ pub fn elementwise_backward(
 pub enum Past<'p> {
     /// So many tokens before each.
     Same(usize),
-    /// Its own number for each: u32 `[B]` on the device, [`ABSENT`] for a sequence without a new token, whose row is computed
-    /// with the others and means nothing.
+    /// Its own number for each: u32 `[B]` on the device, [`ABSENT`] for a sequence without a new token, whose row is
+    /// computed with the others and means nothing.
     Own(&'p Tensor),
 }
 

@@ -9,7 +9,8 @@ use crate::tensor::Tensor;
 const ROWS: usize = 256;
 const THREADS: usize = 1024;
 
-/// Adds the f32 losses `[N]`, each times its weight where there are weights `[N]`, to the f64 at a device address, in a fixed order.
+/// Adds the f32 losses `[N]`, each times its weight where there are weights `[N]`, to the f64 at a device address, in a
+/// fixed order.
 ///
 /// # Errors
 /// If the device fails.

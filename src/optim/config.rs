@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{MOST, Problem, above_zero, below_one, not_negative};
+use crate::setting::{MAX, Problem, above_zero, below_one, not_negative};
 
 /// Which optimizer updates the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -108,8 +108,8 @@ impl ScheduleConfig {
     /// # Errors
     /// The first problem found.
     pub fn validate(&self) -> Result<(), Problem> {
-        if self.warmup_steps > MOST {
-            let expected = format!("a whole number from 0 to {MOST}");
+        if self.warmup_steps > MAX {
+            let expected = format!("a whole number from 0 to {MAX}");
             return Err(Problem::expected("schedule.warmup_steps", self.warmup_steps, &expected));
         }
         let unit = |key: &str, value: f64| match (0.0..=1.0).contains(&value) {

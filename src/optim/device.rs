@@ -42,8 +42,8 @@ impl DeviceOptimizer {
         DeviceOptimizer::of_part(gpu, hyper, scaling, stop, params, lanes, all)
     }
 
-    /// A fresh optimizer for the elements `part` of the gradients, from a multiple of the arena's alignment on; other processes
-    /// have the rest (ZeRO stage 1, Rajbhandari et al. 2020).
+    /// A fresh optimizer for the elements `part` of the gradients, from a multiple of the arena's alignment on; other
+    /// processes have the rest (ZeRO stage 1, Rajbhandari et al. 2020).
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -119,7 +119,8 @@ impl DeviceOptimizer {
         self.guard.begin_step()
     }
 
-    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its lane's.
+    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its
+    /// lane's.
     ///
     /// # Errors
     /// If the device fails.
@@ -140,7 +141,8 @@ impl DeviceOptimizer {
     }
 
     /// [`DeviceOptimizer::step`] where only this optimizer's own elements of `grads` are the sum of all processes', and are whole
-    /// chunks of the norm ([`DeviceOptimizer::PART_ALIGN`]): `gather` completes the chunks of the norm with those of the others.
+    /// chunks of the norm ([`DeviceOptimizer::PART_ALIGN`]): `gather` completes the chunks of the norm with those of
+    /// the others.
     ///
     /// # Errors
     /// If the device fails; that of `gather`.
@@ -163,8 +165,8 @@ impl DeviceOptimizer {
         self.rule.update(params, grads, self.slots.tensors_mut(), record)
     }
 
-    /// Losses (the sum of each step over its denominator) and outcomes of the steps since the last call, in order. It waits for
-    /// them.
+    /// Losses (the sum of each step over its denominator) and outcomes of the steps since the last call, in order. It
+    /// waits for them.
     ///
     /// # Errors
     /// If the device fails.

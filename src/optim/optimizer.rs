@@ -40,8 +40,8 @@ impl Optimizer {
         Optimizer::of_part(hyper, params, 0..params.layout().trained())
     }
 
-    /// A fresh optimizer for the elements `part` of the gradients; other processes have the rest (ZeRO stage 1, Rajbhandari et
-    /// al. 2020). The rule says where it may be cut ([`Rule::cut`]).
+    /// A fresh optimizer for the elements `part` of the gradients; other processes have the rest (ZeRO stage 1,
+    /// Rajbhandari et al. 2020). The rule says where it may be cut ([`Rule::cut`]).
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -85,8 +85,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite. `grads` are whole; `params` are
-    /// new in this optimizer's part.
+    /// Applies one step with learning rate `lr`, unless `loss` or the gradients are not finite. `grads` are whole;
+    /// `params` are new in this optimizer's part.
     pub fn step(&mut self, params: &mut Params, grads: &Gradients, loss: f64, lr: f64) -> Outcome {
         self.apply(params, grads, gradnorm(grads, 1.0), loss, lr)
     }

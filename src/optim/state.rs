@@ -30,8 +30,17 @@ impl OptimizerState {
     /// # Panics
     /// If they are not here.
     pub fn part(&self, part: Range<usize>) -> OptimizerState {
-        let of = |(name, values): &(String, Vec<f32>)| (name.clone(), values[part.clone()].to_vec());
-        OptimizerState { slots: self.slots.iter().map(of).collect(), ..*self }
+        self.pieces(&[part])
+    }
+
+    /// The state of several ranges of elements, one after the other.
+    ///
+    /// # Panics
+    /// As [`OptimizerState::part`].
+    pub fn pieces(&self, pieces: &[Range<usize>]) -> OptimizerState {
+        let of = |values: &[f32]| pieces.iter().flat_map(|piece| &values[piece.clone()]).copied().collect();
+        let slots = self.slots.iter().map(|(name, values)| (name.clone(), of(values))).collect();
+        OptimizerState { slots, ..*self }
     }
 }
 

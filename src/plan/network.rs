@@ -1,9 +1,10 @@
 //! What GPUs tell each other in a step: an alpha-beta model (Hockney 1994) of the ordered reduction.
 //!
-//! A message of n bytes takes alpha + n / beta. Gradients are summed over fixed lanes in a fixed tree: a reduce-scatter, then
-//! an all-gather, which move the bytes of a ring. Inside a machine they go over its link; between machines each machine
-//! sends what its GPUs have summed over its network. Buckets, one for each block, are sent while the last micro-batch goes
-//! backward; the bucket of embeddings and last norm is full only at its end, so that nothing hides it.
+//! A message of n bytes takes alpha + n / beta. Gradients are summed over fixed lanes in a fixed tree: a
+//! reduce-scatter, then an all-gather, which move the bytes of a ring. Inside a machine they go over its link; between
+//! machines each machine sends what its GPUs have summed over its network. Buckets, one for each block, are sent while
+//! the last micro-batch goes backward; the bucket of embeddings and last norm is full only at its end, so that nothing
+//! hides it.
 
 use serde::Serialize;
 

@@ -2,8 +2,8 @@
 //! its floating-point operations or its bytes, whichever is slower, at the assumed shares of the peaks; groups follow each
 //! other.
 //!
-//! L layers, T context, N parameters, s bytes of an activation. What operators move and compute is told by [`crate::ops::cost`]
-//! and [`crate::arch::step`].
+//! L layers, T context, N parameters, s bytes of an activation. What operators move and compute is told by
+//! [`crate::ops::cost`] and [`crate::arch::step`].
 
 use serde::Serialize;
 

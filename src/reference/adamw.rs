@@ -69,7 +69,7 @@ impl ReferenceTrainer {
         &self.model
     }
 
-    /// What must be kept, beside the parameters, to go on later: the updates applied so far, and the two moments of each
+    /// What must be kept, next to the parameters, to continue later: the updates applied so far, and the two moments of each
     /// parameter in arena order, rounded to float32.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! A run's measurements as a table for other programs: comma-separated values, one row for each run and step.
 //!
-//! Columns, in this order: `run`, `step`, `tokens`, `flops`, `time_s`, `train_loss`, `val_loss`, one `<split>_loss` for each
-//! further split, `learning_rate`, `grad_norm`, `grad_norm_clipped`, `class`, `step_ms`, `tokens_per_s`, `mfu`. A cell is empty
-//! where nothing was measured; numbers have all the digits that bring back the same bits; `nan`, `inf` and `-inf` stand for
-//! what they say. Step 0 is the untrained model. docs/report.md describes the columns to users.
+//! Columns, in this order: `run`, `step`, `tokens`, `flops`, `time_s`, `train_loss`, `val_loss`, one `<split>_loss` for
+//! each further split, `learning_rate`, `grad_norm`, `grad_norm_clipped`, `class`, `step_ms`, `tokens_per_s`, `mfu`. A
+//! cell is empty where nothing was measured; numbers have all the digits that bring back the same bits; `nan`, `inf`
+//! and `-inf` stand for what they say. Step 0 is the untrained model. docs/report.md describes the columns to users.
 
 use super::{Run, summary};
 use crate::events::{Eval, Step, number_to_string};

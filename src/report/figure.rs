@@ -55,7 +55,7 @@ pub struct Marks {
     pub ink: Ink,
     /// Their form and edge.
     pub glyph: Glyph,
-    /// The steps, ascending, each with the text that stands beside the mark where there is room ("inf").
+    /// The steps, ascending, each with the text that stands next to the mark where there is room ("inf").
     pub at: Vec<(f64, String)>,
 }
 
@@ -142,9 +142,9 @@ impl Average {
     }
 }
 
-/// The mean, median or maximum of the finite values in a window centred on the point, at up to 1000 evenly chosen points, the
-/// last included. At the ends the window is cut, not shifted. Where less than half of a window's values are finite there
-/// is nothing to show: NaN.
+/// The mean, median or maximum of the finite values in a window centred on the point, at up to 1000 evenly chosen
+/// points, the last included. At the ends the window is cut, not shifted. Where less than half of a window's values are
+/// finite there is nothing to show: NaN.
 pub fn smooth(points: &[(f64, f64)], window: usize, average: Average) -> Vec<(f64, f64)> {
     let half = window / 2;
     let stride = points.len().div_ceil(SMOOTH_POINTS).max(1);

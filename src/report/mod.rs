@@ -197,7 +197,7 @@ pub fn draw(run_dir: &Path) -> Result<Vec<PathBuf>> {
     draw_run(&Run::load(run_dir)?, &run_dir.join("report"))
 }
 
-/// As [`draw`], in half the time, for a run that goes on: of charts that differ only in what they are drawn against, the
+/// As [`draw`], in half the time, for a run that continues: of charts that differ only in what they are drawn against, the
 /// page has all, and files are made of the first.
 ///
 /// # Errors

@@ -1,9 +1,10 @@
 //! TensorBoard event files: the scalars of a run, for those who have a TensorBoard open anyway.
 //!
 //! The format is small enough to write by hand. A file is a sequence of TFRecords (length as u64, masked CRC-32C of the
-//! length, the bytes, masked CRC-32C of the bytes; all little-endian); each holds one protobuf message `Event` (event.proto
-//! and summary.proto of TensorFlow): field 1 `wall_time` (double), 2 `step` (int64), and 3 `file_version` (string, in the first
-//! record) or 5 `summary`, whose repeated field 1 is a value with 1 `tag` (string) and 2 `simple_value` (float).
+//! length, the bytes, masked CRC-32C of the bytes; all little-endian); each holds one protobuf message `Event`
+//! (event.proto and summary.proto of TensorFlow): field 1 `wall_time` (double), 2 `step` (int64), and 3 `file_version`
+//! (string, in the first record) or 5 `summary`, whose repeated field 1 is a value with 1 `tag` (string) and 2
+//! `simple_value` (float).
 //!
 //! Scalars are `float`, so a value has about seven digits there; the CSV has all of them.
 
@@ -12,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use std::path::{Path, PathBuf};
 
-/// Writes `DIR/<run>/events.out.tfevents.<seconds>.taper` for each run, and gives the files. A file that is there already, of
-/// the same run, is replaced.
+/// Writes `DIR/<run>/events.out.tfevents.<seconds>.taper` for each run, and gives the files. A file that is there
+/// already, of the same run, is replaced.
 ///
 /// # Errors
 /// If a file cannot be written.

@@ -11,7 +11,6 @@ use crate::card::{CardEvaluation, CardFacts, CardPower, CardResult, CardSample, 
 use crate::checkpoint::FolderKind;
 use crate::checkpoint::state::TrainingState;
 use crate::config::Config;
-use crate::data::config::DataFormat;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::Evaluation;
@@ -54,10 +53,7 @@ pub fn card(prepared: &Prepared, state: &TrainingState, findings: Findings<'_>) 
 fn facts(prepared: &Prepared, state: &TrainingState, findings: Findings<'_>) -> CardFacts {
     let (config, model) = (&prepared.config, prepared.model.config());
     let evaluation = |found: &Evaluation| CardEvaluation {
-        data: match config.data.format {
-            DataFormat::Text => "the validation split of the training data".into(),
-            DataFormat::Chat => "the answers of the conversations held out for validation".into(),
-        },
+        data: prepared.streams.held_out.into(),
         dataset: None,
         loss: found.loss(),
         standard_error: found.standard_error,

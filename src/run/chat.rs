@@ -16,8 +16,8 @@ use crate::ui::Ui;
 /// The folder of encoded conversations within a run's data.
 const CHAT: &str = "chat";
 
-/// The template of a run that `goes_on`, as it began; else of `data.chat_template`, of the folder that it starts from, or ChatML.
-/// Gives it with a word on where it is from.
+/// The template of a run that is `resuming`, as it began; else of `data.chat_template`, of the folder that it starts from,
+/// or ChatML. Gives it with a word on where it is from.
 ///
 /// # Errors
 /// If a file cannot be read or is not a template.
@@ -26,13 +26,13 @@ pub fn template(
     data: &DataConfig,
     init_from: Option<&Path>,
     tokenizer: &Tokenizer,
-    goes_on: bool,
+    resuming: bool,
 ) -> Result<(ChatTemplate, String)> {
     let of = |source: &str| {
         let token = |key| tokenizer.special_token(key);
         ChatTemplate::from_source(source, &token("bos_token"), &token("eos_token"))
     };
-    if goes_on && let Some(record) = store::record(&run.join(DATA).join(CHAT))? {
+    if resuming && let Some(record) = store::record(&run.join(DATA).join(CHAT))? {
         return Ok((of(&record.template)?, "chat template: the one that the run began with".into()));
     }
     if let Some(file) = &data.chat_template {
@@ -57,7 +57,7 @@ pub struct Packing {
     pub shuffle: Option<u64>,
 }
 
-/// Opens the conversations of a run, encoding them first unless it `goes_on`.
+/// Opens the conversations of a run, encoding them first unless it is `resuming`.
 ///
 /// # Errors
 /// Whatever is wrong with the inputs, by file and line.
@@ -66,11 +66,11 @@ pub fn streams(
     data: &DataConfig,
     (template, tokenizer): (&ChatTemplate, &Tokenizer),
     packing: Packing,
-    goes_on: bool,
+    resuming: bool,
     ui: &dyn Ui,
 ) -> Result<Streams> {
     let folder = run.join(DATA).join(CHAT);
-    if goes_on && let Some(record) = store::record(&folder)? {
+    if resuming && let Some(record) = store::record(&folder)? {
         if record.tokenizer != tokenizer.hash() {
             return Err(Error::data(&folder, "was made with another tokenizer than the config's"));
         }
@@ -124,5 +124,6 @@ fn pack(
     ));
     let val = val.map(|val| Packed::new(Arc::new(val), packing.context_length, None)).transpose()?;
     let packed = |packed| Sequences::Packed(Arc::new(packed));
-    Ok(Streams { train: packed(train), val: val.map(packed), description })
+    let held_out = "the answers of the conversations held out for validation";
+    Ok(Streams { train: packed(train), val: val.map(packed), description, unit: "targets", held_out })
 }

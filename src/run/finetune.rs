@@ -46,7 +46,7 @@ pub fn conversations(
     tokenizer: Tokenizer,
     init_from: Option<&Path>,
     model: &ModelConfig,
-    goes_on: bool,
+    resuming: bool,
     ui: &dyn Ui,
 ) -> Result<(Streams, Tokenizer)> {
     if tokenizer.vocab_size() > model.vocab_size {
@@ -56,12 +56,12 @@ pub fn conversations(
             model.vocab_size
         )));
     }
-    let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, goes_on)?;
+    let (template, from) = chat::template(run, &config.data, init_from, &tokenizer, resuming)?;
     ui.info(&from);
     let shuffle = config.data.shuffle.then(|| config.run.seed_data());
     let packing = chat::Packing { context_length: model.context_length, shuffle };
     let with = (&template, &tokenizer);
-    let streams = chat::streams(run, &config.data, with, packing, goes_on, ui)?;
+    let streams = chat::streams(run, &config.data, with, packing, resuming, ui)?;
     let tokenizer = tokenizer.with_chat_template(template.source());
     Ok((streams, tokenizer))
 }

@@ -51,7 +51,7 @@ impl RunFolder {
         let folder = RunFolder { path: path.to_path_buf(), _lock: lock };
         if !resume && folder.holds_a_run()? {
             return Err(Error::usage(format!(
-                "{} holds a run already; go on with it by --resume, or choose another folder with --run",
+                "{} holds a run already; resume it with --resume, or choose another folder with --run",
                 path.display()
             )));
         }
@@ -136,26 +136,26 @@ pub fn is_shared(ranks: &Ranks, run: &Path) -> Result<bool> {
     Ok(all.iter().all(|found| found == &[1]))
 }
 
-/// The table of matrix products that a run goes by, as text for [`use_matmul_table`]: the copy of its folder where it `goes_on`
-/// and has one, else the file `given` (`precision.matmul_table`); empty where there is none.
+/// The table of matrix products that a run goes by, as text for [`use_matmul_table`]: the copy of its folder where it
+/// `resuming` and has one, else the file `given` (`precision.matmul_table`); empty where there is none.
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn matmul_table(run: &Path, given: Option<&str>, goes_on: bool) -> Result<String> {
+pub fn matmul_table(run: &Path, given: Option<&str>, resuming: bool) -> Result<String> {
     let own = run.join(MATMUL_TABLE);
     match given {
-        _ if goes_on && own.exists() => ProductTable::read(&own).map(|table| table.to_text()),
+        _ if resuming && own.exists() => ProductTable::read(&own).map(|table| table.to_text()),
         Some(given) => ProductTable::read(Path::new(given)).map(|table| table.to_text()),
         None => Ok(String::new()),
     }
 }
 
-/// Makes the matrix products of a GPU go by the table in `text`, or by none. Returns a word for the user where there is one to
-/// say.
+/// Makes the matrix products of a GPU go by the table in `text`, or by none. Returns a word for the user where there is
+/// one to say.
 ///
 /// # Errors
 /// `Usage` if a new run's table was measured on other hardware.
-pub fn use_matmul_table(device: Device, text: &str, goes_on: bool) -> Result<Option<String>> {
+pub fn use_matmul_table(device: Device, text: &str, resuming: bool) -> Result<Option<String>> {
     let table = if text.is_empty() { None } else { Some(ProductTable::from_text(text, Path::new(MATMUL_TABLE))?) };
     let Some(gpu) = device.gpu()? else {
         return Ok(table.map(|_| "the table of matrix products is for a GPU, and this run is on the CPU".into()));
@@ -163,7 +163,7 @@ pub fn use_matmul_table(device: Device, text: &str, goes_on: bool) -> Result<Opt
     let none = ProductTable { hardware: gpu.driver().facts().kind(), ..ProductTable::default() };
     match table {
         // Other hardware gives other bits with any table.
-        Some(table) if goes_on && table.hardware != none.hardware => {
+        Some(table) if resuming && table.hardware != none.hardware => {
             gpu.use_products(&none)?;
             Ok(Some(format!(
                 "the run's table of matrix products was measured on {}, and this is {}: it is not used here",

@@ -1,9 +1,9 @@
 //! From a config to a trained run: what is asked for is resolved, checked and opened, and then trained.
 //!
 //! [`prepare()`] does all that can be done before the first step: it takes the run folder, finds what a resumed run continues from,
-//! opens or makes the tokenizer and the tokens, resolves what the config leaves open (the micro-batch, the lanes), and agrees with
-//! the other processes. [`Prepared::train`] trains. Who watches (bars, charts, pushes) is handed in as observers, and what is said
-//! goes to a [`crate::ui::Ui`]; so a program trains as `taper train` does:
+//! opens or makes the tokenizer and the tokens, resolves what the config leaves open (the micro-batch, the lanes), and
+//! agrees with the other processes. [`Prepared::train`] trains. Who watches (bars, charts, pushes) is handed in as
+//! observers, and what is said goes to a [`crate::ui::Ui`]; so a program trains as `taper train` does:
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;

@@ -30,8 +30,8 @@ use crate::train::config::Precision;
 use crate::train::lanes;
 use crate::ui::Ui;
 
-/// What a run is asked for besides its config. The default is a new run in the config's own folder, on the config's own device, in
-/// one process.
+/// What a run is asked for besides its config. The default is a new run in the config's own folder, on the config's own
+/// device, in one process.
 #[derive(Clone)]
 pub struct Options {
     /// The run folder; none is the config's.
@@ -99,8 +99,8 @@ pub(super) struct Begin {
 /// Resolves, checks and opens everything that a run needs. All processes of a run call it together.
 ///
 /// # Errors
-/// `Usage` for a config that contradicts itself or the machine, a folder that holds a run already, or processes that do not agree;
-/// whatever is wrong with files, data and devices.
+/// `Usage` for a config that contradicts itself or the machine, a folder that holds a run already, or processes that do
+/// not agree; whatever is wrong with files, data and devices.
 pub fn prepare(mut config: Config, options: Options, ui: &dyn Ui) -> Result<Prepared> {
     let Options { folder, resume, device: asked, engine, ranks } = options;
     ranks.set_timeout(Duration::from_secs_f64(config.dist.timeout.min(1e9)));
@@ -134,11 +134,11 @@ pub fn prepare(mut config: Config, options: Options, ui: &dyn Ui) -> Result<Prep
     config.check_lanes()?;
     let (streams, tokenizer) = ranks.root_first("data", || {
         // Rank 0 has prepared the tokens that the others open.
-        let (vocab_size, goes_on) = (model.config().vocab_size, found.is_some() || !ranks.is_root());
+        let (vocab_size, resuming) = (model.config().vocab_size, found.is_some() || !ranks.is_root());
         if config.data.format == DataFormat::Chat {
-            return conversations(&run, &config, tokenizer, init_from.as_deref(), model.config(), goes_on, ui);
+            return conversations(&run, &config, tokenizer, init_from.as_deref(), model.config(), resuming, ui);
         }
-        let streams = source::streams(&run, &config.data, &tokenizer, vocab_size, goes_on, ui)?;
+        let streams = source::streams(&run, &config.data, &tokenizer, vocab_size, resuming, ui)?;
         Ok((streams, tokenizer))
     })?;
     tracing::debug!(
@@ -149,9 +149,9 @@ pub fn prepare(mut config: Config, options: Options, ui: &dyn Ui) -> Result<Prep
         "data opened"
     );
     agree_on_data(&ranks, tokenizer.hash(), &streams.train)?;
-    let (given, goes_on) = (config.precision.matmul_table.as_deref(), found.is_some());
-    let table = ranks.from_root("table of matrix products", || matmul_table(&run, given, goes_on))?;
-    if let Some(note) = use_matmul_table(device, &table, goes_on)? {
+    let (given, resuming) = (config.precision.matmul_table.as_deref(), found.is_some());
+    let table = ranks.from_root("table of matrix products", || matmul_table(&run, given, resuming))?;
+    if let Some(note) = use_matmul_table(device, &table, resuming)? {
         ui.note(&note);
     }
     ranks.on_root("run folder", || {
@@ -216,7 +216,7 @@ fn tell(config: &Config, run: &Path, (asked, device): (&str, Device), is_shared:
     if !is_shared {
         ui.warn(&format!(
             "not all processes see what rank 0 writes to {}: rank 0 writes checkpoints alone, and sends them to the others \
-             when a run goes on",
+             when a run continues",
             run.display()
         ));
     }
@@ -289,8 +289,8 @@ impl Prepared {
             if found.is_some() {
                 logged = Some(EventLog::read(&log_path)?);
             }
-            // A process that was killed at the very end has saved its last step and not said so: then training says it, with no
-            // step left to do.
+            // A process that was killed at the very end has saved its last step and not said so: then training says it,
+            // with no step left to do.
             let done = |end: &End| end.reason == Reason::Done;
             let said = logged.as_ref().is_some_and(|logged| logged.end().is_some_and(done));
             let over = said && found.as_ref().is_some_and(|(state, _)| state.step >= max_steps);

@@ -23,8 +23,8 @@ const RENDEZVOUS: Duration = Duration::from_secs(300);
 /// How long the other ranks may take to end by themselves after one has failed, at most (`dist.timeout`, if that is less).
 const GRACE: Duration = Duration::from_secs(10);
 
-/// This process among its ranks, as its launcher tells; a run on its own where there is none. `end` ends the process when a rank
-/// hangs or panics, and nothing else can.
+/// This process among its ranks, as its launcher tells; a run on its own where there is none. `end` ends the process
+/// when a rank hangs or panics, and nothing else can.
 ///
 /// # Errors
 /// If the launcher's variables are wrong, or the others do not come.
@@ -83,18 +83,18 @@ pub(super) fn agree_on_config(ranks: &Ranks, config: &Config) -> Result<()> {
     ranks.agree(&fields)
 }
 
-/// `dist.lanes`, where the config leaves it open: a run that `goes_on` keeps its own; a new one on more ranks than there are
+/// `dist.lanes`, where the config leaves it open: a run that is `resuming` keeps its own; a new one on more ranks than there are
 /// lanes by default gets one for each.
 ///
 /// # Errors
 /// If the run's config cannot be read, or a rank is gone.
-pub(super) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes_on: bool, ui: &dyn Ui) -> Result<()> {
+pub(super) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, resuming: bool, ui: &dyn Ui) -> Result<()> {
     if config.dist.lanes.is_some() {
         return Ok(());
     }
     let micro_batches = config.train.global_batch() / config.train.micro_batch.sequences().unwrap_or(1);
     let lanes = ranks.from_root("lanes", || {
-        let lanes = if goes_on {
+        let lanes = if resuming {
             let path = run.join("config.toml");
             let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
             Config::from_str(&text, &path.to_string_lossy(), &[])?.dist.lanes
@@ -104,7 +104,7 @@ pub(super) fn resolve_lanes(config: &mut Config, ranks: &Ranks, run: &Path, goes
         Ok(lanes.map_or(String::new(), |lanes| lanes.to_string()))
     })?;
     config.dist.lanes = lanes.parse().ok();
-    if let (Some(lanes), false) = (config.dist.lanes, goes_on) {
+    if let (Some(lanes), false) = (config.dist.lanes, resuming) {
         ui.note(&format!(
             "dist.lanes = {lanes}, one for each process; fewer processes give the same bits only with the same dist.lanes"
         ));

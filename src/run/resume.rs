@@ -1,4 +1,4 @@
-//! What a resumed run goes on from, and whether it may.
+//! What a resumed run continues from, and whether it may.
 
 use std::path::Path;
 
@@ -11,7 +11,8 @@ use crate::run::folder::EVENTS;
 use crate::train::save;
 use crate::ui::Ui;
 
-/// The state to go on from: rank 0 looks for it, and all read it, or get it from rank 0 where the run folder `is_shared` not.
+/// The state to continue from: rank 0 looks for it, and all read it, or get it from rank 0 where the run folder
+/// `is_shared` not.
 pub(super) fn find_state(
     ranks: &Ranks,
     run: &Path,
@@ -23,7 +24,7 @@ pub(super) fn find_state(
     let step = ranks.from_root("checkpoint", || {
         found = save::newest_whole(store, &|text| ui.info(text))?;
         if found.is_none() {
-            ui.info("there is no checkpoint to go on from: the run starts from the beginning");
+            ui.info("there is no checkpoint to continue from: the run starts from the beginning");
             let log = run.join(EVENTS);
             if log.exists() {
                 // Records of steps that no state leads to.
@@ -63,7 +64,7 @@ fn sent_by_root(ranks: &Ranks, found: Option<(TrainingState, ArenaData)>) -> Res
     Ok((state, ArenaData { weights, slots: slots.collect::<Result<_>>()? }))
 }
 
-/// Compares a resumed run's config with the one it was started with: another model or other data cannot go on; other
+/// Compares a resumed run's config with the one it was started with: another model or other data cannot continue; other
 /// settings can, with a word that the result is not that of an unbroken run.
 pub(super) fn check_same_run(run: &Path, config: &Config, state: &TrainingState, ui: &dyn Ui) -> Result<()> {
     if state.config_hash == config.hash() {
@@ -87,7 +88,7 @@ pub(super) fn check_same_run(run: &Path, config: &Config, state: &TrainingState,
         .collect();
     if !barred.is_empty() {
         return Err(Error::usage(format!(
-            "the run in {} cannot go on with another model or other data ({}); use its own config, or start a new run with \
+            "the run in {} cannot continue with another model or other data ({}); use its own config, or start a new run with \
              model.init_from",
             run.display(),
             barred.join(", ")
@@ -99,7 +100,7 @@ pub(super) fn check_same_run(run: &Path, config: &Config, state: &TrainingState,
     }
     let list = changed.iter().map(describe).collect::<Vec<_>>().join(", ");
     ui.note(&format!(
-        "the config has changed since the run began ({list}): it goes on, but not as an unbroken run would"
+        "the config has changed since the run began ({list}): it continues, but not as an unbroken run would"
     ));
     Ok(())
 }

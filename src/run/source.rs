@@ -1,7 +1,7 @@
 //! Where tokens come from: the tokenizer and the training and validation streams of a run.
 //!
 //! Text is tokenized into shards inside the run folder (`data/`), once: a resumed run finds them there, and preparation
-//! that was interrupted goes on where it stopped. A tokenizer made from the text is kept there too.
+//! that was interrupted continues where it stopped. A tokenizer made from the text is kept there too.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use crate::ui::Ui;
 /// The folder of prepared data within a run folder.
 pub const DATA: &str = "data";
 
-/// The tokenizer of a run: built in, read from a file, or made from the training text and kept in the run folder. Data sets on the
-/// Hub are fetched only when their text is read: a resumed run has its tokens.
+/// The tokenizer of a run: built in, read from a file, or made from the training text and kept in the run folder. Data
+/// sets on the Hub are fetched only when their text is read: a resumed run has its tokens.
 ///
 /// # Errors
 /// If the text or the file cannot be read, or `tokenizer.kind` needs text and there are only shards.
@@ -101,9 +101,13 @@ pub struct Streams {
     pub val: Option<Sequences>,
     /// The data in words, for the summary and the model card.
     pub description: Vec<String>,
+    /// What its length counts: "tokens", or "targets" where not every token is learned.
+    pub unit: &'static str,
+    /// What is held out, in words.
+    pub held_out: &'static str,
 }
 
-/// Opens the data of a run, tokenizing text first; `vocab_size` is the model's. A run that `goes_on` has its tokens: the
+/// Opens the data of a run, tokenizing text first; `vocab_size` is the model's. A run that is `resuming` has its tokens: the
 /// text need not be there any more.
 ///
 /// # Errors
@@ -113,7 +117,7 @@ pub fn streams(
     data: &DataConfig,
     tokenizer: &Tokenizer,
     vocab_size: usize,
-    goes_on: bool,
+    resuming: bool,
     ui: &dyn Ui,
 ) -> Result<Streams> {
     if let Some(name) = &data.shards {
@@ -122,7 +126,7 @@ pub fn streams(
         return from_shards(name, shards, &here, tokenizer, vocab_size);
     }
     let out: PathBuf = run.join(DATA).join("tokens");
-    if goes_on && let Some(manifest) = Manifest::load(&out)? {
+    if resuming && let Some(manifest) = Manifest::load(&out)? {
         return from_text(&out, &manifest, data, tokenizer, vocab_size);
     }
     let here = open::data_section(data, ui)?;
@@ -188,5 +192,6 @@ fn from_shards(
 fn finish(shards: Shards, vocab_size: usize, description: Vec<String>) -> Result<Streams> {
     let (train, val) = shards.into_streams(vocab_size);
     let val = val.filter(|val| val.len() >= 2).map(|val| Sequences::Stream(Arc::new(val)));
-    Ok(Streams { train: Sequences::Stream(Arc::new(train)), val, description })
+    let held_out = "the validation split of the training data";
+    Ok(Streams { train: Sequences::Stream(Arc::new(train)), val, description, unit: "tokens", held_out })
 }

@@ -2,7 +2,6 @@
 
 use crate::checkpoint::FolderKind;
 use crate::data::Sequences;
-use crate::data::config::DataFormat;
 use crate::run::hardware::device_words;
 use crate::run::prepare::Prepared;
 
@@ -18,7 +17,6 @@ pub fn summary(prepared: &Prepared, probe_seconds: f64, done: u64) -> String {
     let (global, micro) = (config.train.global_batch(), prepared.micro_batch());
     let tokens_per_step = (global * model.context_length) as u64;
     let train_tokens = prepared.streams.train.len();
-    let chat = config.data.format == DataFormat::Chat;
     let tokens_per_epoch = match &prepared.streams.train {
         Sequences::Stream(stream) => stream.len(),
         Sequences::Packed(packed) => packed.rows() * model.context_length as u64,
@@ -45,7 +43,7 @@ pub fn summary(prepared: &Prepared, probe_seconds: f64, done: u64) -> String {
             count(train_tokens as f64),
             count(prepared.streams.val.as_ref().map_or(0, |val| val.len()) as f64),
             prepared.streams.description.join("; "),
-            what = if chat { "targets" } else { "tokens" }
+            what = prepared.streams.unit
         ),
         format!(
             "batch       {tokens_per_step} tokens a step: {global} sequences in {} micro-batch(es) of {micro}",

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::checkpoint::state::TrainingState;
-use crate::data::config::DataFormat;
+use crate::data::Sequences;
 use crate::error::{Error, Result};
 use crate::events::{Event, Start};
 use crate::hub;
@@ -43,14 +43,16 @@ impl Observer for Trained {
 }
 
 impl Prepared {
-    /// Trains to the last step and writes checkpoints and the event log; `observers` watch, on rank 0. `stop` may be set at any
-    /// time, by a signal for one: then the state is saved and `Error::Stopped` returned. All processes of a run call it together.
+    /// Trains to the last step and writes checkpoints and the event log; `observers` watch, on rank 0. `stop` may be
+    /// set at any time, by a signal for one: then the state is saved and `Error::Stopped` returned. All processes of a
+    /// run call it together.
     ///
     /// A run that [`Prepared::is_finished`] trains nothing.
     ///
     /// # Errors
-    /// `Stopped`; `Training` if the policy for what is not finite says so (the state from before is saved); whatever fails on disk
-    /// or on the device. After an error the folder can be resumed, and this value cannot be trained again.
+    /// `Stopped`; `Training` if the policy for what is not finite says so (the state from before is saved); whatever
+    /// fails on disk or on the device. After an error the folder can be resumed, and this value cannot be trained
+    /// again.
     pub fn train(&mut self, observers: &mut [&mut dyn Observer], stop: &AtomicBool, ui: &dyn Ui) -> Result<Trained> {
         let Some(begin) = self.begin.take() else {
             return Ok(Trained { step: self.max_steps, ..Trained::default() });
@@ -153,7 +155,7 @@ impl Prepared {
                     }
                 }
             }
-            EngineKind::Reference if config.data.format == DataFormat::Chat => {
+            EngineKind::Reference if matches!(self.streams.train, Sequences::Packed(_)) => {
                 return Err(Error::usage(
                     "--engine reference trains on running text; data.format = \"chat\" needs the native engine",
                 ));

@@ -26,7 +26,7 @@ struct Running<'a> {
 }
 
 /// Generates a text for each request; as many at a time as the engine has slots, the next as soon as one is free. The texts
-/// are the same whatever is written beside them. `on_event` is told, with the number of the request, what happens.
+/// are the same whatever is written next to them. `on_event` is told, with the number of the request, what happens.
 ///
 /// # Errors
 /// The first prompt that does not fit; a model that has diverged; `on_event`'s; those of the engine.

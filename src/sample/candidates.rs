@@ -1,5 +1,5 @@
-//! The choice of a token from the candidates that a device has selected: what [`SamplerConfig::choose`] would choose from the
-//! whole row of logits, where the candidates are enough to know it.
+//! The choice of a token from the candidates that a device has selected: what [`SamplerConfig::choose`] would choose
+//! from the whole row of logits, where the candidates are enough to know it.
 
 use super::{Choice, SamplerConfig};
 use crate::math;
@@ -7,9 +7,9 @@ use crate::ops::candidates::Candidates;
 use crate::random::{Purpose, uniform};
 
 impl SamplerConfig {
-    /// Chooses the token at `position` of sample number `sample`; None where the rest of the row matters, or has to be looked
-    /// at: a repetition penalty, many equal logits, NaN, a draw from the tail. `temperature` must be what the candidates were
-    /// made for.
+    /// Chooses the token at `position` of sample number `sample`; None where the rest of the row matters, or has to be
+    /// looked at: a repetition penalty, many equal logits, NaN, a draw from the tail. `temperature` must be what the
+    /// candidates were made for.
     pub fn choose_among(&self, candidates: &Candidates, sample: u64, position: u64) -> Option<Choice> {
         let Candidates { max, sum, tempered, ref list, whole } = *candidates;
         if self.repetition_penalty != 1.0 || !whole || !max.is_finite() || list.is_empty() {
@@ -20,8 +20,8 @@ impl SamplerConfig {
         Some(Choice { token, logprob: f64::from(logit) - f64::from(max) - math::ln(sum) })
     }
 
-    /// As the draw from the whole row: the weights of the list are the first of the row's in order, and `tempered` is the sum
-    /// of them all.
+    /// As the draw from the whole row: the weights of the list are the first of the row's in order, and `tempered` is
+    /// the sum of them all.
     fn draw_among(&self, list: &[(u32, f32)], tempered: f64, sample: u64, position: u64) -> Option<usize> {
         let top = f64::from(list[0].1);
         let mut weights: Vec<f64> =

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Interval, MOST, Problem, count, not_negative, one_or_many, one_or_many_schema};
+use crate::setting::{Interval, MAX, Problem, count, not_negative, one_or_many, one_or_many_schema};
 
 /// Text that the model writes during training, so that one can read how it is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,7 +53,7 @@ impl SampleConfig {
         }
         count("sample.max_new_tokens", self.max_new_tokens as u64)?;
         not_negative("sample.temperature", self.temperature)?;
-        if let Some(top_k) = self.top_k.filter(|&k| k == 0 || k as u64 > MOST) {
+        if let Some(top_k) = self.top_k.filter(|&k| k == 0 || k as u64 > MAX) {
             let expected = "a whole number of at least 1; without the key all tokens are considered";
             return Err(Problem::expected("sample.top_k", top_k, expected));
         }

@@ -1,8 +1,8 @@
 //! Tokens from the most to the least likely, without sorting what nobody looks at.
 //!
-//! The rules of sampling speak of the most likely tokens, and a draw walks down from the top until it has met its number. Only
-//! a few tokens are ever looked at, but the sum of all weights is needed. So weights go into buckets by their score; whole
-//! buckets are passed over by their sums, and only one in which something ends is sorted.
+//! The rules of sampling speak of the most likely tokens, and a draw walks down from the top until it has met its
+//! number. Only a few tokens are ever looked at, but the sum of all weights is needed. So weights go into buckets by
+//! their score; whole buckets are passed over by their sums, and only one in which something ends is sorted.
 
 use std::cell::RefCell;
 

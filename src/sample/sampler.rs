@@ -3,7 +3,7 @@
 //! The order is fixed and documented, because it changes the result: repetition penalty (Keskar et al. 2019), then
 //! temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020), then min-p (Nguyen et al. 2024), then a
 //! draw. Temperature 0 is greedy: the highest logit after the penalty, the lower id on a tie. A draw is a function of
-//! (seed, sample, position): the same text comes out whatever else is generated beside it. Fifty thousand tokens are never
+//! (seed, sample, position): the same text comes out whatever else is generated next to it. Fifty thousand tokens are never
 //! sorted for it (see `descending`).
 
 use super::descending::{Descending, Prefix, SCRATCH, Scratch, exponentials};

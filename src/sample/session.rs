@@ -1,8 +1,8 @@
 //! One text, step by step: whoever computes the logits owns the loop.
 //!
-//! A text that runs to its end, a chat that Ctrl-C may stop and a server that writes many texts side by side share the state
-//! between two tokens: a [`Session`] takes the logits after its window and gives what is new. [`step`] does that for texts in
-//! the slots of an engine.
+//! A text that runs to its end, a chat that Ctrl-C may stop and a server that writes many texts side by side share the
+//! state between two tokens: a [`Session`] takes the logits after its window and gives what is new. [`step`] does that
+//! for texts in the slots of an engine.
 
 use super::output::Output;
 use super::{Choice, FinishReason, Request, Sample, SamplerConfig, prompt_tokens};
@@ -59,7 +59,7 @@ pub struct Session<'t> {
     history: Vec<u32>,
     prompt: usize,
     limit: usize,
-    /// The context, where the text may go on beyond it.
+    /// The context, where the text may continue beyond it.
     slide: Option<usize>,
     /// The first token that the window still holds.
     start: usize,
@@ -102,7 +102,7 @@ impl<'t> Session<'t> {
     }
 
     /// The text of a request in a context of `context` tokens. With `slide`, the older half of a full context is dropped and
-    /// the text goes on; a context of one token cannot slide.
+    /// the text continues; a context of one token cannot slide.
     ///
     /// # Errors
     /// If the prompt does not fit the context, or holds a character that the tokenizer does not know.
@@ -191,7 +191,7 @@ impl<'t> Session<'t> {
         self.plan.top_logprobs == 0 && self.plan.sampler.repetition_penalty == 1.0
     }
 
-    /// Goes on with a chosen token.
+    /// Continues with a chosen token.
     fn take(&mut self, choice: Choice, top: Vec<(u32, f64)>) -> Step {
         if self.plan.end.contains(&choice.token) {
             return self.end(None, FinishReason::Eos, String::new());
@@ -245,9 +245,9 @@ impl std::fmt::Debug for Session<'_> {
     }
 }
 
-/// One token for each of some texts, in the slots of an engine (a slot at most once): feeds what the engine has not seen, and
-/// chooses, where the engine selects candidates among those. `logits` is scratch. Gives a step, or a diverged model's error,
-/// for each.
+/// One token for each of some texts, in the slots of an engine (a slot at most once): feeds what the engine has not
+/// seen, and chooses, where the engine selects candidates among those. `logits` is scratch. Gives a step, or a diverged
+/// model's error, for each.
 ///
 /// # Errors
 /// Those of the engine, which concern all texts.

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::refused::{Checked, Kind, MOST_LOGPROBS, Refused};
+use super::refused::{Checked, Kind, MAX_LOGPROBS, Refused};
 use super::{Model, Options};
 use crate::data::ChatTemplate;
 use crate::data::tokenizer::Tokenizer;
@@ -15,7 +15,7 @@ use crate::sample::prompt_tokens;
 use crate::sample::session::Plan;
 
 /// The most texts of one prompt.
-const MOST_TEXTS: usize = 128;
+const MAX_TEXTS: usize = 128;
 /// What a request may ask for.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
@@ -105,7 +105,7 @@ impl Front {
             return Err(refused.code("model_not_found"));
         }
         fields.refuse_unsupported(kind)?;
-        let n = fields.whole("n", 1, MOST_TEXTS as u64)?.unwrap_or(1) as usize;
+        let n = fields.whole("n", 1, MAX_TEXTS as u64)?.unwrap_or(1) as usize;
         let prompts = match kind {
             Kind::Completion => self.prompts(&fields)?,
             Kind::Chat => vec![self.chat_prompt(&fields)?],
@@ -127,7 +127,7 @@ impl Front {
             return Err(Refused::field(if n > 1 { "n" } else { "prompt" }, message));
         }
         let logprobs = match kind {
-            Kind::Completion => fields.whole("logprobs", 0, MOST_LOGPROBS as u64)?.map(|count| count as usize),
+            Kind::Completion => fields.whole("logprobs", 0, MAX_LOGPROBS as u64)?.map(|count| count as usize),
             Kind::Chat => fields.chat_logprobs()?,
         };
         let echo = match fields.flag("echo")?.unwrap_or(false) && kind == Kind::Completion {

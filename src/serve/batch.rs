@@ -36,11 +36,11 @@ pub(super) struct Job {
 pub(super) enum Event {
     /// Another step of text `index`.
     Step(usize, Step),
-    /// The request cannot go on; nothing follows.
+    /// The request cannot continue; nothing follows.
     Failed(Failure),
 }
 
-/// Why a request cannot go on.
+/// Why a request cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The model or the device failed.

@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::refused::{Checked, Kind, MOST_LOGPROBS, Refused};
+use super::refused::{Checked, Kind, MAX_LOGPROBS, Refused};
 use crate::data::Message;
 use crate::sample::SamplerConfig;
 
 /// The most stop strings.
-const MOST_STOPS: usize = 16;
+const MAX_STOPS: usize = 16;
 
-/// The fields of a body; null is as good as absent.
+/// The fields of a body; null is treated as absent.
 pub(super) struct Fields(pub Map<String, Value>);
 
 impl Fields {
@@ -93,15 +93,15 @@ impl Fields {
                 .ok_or_else(|| Refused::field("stop", "must be a text or a list of texts"))?,
             Some(_) => return Err(Refused::field("stop", "must be a text or a list of texts")),
         };
-        if texts.len() > MOST_STOPS {
-            return Err(Refused::field("stop", format!("has more than {MOST_STOPS} texts")));
+        if texts.len() > MAX_STOPS {
+            return Err(Refused::field("stop", format!("has more than {MAX_STOPS} texts")));
         }
         Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
     }
 
     pub(super) fn chat_logprobs(&self) -> Checked<Option<usize>> {
         let wanted = self.flag("logprobs")?.unwrap_or(false);
-        let top = self.whole("top_logprobs", 0, MOST_LOGPROBS as u64)?;
+        let top = self.whole("top_logprobs", 0, MAX_LOGPROBS as u64)?;
         match top {
             Some(top) if top > 0 && !wanted => Err(Refused::field("top_logprobs", "needs \"logprobs\": true")),
             top => Ok(wanted.then_some(top.unwrap_or(0) as usize)),

@@ -63,7 +63,7 @@ pub struct Options {
     pub prompt_tokens: usize,
     /// The most new tokens of a text (400).
     pub new_tokens: usize,
-    /// How long requests may go on after [`Server::stop`].
+    /// How long requests may continue after [`Server::stop`].
     pub grace: Duration,
     /// How long a client may take to send a request's header, and then its body (408).
     pub patience: Duration,

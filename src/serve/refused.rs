@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The most likely tokens that are told with each.
-pub(super) const MOST_LOGPROBS: usize = 20;
+pub(super) const MAX_LOGPROBS: usize = 20;
 
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]

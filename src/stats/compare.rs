@@ -91,9 +91,9 @@ pub fn pooled(baseline: &[f64], treated: &[f64]) -> Option<Difference> {
 
 /// Two groups without shared seeds, as reports compare them: of [`welch`] and [`pooled`] the one that is less sure.
 ///
-/// Welch's alone is too sure of a tiny group beside a larger one (three seeds against ten call a difference in 8% of A/A
-/// sweeps of three arms: `tests/cli/stats.rs`); Student's alone is exact there, but wrong where the groups vary differently. For
-/// groups of the same size this is always Welch's.
+/// Welch's alone is too sure of a tiny group next to a larger one (three seeds against ten call a difference in 8% of
+/// A/A sweeps of three arms: `tests/cli/stats.rs`); Student's alone is exact there, but wrong where the groups vary
+/// differently. For groups of the same size this is always Welch's.
 pub fn independent(baseline: &[f64], treated: &[f64]) -> Option<Difference> {
     let (welch, pooled) = (welch(baseline, treated)?, pooled(baseline, treated)?);
     Some(if pooled.p > welch.p { pooled } else { welch })

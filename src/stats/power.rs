@@ -10,7 +10,7 @@ use crate::math;
 /// Intervals of Simpson's rule; a fixed number, so that the answer is a smooth function of its arguments.
 const INTERVALS: usize = 400;
 /// More seeds than anybody trains: beyond it the answer is "many".
-pub const MOST_SEEDS: usize = 10_000;
+pub const MAX_SEEDS: usize = 10_000;
 
 /// The distribution function of the noncentral t with `df` degrees of freedom and noncentrality `delta`.
 pub fn noncentral_t_cdf(t: f64, df: f64, delta: f64) -> f64 {
@@ -61,13 +61,13 @@ pub fn smallest_effect(standard_error: f64, df: f64, alpha: f64, wanted: f64) ->
 
 /// How many pairs (or seeds in each of two groups) see a true difference of `effect` with probability `wanted`. `deviation`
 /// is that of one paired difference: for two groups, `sqrt(v0 + v1)`; `df` gives the degrees of freedom of n. `None` if
-/// more than [`MOST_SEEDS`].
+/// more than [`MAX_SEEDS`].
 pub fn seeds_needed(effect: f64, deviation: f64, alpha: f64, wanted: f64, df: impl Fn(usize) -> f64) -> Option<usize> {
     let enough = |n: usize| power(effect, deviation / (n as f64).sqrt(), df(n), alpha) >= wanted;
-    if effect == 0.0 || deviation.is_nan() || !enough(MOST_SEEDS) {
+    if effect == 0.0 || deviation.is_nan() || !enough(MAX_SEEDS) {
         return None;
     }
-    let (mut low, mut high) = (1, MOST_SEEDS);
+    let (mut low, mut high) = (1, MAX_SEEDS);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if enough(middle) { high = middle } else { low = middle }

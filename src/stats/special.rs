@@ -8,7 +8,7 @@ use crate::math;
 use std::f64::consts::{PI, SQRT_2};
 
 /// Steps of a continued fraction or series before it is taken as converged; a few dozen are needed.
-const MOST_TERMS: usize = 2000;
+const MAX_TERMS: usize = 2000;
 /// What a vanishing denominator is replaced with in Lentz's method.
 const TINY: f64 = 1e-300;
 
@@ -41,7 +41,7 @@ pub fn beta_inc(a: f64, b: f64, x: f64) -> f64 {
     let mut c = 1.0;
     let mut d = 1.0 / guard(1.0 - (a + b) * x / (a + 1.0));
     let mut fraction = d;
-    for m in 1..MOST_TERMS {
+    for m in 1..MAX_TERMS {
         let m = m as f64;
         let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
         let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
@@ -73,7 +73,7 @@ pub fn erfc(x: f64) -> f64 {
     if x < 2.0 {
         // erf(x) = 2/sqrt(pi) e^(-x^2) sum of 2^n x^(2n+1) / (2n+1)!! (DLMF 7.6.2): all terms positive.
         let (mut term, mut sum) = (x, x);
-        for n in 1..MOST_TERMS {
+        for n in 1..MAX_TERMS {
             term *= 2.0 * square / (2.0 * n as f64 + 1.0);
             sum += term;
             if term <= 1e-17 * sum {
@@ -87,7 +87,7 @@ pub fn erfc(x: f64) -> f64 {
     let mut c = 1.0 / TINY;
     let mut d = 1.0 / b;
     let mut fraction = d;
-    for i in 1..MOST_TERMS {
+    for i in 1..MAX_TERMS {
         let i = i as f64;
         let a = -i * (i - 0.5);
         b += 2.0;

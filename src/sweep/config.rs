@@ -140,7 +140,8 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// Reads the sweep that a folder of runs belongs to, from the copies that the folder holds; `None` if it is no such folder.
+    /// Reads the sweep that a folder of runs belongs to, from the copies that the folder holds; `None` if it is no such
+    /// folder.
     ///
     /// # Errors
     /// As [`Sweep::load`]; and if the folder was made by a version that kept no copy.

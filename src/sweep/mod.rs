@@ -6,7 +6,7 @@
 //! [`views`] draws; [`report`] writes the text, the page and the JSON.
 //!
 //! The one idea: *the run folders are the state*. A sweep that was killed is started again by the same command; finished
-//! runs are known by the end of their event log, half-made ones go on from their last checkpoint. More seeds or arms are
+//! runs are known by the end of their event log, half-made ones continue from their last checkpoint. More seeds or arms are
 //! added by writing them into the file.
 
 pub mod ablation;

@@ -20,7 +20,7 @@ pub enum State {
     Done,
     /// It ended with an error.
     Failed,
-    /// It was stopped on the way and can go on.
+    /// It was stopped on the way and can continue.
     Partial,
     /// Nothing is there yet.
     Pending,

@@ -189,7 +189,7 @@ pub fn run(
 }
 
 fn stopped() -> Error {
-    Error::Interrupted("the sweep is stopped and its state saved; the same command goes on with it".into())
+    Error::Interrupted("the sweep is stopped and its state saved; the same command continues it".into())
 }
 
 /// Trains one run to its end.

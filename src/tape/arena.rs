@@ -224,8 +224,8 @@ impl Gradients {
         &mut self.flat.f32_mut()[range]
     }
 
-    /// [`Gradients::wanted`], and the room for the gradient of the parameter's spare rows behind it. What is added there must
-    /// be zero.
+    /// [`Gradients::wanted`], and the room for the gradient of the parameter's spare rows behind it. What is added there
+    /// must be zero.
     pub fn wanted_padded(&mut self, id: ParamId) -> Option<&mut [f32]> {
         let elements = self.layout.info(id).padded_shape().iter().product::<usize>();
         self.wants(id).then(|| {

@@ -1,8 +1,8 @@
 //! The layout of the parameter arena: names, shapes and places of all parameters within the flat buffers.
 //!
-//! A matrix may have room for more rows behind its own ([`Layout::push_as`]): zeros that only products read, as the
-//! gaps of alignment are. Names, shapes, counts, hashes and files know nothing of them: files keep the *stored* elements, those
-//! of the same layout without such room.
+//! A matrix may have room for more rows behind its own ([`Layout::push_as`]): zeros that only products read, as the gaps of
+//! alignment are. Names, shapes, counts, hashes and files know nothing of them: files keep the *stored* elements, those of
+//! the same layout without such room.
 
 use std::ops::Range;
 

@@ -46,8 +46,8 @@ impl Element for bf16 {
     #[inline(always)]
     fn store(x: f32) -> Self {
         let bits = x.to_bits();
-        // Half of the last place that stays, less one where that place is even: a carry rounds up. Infinity is the number after
-        // the largest finite one, so overflow needs no case of its own.
+        // Half of the last place that stays, less one where that place is even: a carry rounds up. Infinity is the
+        // number after the largest finite one, so overflow needs no case of its own.
         let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         // Of a NaN the quiet bit is set: its other bits may lie in the half that is cut off.
         let kept = if x.is_nan() { bits | 0x0040_0000 } else { nearest };
@@ -105,7 +105,7 @@ mod tests {
     /// Every pattern of the upper half, with lower halves around the points where rounding turns.
     #[test]
     fn storing_rounds_to_nearest_even() {
-        for upper in 0..=u16::MAX {
+        for upper in (0..=u16::MAX).step_by(if cfg!(miri) { 257 } else { 1 }) {
             for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let x = f32::from_bits(u32::from(upper) << 16 | lower);
                 let (ours, expected) = (bf16::store(x), bf16::from_f32(x));

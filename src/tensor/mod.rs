@@ -423,7 +423,8 @@ pub fn per_element(len: usize, dtype: DType) -> Geometry {
     Geometry::linear(len.div_ceil(THREADS * 16 / dtype.size()), THREADS)
 }
 
-/// Adds `len` numbers of a GPU's memory to as many others, in place: [`Tensor::add_assign`] by addresses, for parts of buffers.
+/// Adds `len` numbers of a GPU's memory to as many others, in place: [`Tensor::add_assign`] by addresses, for parts of
+/// buffers.
 ///
 /// # Errors
 /// If the device fails.

@@ -69,9 +69,9 @@ impl LaneTree {
         self.walk(params, count, false, |micro, grads, _| run(micro, grads))
     }
 
-    /// As [`LaneTree::step`], for a step whose sums leave piece by piece while its last backward pass runs: with the last
-    /// micro-batch `run` gets the lanes before, and must see to it that [`Earlier::add_to`] was called once for every element of
-    /// the gradient.
+    /// As [`LaneTree::step`], for a step whose sums leave piece by piece while its last backward pass runs: with the
+    /// last micro-batch `run` gets the lanes before, and must see to it that [`Earlier::add_to`] was called once for
+    /// every element of the gradient.
     ///
     /// # Errors
     /// As [`LaneTree::step`].
@@ -140,8 +140,8 @@ pub struct Earlier<'t> {
 }
 
 impl Earlier<'_> {
-    /// Makes a range of the last lane's gradient (in host memory) that of the whole tree: the same additions as those of whole
-    /// buffers.
+    /// Makes a range of the last lane's gradient (in host memory) that of the whole tree: the same additions as those
+    /// of whole buffers.
     pub fn add_to(&self, grads: &mut Gradients, range: Range<usize>) {
         let into = &mut grads.flat_mut().f32_mut()[range.clone()];
         self.buffers().for_each(|sum| add_assign(into, &sum.flat().f32()[range.clone()]));

@@ -1,4 +1,4 @@
-//! A checkpoint's files: a model folder (or one of adapters), and beside it all that is needed to go on.
+//! A checkpoint's files: a model folder (or one of adapters), and next to it all that is needed to continue.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! Loss spikes: a loss that stands out from the ones before it.
 //!
 //! The measure is a robust z-score: the distance from the window's median, in units of 1.4826 times the median absolute
-//! deviation, which for normal noise is the standard deviation (Iglewicz and Hoaglin 1993). Mean and standard deviation would
-//! let one spike hide the next.
+//! deviation, which for normal noise is the standard deviation (Iglewicz and Hoaglin 1993). Mean and standard deviation
+//! would let one spike hide the next.
 
 use std::collections::VecDeque;
 
@@ -78,7 +78,8 @@ mod tests {
         assert_eq!(SpikeWatch::new(50, None, &again.recent()).take(40.0), None);
     }
 
-    /// By hand: the median of 1, 2, 3, 4, 100 is 3, the distances are 2, 1, 0, 1, 97 with median 1; so 3 + 6 * 1.4826 = 11.8956.
+    /// By hand: the median of 1, 2, 3, 4, 100 is 3, the distances are 2, 1, 0, 1, 97 with median 1; so 3 + 6 * 1.4826 =
+    /// 11.8956.
     #[test]
     fn the_score_is_the_robust_one() {
         let watch = SpikeWatch::new(5, Some(6.0), &[1.0, 100.0, 3.0, 2.0, 4.0]);

@@ -207,7 +207,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Goes on from a checkpoint's content instead of the start.
+    /// Resumes from a checkpoint's content instead of the start.
     ///
     /// # Errors
     /// If it is of another model or tokenizer.
@@ -222,7 +222,8 @@ impl<'a> Trainer<'a> {
             ));
         }
         let scale = state.loss_scale.map(|(loss_scale, good_steps)| ScaleState { loss_scale, good_steps });
-        self.engine.restore(arena, state.updates, scale)?;
+        let arena = arena.in_buffers_of(self.engine.params().layout());
+        self.engine.restore(&arena, state.updates, scale)?;
         let stability = self.job.stability;
         self.spikes = SpikeWatch::new(stability.spike_window, stability.spike_threshold.value(), &state.recent_losses);
         self.state = TrainingState {
@@ -403,7 +404,7 @@ impl<'a> Trainer<'a> {
         Event::Checkpoint(events::Checkpoint { step, path, val_loss: self.state.val_loss })
     }
 
-    /// Records that the run goes on from its checkpoint; `logged` is the log so far. A process that was killed after it
+    /// Records that the run resumes from its checkpoint; `logged` is the log so far. A process that was killed after it
     /// had saved a checkpoint, and before it had said so, is made up for.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! No circle of imports between the files of a room.
 //!
-//! An import is a path of code that leads into another file: `use` lines and paths in expressions, followed through `pub use`
-//! to the file that defines the name. `mod` lines and `pub use` are the face of a folder, not imports; nor is what a folder's
-//! `mod.rs` takes from the files below it, since it stands for them.
+//! An import is a path of code that leads into another file: `use` lines and paths in expressions, followed through
+//! `pub use` to the file that defines the name. `mod` lines and `pub use` are the face of a folder, not imports; nor is
+//! what a folder's `mod.rs` takes from the files below it, since it stands for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

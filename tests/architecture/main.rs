@@ -315,7 +315,8 @@ fn the_table_has_no_circle_and_no_line_without_a_room() {
     let mut above: Vec<&str> = Vec::new();
     for (room, allowed) in MAY_IMPORT {
         for import in *allowed {
-            // A single module may be named from anywhere (a layer's shape is in model::config); a whole room only from above.
+            // A single module may be named from anywhere (a layer's shape is in model::config); a whole room only from
+            // above.
             assert!(
                 import.contains("::") || above.contains(import),
                 "{room} may import {import}, which is not below it"

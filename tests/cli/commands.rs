@@ -226,7 +226,8 @@ fn number_formats_and_the_end_of_the_context() {
     );
     let loss =
         |more: &[&str]| json(&[&["eval", &model, "--data", &text, "--json"], more].concat())["loss"].as_f64().unwrap();
-    // The loss by the engine that generates is that of whole sequences; narrower numbers move it a little, and not to nothing.
+    // The loss by the engine that generates is that of whole sequences; narrower numbers move it a little, and not to
+    // nothing.
     let exact = loss(&[]);
     assert!((loss(&["--cache-dtype", "fp32"]) - exact).abs() < 2e-6);
     for (format, most) in [("bf16", 2e-3), ("fp16", 3e-4), ("q8_0", 2e-3), ("q4_0", 3e-2)] {
@@ -237,7 +238,7 @@ fn number_formats_and_the_end_of_the_context() {
     assert!(off > 0.0 && off < 1e-3, "int8: {off}");
     fails(&["eval", &model, "--task", "lambada", "--data", &text, "--dtype", "q8_0"], 2, &["fp32", "--dtype"]);
 
-    // The context of 48 is full after 47 new tokens and one that is not fed back; the younger half of 24 goes on alone.
+    // The context of 48 is full after 47 new tokens and one that is not fed back; the younger half of 24 continues alone.
     let slid = sample(&["--max-new-tokens", "73", "--slide"]);
     let tokens: Vec<u32> = serde_json::from_value(slid["samples"][0]["tokens"].clone()).unwrap();
     assert_eq!(tokens.len(), 73, "the model ends its text by itself: take another");

@@ -145,7 +145,7 @@ proptest! {
         }
     }
 
-    /// Cut anywhere, the log holds exactly the lines whose text is whole; going on keeps exactly those, adds to them, and
+    /// Cut anywhere, the log holds exactly the lines whose text is whole; continuing keeps exactly those, adds to them, and
     /// leaves no trace of the torn one.
     #[test]
     fn a_cut_loses_the_torn_line_and_nothing_else(texts in prop::collection::vec(".{0,30}", 1..12), at in any::<prop::sample::Index>()) {

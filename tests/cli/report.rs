@@ -228,7 +228,7 @@ fn every_chart_is_drawn_twice_and_shows_what_happened() {
     ] {
         assert!(norm.contains(label), "{label}");
     }
-    // The words beside the marks: one infinity, three not-a-numbers (two gradients, one loss).
+    // The words next to the marks: one infinity, three not-a-numbers (two gradients, one loss).
     assert_eq!(norm.matches("\ninf\n").count() + norm.matches(">inf").count(), 1);
     assert_eq!(norm.matches("\nnan\n").count() + norm.matches(">nan").count(), 3);
 }

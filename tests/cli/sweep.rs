@@ -1,4 +1,4 @@
-//! Sweeps: what a sweep file means, runs that are killed, fail and go on, and the report of results that were made up so
+//! Sweeps: what a sweep file means, runs that are killed, fail and continue, and the report of results that were made up so
 //! that the right answer is known.
 //!
 //! Truths: verdicts follow from losses chosen here (differences far larger or smaller than their spread); laws of size are

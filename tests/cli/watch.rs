@@ -1,4 +1,4 @@
-//! `taper watch`: the dashboard drawn into a buffer, the text where there is no terminal, and a run that goes on.
+//! `taper watch`: the dashboard drawn into a buffer, the text where there is no terminal, and a run that continues.
 //!
 //! Truths are the numbers of the logs that are written here.
 

@@ -1,4 +1,4 @@
-//! Model folders to test with: written by us, or a fixture's edited. Use beside `fixtures.rs`, as `mod folders`.
+//! Model folders to test with: written by us, or a fixture's edited. Use next to `fixtures.rs`, as `mod folders`.
 #![allow(dead_code)] // each test file uses a part of it
 
 use crate::fixtures;

@@ -3,8 +3,8 @@
 use taper::arch::ModelConfig;
 use taper::arch::config::{Mlp, Norm, Position};
 
-/// Llama's options, otherwise like `base`: rotary positions, RMSNorm, SwiGLU, two key-value heads, no biases, an output layer
-/// of its own.
+/// Llama's options, otherwise like `base`: rotary positions, RMSNorm, SwiGLU, two key-value heads, no biases, an output
+/// layer of its own.
 pub fn llama(base: &ModelConfig) -> ModelConfig {
     ModelConfig {
         norm: Norm::Rmsnorm,

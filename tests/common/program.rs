@@ -1,11 +1,13 @@
-//! The program under test, as a command. Use from the root of a test binary with `#[path = "../common/program.rs"] mod program;`.
+//! The program under test, as a command. Use from the root of a test binary with `#[path = "../common/program.rs"] mod
+//! program;`.
 #![allow(dead_code)] // each binary uses its part
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// `taper` in `folder`: without the Hub, with nothing on standard input, and with two threads, since several tests run at once.
+/// `taper` in `folder`: without the Hub, with nothing on standard input, and with two threads, since several tests run
+/// at once.
 pub fn taper(folder: impl AsRef<Path>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taper"));
     command.current_dir(folder).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2");

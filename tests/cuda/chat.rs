@@ -92,7 +92,7 @@ fn adapters_on_conversations_are_those_of_the_cpu_engine() {
                     engine.step(&batch(&loader, 4), 3e-3).unwrap();
                     (engine.finished().unwrap(), engine.params().flat().to_vec_f32().unwrap())
                 };
-                assert_eq!(next(&mut engine), next(&mut again), "{what}: going on");
+                assert_eq!(next(&mut engine), next(&mut again), "{what}: continuing");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Decoding on a GPU, many sequences side by side: the CPU's logits, and the same bits whatever stands beside a sequence.
+//! Decoding on a GPU, many sequences side by side: the CPU's logits, and the same bits whatever stands next to a sequence.
 //!
 //! Recording is a state of the whole device, so these tests take a device of their own where it is emulated.
 
@@ -64,7 +64,7 @@ fn sequences_side_by_side_have_the_logits_of_the_cpu_and_the_bits_of_being_alone
                     let row = &found[at * v..][..v];
                     close(&format!("{what}: step {step}"), row, &expected, 8.0 * epsilon(dtype).max(4e-6));
                     let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(row), bits(&one), "{what}: step {step}, beside others");
+                    assert_eq!(bits(row), bits(&one), "{what}: step {step}, next to others");
                 }
                 // Taken back and said again: the same bits.
                 let last = Feed { slot: 1, tokens: &[token(1, 17)] };

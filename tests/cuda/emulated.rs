@@ -16,7 +16,7 @@ use taper::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use super::library::Library;
 
 thread_local! {
-    /// What this thread has asked for since [`traced`] began: kernels by name, "multiply", and where work went beside.
+    /// What this thread has asked for since [`traced`] began: kernels by name, "multiply", and where work went next to.
     static TRACE: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
@@ -233,7 +233,7 @@ impl Driver for &'static Emulated {
     }
 
     fn beside(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        note("beside {");
+        note("next to {");
         let done = work();
         note("}");
         done

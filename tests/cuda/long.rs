@@ -1,5 +1,5 @@
-//! What takes a real GPU to run: loss curves of 200 steps in every precision, and a thousand steps without a leak. Started by
-//! `scripts/gpu.sh`.
+//! What takes a real GPU to run: loss curves of 200 steps in every precision, and a thousand steps without a leak.
+//! Started by `scripts/gpu.sh`.
 
 use std::sync::Arc;
 

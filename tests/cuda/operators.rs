@@ -1,4 +1,4 @@
-//! Every operator, over awkward shapes: one row, widths that are no multiple of a pack, odd vocabularies, T beside the
+//! Every operator, over awkward shapes: one row, widths that are no multiple of a pack, odd vocabularies, T next to the
 //! tile, several heads and sequences, NaN.
 
 use taper::device::DType;
@@ -43,17 +43,17 @@ fn rmsnorm() {
 #[test]
 fn norms_beside_a_residual() {
     let inputs = [activation("x", &[70, 24]), param("w", &[24]), param("b", &[24])];
-    check("layernorm beside a residual", &inputs, ALL, 6.0, &|tape, v, p| {
+    check("layernorm next to a residual", &inputs, ALL, 6.0, &|tape, v, p| {
         let y = ops::layernorm::layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)?;
         ops::residual::residual(tape, &v[0], y)
     });
-    check("rmsnorm beside a residual", &inputs[..2], ALL, 6.0, &|tape, v, p| {
+    check("rmsnorm next to a residual", &inputs[..2], ALL, 6.0, &|tape, v, p| {
         let y = ops::rmsnorm::rmsnorm(tape, &v[0], p[0], 1e-5)?;
         ops::residual::residual(tape, &v[0], y)
     });
 }
 
-/// The sum made inside the norm; both results go on.
+/// The sum made inside the norm; both results continue.
 #[test]
 fn norms_of_a_sum() {
     for (rows, width) in [(1, 8), (70, 24), (5, 33)] {

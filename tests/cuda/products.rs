@@ -101,7 +101,7 @@ fn a_run_keeps_its_table() {
         0
     );
     assert!(!gpu.gelu_epilogue(), "what was measured stays with the measurement");
-    // Which choice won is a matter of noise here; the test goes on with the one that changes most.
+    // Which choice won is a matter of noise here; the test continues with the one that changes most.
     let mut found = ProductTable::read(Path::new(&table)).unwrap();
     assert_eq!(found.hardware, gpu.driver().facts().kind());
     found.algorithms = gpu.driver().tuned();

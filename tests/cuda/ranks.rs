@@ -1,6 +1,7 @@
 //! Several ranks, each with its GPU: the same bits for any number of them, with and without shards of the optimizer's state.
 //!
-//! Ranks are threads that share the emulated GPU, and exchange by way of the host. On a real GPU this needs one for each rank.
+//! Ranks are threads that share the emulated GPU, and exchange by way of the host. On a real GPU this needs one for
+//! each rank.
 
 use std::sync::{Arc, Mutex};
 
@@ -131,15 +132,15 @@ fn sums_are_put_beside_the_backward_pass_and_joined_before_the_update() {
             // The first step: up to its update.
             let update = trace.iter().position(|work| work.starts_with("adamw")).unwrap();
             let at = |what: &str| (0..update).filter(|&i| trace[i] == what).collect::<Vec<_>>();
-            let (begun, ended, joined) = (at("beside {"), at("}"), at("join"));
+            let (begun, ended, joined) = (at("next to {"), at("}"), at("join"));
             assert_eq!((begun.len(), joined.len()), (model.layout().infos().len(), 1), "a bucket for each parameter");
             let norm = trace.iter().position(|work| work == "gradnorm_partial").unwrap();
             assert!(ended[ended.len() - 1] < joined[0] && joined[0] < norm && norm < update);
-            // The pass goes on between buckets.
+            // The pass continues between buckets.
             let between =
                 |first: usize, last: usize| trace[first..last].iter().filter(|work| *work == "multiply").count();
             assert!(between(begun[0], joined[0]) > 6, "{:?}", &trace[begun[0]..joined[0]]);
-            // Beside it: this rank's earlier lane, and the other rank.
+            // Next to it: this rank's earlier lane, and the other rank.
             assert!(trace[begun[0] + 1..ended[0]].iter().all(|work| work == "reduce_add_f32"));
             assert_eq!(ended[0] - begun[0], 3);
         }

@@ -101,7 +101,7 @@ fn a_run_on_a_gpu_is_a_run() {
             assert_eq!(taper(&["eval", run, "--data", &text]), 0, "{name}");
             assert_eq!(taper(&["sample", run, "--prompt", "the ", "--max-new-tokens", "4", "--device", &device]), 0);
         }
-        // What the first half left is gone on with, to the bits of the whole.
+        // What the first half left is continued, to the bits of the whole.
         let name = format!("{place}-bf16");
         let (whole, half) = (folder.path().join(&name), folder.path().join(format!("{place}-half")));
         copy(&whole, &half);

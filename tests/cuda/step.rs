@@ -134,6 +134,40 @@ fn narrow_precisions_train_alike_and_repeat_themselves() {
 }
 
 #[test]
+fn rows_beyond_the_vocabulary_change_no_loss_and_stay_zero() {
+    for (name, config) in shapes() {
+        let (vocabulary, rows) = (config.vocab_size, config.vocab_size.next_multiple_of(128));
+        let plain = Gpt::new(config.clone()).unwrap();
+        let padded = Gpt::with_rows(config, None, rows).unwrap();
+        let loader = loader(vocabulary);
+        for (place, device) in devices() {
+            for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Bf16, 0.02)] {
+                let what = format!("{name}, {place}, {}", precision.name());
+                let run = |model: &Gpt| {
+                    let mut gpu = on_gpu(*device, model, &model.initialise(1).unwrap(), precision, false);
+                    let found = train(&mut gpu, &loader, 0..4);
+                    let state = gpu.state().unwrap();
+                    (found, weights(&gpu), ["m", "v"].map(|slot| state.slot(slot).unwrap().to_vec()))
+                };
+                let ((expected, ..), (found, weights, moments)) = (run(&plain), run(&padded));
+                for (step, ((loss, outcome), (expected, wanted))) in found.iter().zip(&expected).enumerate() {
+                    assert!(
+                        (loss - expected).abs() < tolerance * expected,
+                        "{what}: step {step}, {loss}, not {expected}"
+                    );
+                    assert_eq!(outcome.class, wanted.class, "{what}: step {step}");
+                }
+                for info in padded.layout().infos().iter().filter(|info| info.spare_rows > 0) {
+                    let spare = info.range().end..info.offset + info.padded_shape().iter().product::<usize>();
+                    let zero = |buffer: &[f32]| buffer[spare.clone()].iter().all(|&x| x == 0.0);
+                    assert!(zero(&weights) && moments.iter().all(|slot| zero(slot)), "{what}: {}", info.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn recomputation_changes_no_bit() {
     let model = Gpt::new(models::dropout()).unwrap();
     let loader = loader(model.config().vocab_size);

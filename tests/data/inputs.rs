@@ -155,7 +155,7 @@ fn long_lines_and_rows_come_in_pieces_of_one_document() {
     let all: Vec<_> =
         Documents::open(&[documents.sources()[0].path.display().to_string()], &options).unwrap().collect();
     assert!(all.len() > 50);
-    // Going on from any piece gives the rest.
+    // Continuing from any piece gives the rest.
     for from in [0, 1, 30, all.len() - 1, all.len()] {
         documents.skip_to(0, from as u64).unwrap();
         let rest: Vec<_> = documents.by_ref().map(|piece| piece.unwrap()).collect();

@@ -137,11 +137,11 @@ static const char* wait_of(const Machine& m, const Lane& lane) {
         case State::barrier: return "waits at sync_threads";
         case State::collective: return name_of(m.warps[lane.index / WARP_LANES].what);
         case State::done: return "has ended";
-        default: return "could go on";
+        default: return "could continue";
     }
 }
 
-// Nobody can go on. Two threads that wait for different things explain why; best two of one warp.
+// Nobody can continue. Two threads that wait for different things explain why; best two of one warp.
 static void explain_standstill(Machine& m) {
     const Lane* one = nullptr;
     const Lane* other = nullptr;

@@ -1,7 +1,7 @@
 // What a kernel sees of the emulator: CUDA's words, and the instructions of kernels/*.cuh as functions.
 //
 // Every CUDA thread is a fiber. A fiber runs until it needs others: at a barrier it waits for the block, at a shuffle, an
-// mma or an ldmatrix for its warp. The last to come does the work for all. Whatever cannot go on is an error with the
+// mma or an ldmatrix for its warp. The last to come does the work for all. Whatever cannot continue is an error with the
 // block, the warp and the thread in it: see emulator.cpp for what is noticed, and how.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Kernels with faults that the emulator must notice, and small right ones beside them. Never part of the product.
+// Kernels with faults that the emulator must notice, and small right ones next to them. Never part of the product.
 #include "taper.cuh"
 
 // y[i] = x[i], through a pack.

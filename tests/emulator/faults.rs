@@ -1,4 +1,4 @@
-//! Planted faults (faults.cu), and right kernels beside them that must not be blamed.
+//! Planted faults (faults.cu), and right kernels next to them that must not be blamed.
 
 use super::device::{Device, Value};
 use crate::library::sanitizer;

@@ -19,7 +19,7 @@ struct Fiber {
 // Makes `fiber` start with `entry` at the next switch to it. `entry` must never return.
 void prepare(Fiber& fiber, void (*entry)());
 
-// Leaves `from`, goes on with `to`. With `last`, `from` will not be gone on with.
+// Leaves `from`, continues with `to`. With `last`, `from` will not be continued.
 void switch_fiber(Fiber& from, Fiber& to, bool last);
 
 // The first thing that a fiber's entry does: `from` is who switched to it.

@@ -134,7 +134,7 @@ void* static_shared(const void* key, size_t bytes) {
     uint32_t room = uint32_t((bytes + 127) / 128 * 128);
     m.static_used += room;
     if (m.static_used > MAX_STATIC_SHARED || m.static_used + m.dynamic_bytes > MAX_SHARED) {
-        fault("too much shared memory: %u static bytes beside %u dynamic ones", m.static_used, m.dynamic_bytes);
+        fault("too much shared memory: %u static bytes next to %u dynamic ones", m.static_used, m.dynamic_bytes);
     }
     uint32_t offset = m.static_start;
     if (!m.statics.empty()) offset = m.statics.back().offset + (m.statics.back().bytes + RED_ZONE + 127) / 128 * 128;

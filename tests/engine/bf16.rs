@@ -1,7 +1,8 @@
-//! The engine in bf16 on the CPU against itself in fp32: a whole step rounds activations and their gradients, and nothing else.
+//! The engine in bf16 on the CPU against itself in fp32: a whole step rounds activations and their gradients, and
+//! nothing else.
 //!
-//! Master weights, moments, losses and gradients of parameters are fp32, so a model learns as it does in fp32: gradients differ by
-//! roundings of about 1/256 of an activation that do not add up, and losses by noise.
+//! Master weights, moments, losses and gradients of parameters are fp32, so a model learns as it does in fp32:
+//! gradients differ by roundings of about 1/256 of an activation that do not add up, and losses by noise.
 
 use super::common::{Batch, distance, engine, llama, loss_and_grads, noise, random_values, small, wide};
 use taper::arch::config::{Mlp, ModelConfig, NormPosition};

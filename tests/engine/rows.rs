@@ -170,6 +170,22 @@ fn training_changes_engines_in_the_middle_and_keeps_the_rows_zero() {
 }
 
 #[test]
+fn tokens_that_only_the_model_has_take_part_as_all_others() {
+    // A tokenizer of 19 tokens, a model of 23: no text holds the last four, and the softmax does.
+    for config in [small(), llama(&small())] {
+        let (model, params) = model(&config, &None, ROWS);
+        let batch = Batch::random(2, 2, 7, 19);
+        let (_, grads) = loss_and_grads((&model, &params), &batch, &Pass::default());
+        let head = if config.tie_embeddings { "wte.weight" } else { "lm_head.weight" };
+        let (info, range) = model.layout().trained_infos().find(|(info, _)| info.name == head).unwrap();
+        let rows: Vec<&[f32]> = grads.flat().f32()[range].chunks(info.shape[1]).collect();
+        assert_eq!(rows.len(), 23);
+        assert!(rows[19..].iter().all(|row| row.iter().any(|&x| x != 0.0)), "{config:?}");
+        assert_eq!(model.logits(&params, &batch.tensor()).unwrap().last(), 23);
+    }
+}
+
+#[test]
 fn files_and_hashes_know_nothing_of_the_rows() {
     for (config, lora) in shapes() {
         let ((plain, params), (padded, more)) = (model(&config, &lora, 23), model(&config, &lora, ROWS));

@@ -1,4 +1,5 @@
-//! Folders by transformers' `save_pretrained` load, compute the same logits, and go on from 50 prompts with the same tokens.
+//! Folders by transformers' `save_pretrained` load, compute the same logits, and continue from 50 prompts with the same
+//! tokens.
 //!
 //! The truth is `tests/fixtures`, made by `scripts/make_fixtures.py` (logits, in float64) and
 //! `scripts/make_greedy_fixtures.py` (greedy continuations, in float32): nothing of ours took part in it.

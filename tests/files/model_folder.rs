@@ -179,7 +179,7 @@ fn old_and_base_model_folders_are_read() {
     });
     assert_eq!(sorted(&read_model_folder(dir.path()).unwrap().params), sorted(&f.params_f32()));
 
-    // transformers 4: rope_theta beside, null scaling, no head_dim; then the same in the other spelling of "default".
+    // transformers 4: rope_theta next to, null scaling, no head_dim; then the same in the other spelling of "default".
     let f = Fixture::load("llama_tiny");
     for scaling in [Value::Null, json!({"type": "default"})] {
         let dir = edited("llama_tiny", |config, _| {

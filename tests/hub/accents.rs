@@ -1,5 +1,5 @@
-//! Servers that speak the Hub's language with an accent, and connections that fail in the ways they do. The rules are those of
-//! HTTP (RFC 9110, 8288, 3986) and of the LFS batch; what must come out is what was put in.
+//! Servers that speak the Hub's language with an accent, and connections that fail in the ways they do. The rules are
+//! those of HTTP (RFC 9110, 8288, 3986) and of the LFS batch; what must come out is what was put in.
 
 use super::server::{Fault, Wrong};
 use super::{World, assert_token_is_safe, bytes, model, read};

@@ -163,7 +163,7 @@ fn a_run_trains_on_a_data_set_by_its_name() {
     let card =
         String::from_utf8(super::read(world.home.path().join("run/checkpoints/step-00000002/README.md"))).unwrap();
     assert!(card.contains("\ndatasets:\n- \"owner/stories\"\n"), "{card}");
-    // A run that goes on asks nobody.
+    // A run that continues asks nobody.
     world.hub.forget();
     let told = train(&world, data, "run", &["--resume", "--set", "train.max_steps=3"], &[]);
     assert_eq!(told.code, 0, "{}", told.err);

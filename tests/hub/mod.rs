@@ -1,5 +1,5 @@
 //! The Hub's client against the test hub in `server/`: pulling, pushing, faults, the command line.
-#![allow(missing_docs)] // what is public here is so for the tests beside it
+#![allow(missing_docs)] // what is public here is so for the tests next to it
 
 mod accents;
 mod cards;

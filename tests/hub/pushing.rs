@@ -1,5 +1,6 @@
-//! Pushing: what is sent, what is not, and one commit for it. Defects of hf-hub 1.0 that are tested not to be ours: a new
-//! commit for an unchanged folder, `shouldIgnore` ignored, more than 256 files in one question, no word for 412, no plain LFS.
+//! Pushing: what is sent, what is not, and one commit for it. Defects of hf-hub 1.0 that are tested not to be ours: a
+//! new commit for an unchanged folder, `shouldIgnore` ignored, more than 256 files in one question, no word for 412, no
+//! plain LFS.
 
 use super::server::{Fault, TestHub, Wrong};
 use super::{World, assert_token_is_safe, bytes, model};

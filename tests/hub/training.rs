@@ -1,4 +1,4 @@
-//! Pushes beside a run: nothing waits for them, and nothing fails through them.
+//! Pushes next to a run: nothing waits for them, and nothing fails through them.
 
 use super::server::{Fault, TOKEN, Wrong};
 use super::{World, bytes, model, read};

@@ -1,7 +1,8 @@
 //! The memory model (`ModelConfig::training_bytes`, which chooses `micro_batch = "auto"`) against the truth: what the
 //! buffer pool has taken from the system after a step.
 //!
-//! A prediction that is too low ends in a killed process, one that is too high wastes memory: it may be 5% below the truth and 10% above.
+//! A prediction that is too low ends in a killed process, one that is too high wastes memory: it may be 5% below the
+//! truth and 10% above.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,8 +1,8 @@
 //! Every operator in bf16 against itself in f32 on the same (rounded) inputs.
 //!
-//! What is loaded is exact and what is computed is f32, so an operator that stores each result once gives exactly the rounded
-//! results of its f32 self, and exactly its gradients of parameters, which are f32 in both. Where a product or an
-//! intermediate tensor stands between, as many roundings more are allowed.
+//! What is loaded is exact and what is computed is f32, so an operator that stores each result once gives exactly the
+//! rounded results of its f32 self, and exactly its gradients of parameters, which are f32 in both. Where a product or
+//! an intermediate tensor stands between, as many roundings more are allowed.
 
 use super::oracle::{Input, activation, normal, param};
 use super::run::{run_in, scaled};
@@ -58,8 +58,8 @@ fn rounds_once(what: &str, inputs: Vec<Input>, operator: Operator<'_>) {
     }
 }
 
-/// An operator with products or intermediate tensors: an element may be off by half a last place, and by `factor` of them of the
-/// typical element; on average, by half a last place of the typical element.
+/// An operator with products or intermediate tensors: an element may be off by half a last place, and by `factor` of
+/// them of the typical element; on average, by half a last place of the typical element.
 fn is_near(what: &str, inputs: Vec<Input>, factor: f32, operator: Operator<'_>) {
     let [wide, narrow] = both(inputs, operator);
     for (place, (wide, narrow)) in wide.iter().zip(&narrow).enumerate() {
@@ -83,7 +83,7 @@ fn close(what: &str, found: &[f32], expected: &[f32], factor: f32) {
     }
 }
 
-/// Shapes beside the width of every vector, with several tasks in the last.
+/// Shapes next to the width of every vector, with several tasks in the last.
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [1, 7], [3, 65], [5, 32], [70, 33], [1000, 48]];
 
 #[test]
@@ -117,11 +117,11 @@ fn norms_round_once() {
             rmsnorm(tape, &v[0], p[0], 1e-5)
         });
         // The gradient that came along the residual stream is added before the rounding, not after it.
-        rounds_once("layernorm beside a residual", inputs(), &|tape, v, p| {
+        rounds_once("layernorm next to a residual", inputs(), &|tape, v, p| {
             let y = layernorm(tape, &v[0], p[0], Some(p[1]), 1e-5)?;
             Ok(beside(tape, &v[0], y))
         });
-        rounds_once("rmsnorm beside a residual", inputs()[..2].iter().map(same).collect(), &|tape, v, p| {
+        rounds_once("rmsnorm next to a residual", inputs()[..2].iter().map(same).collect(), &|tape, v, p| {
             let y = rmsnorm(tape, &v[0], p[0], 1e-5)?;
             Ok(beside(tape, &v[0], y))
         });
@@ -231,8 +231,8 @@ fn attention_rounds_probabilities() {
         for dropout in [None, Some(dropout)] {
             for documents in [None, (t == 330).then_some(&documents)] {
                 let what = format!("attention, T={t} D={head_dim}, {}", dropout.is_some());
-                // The gradient of a score has the row sum of dO O in it, with D roundings of O; it is multiplied with a key (normal:
-                // up to 4) over sqrt(D), and where a query sees one key alone nothing else is left of it.
+                // The gradient of a score has the row sum of dO O in it, with D roundings of O; it is multiplied with a
+                // key (normal: up to 4) over sqrt(D), and where a query sees one key alone nothing else is left of it.
                 is_near(&what, vec![activation("qkv", &[b, t, heads.packed()])], factor, &|tape, v, _| {
                     attention(tape, &v[0], heads, dropout, documents)
                 });

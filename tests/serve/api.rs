@@ -107,7 +107,7 @@ fn chats_are_written_as_the_template_says() {
         assert_eq!(entry["top_logprobs"].as_array().unwrap().len(), 2);
     }
     assert_eq!((content.len(), &answer["object"]), (expected.tokens.len(), &json!("chat.completion")));
-    // Without a limit an answer goes on to its end, or to the context's.
+    // Without a limit an answer continues to its end, or to the context's.
     let expected = sampled("user: x\nassistant:", 1000, 2, 0, &[]);
     let body = json!({"messages": [{"role": "user", "content": "x"}], "seed": 2});
     let answer = ask(&server, "/v1/chat/completions", body).json();

@@ -62,8 +62,8 @@ fn runs_of_one_character() {
     }
 }
 
-/// Truth for the whole length: the `tokenizers` crate. (Not a megabyte, which is in `gpt2.rs`: the crate's regex engine gives up
-/// on a million blanks before a word, and the crate then does not split them at all.)
+/// Truth for the whole length: the `tokenizers` crate. (Not a megabyte, which is in `gpt2.rs`: the crate's regex engine
+/// gives up on a million blanks before a word, and the crate then does not split them at all.)
 #[test]
 fn long_runs_without_a_break() {
     for run in ["a", " ", "\n", "=-", "字"] {

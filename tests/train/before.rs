@@ -1,4 +1,4 @@
-//! A run that an earlier version of the program began goes on as if that version had finished it.
+//! A run that an earlier version of the program began continues as if that version had finished it.
 //!
 //! `tests/fixtures/old_run` was made before the library was divided anew (version 0.1.0): a run of 20 steps, cut after the
 //! checkpoint of step 10 as a kill leaves it. On hardware whose result is recorded every byte must be the same; elsewhere

@@ -83,7 +83,7 @@ impl Shop {
         EventLog::read(self.path(run).join("events.jsonl")).unwrap()
     }
 
-    /// The bytes of a checkpoint's files that decide how training goes on, by name.
+    /// The bytes of a checkpoint's files that decide how training continues, by name.
     pub fn checkpoint(&self, run: &str, step: u64) -> Vec<(String, Vec<u8>)> {
         let folder = self.path(run).join(format!("checkpoints/step-{step:08}"));
         let names = ["model.safetensors", "config.json", "tokenizer.json", "README.md"];

@@ -92,7 +92,7 @@ fn what_cannot_have_adapters_is_told() {
     told(&["--engine", "reference"], "native engine");
     let output = shop.taper(&["model", "export", "base", "--merge", "--format", "hf", "--out", "m"]).output().unwrap();
     assert!(stderr(&output).contains("is no adapter"), "{}", stderr(&output));
-    // Beside the lines of a folder that was trained with them.
+    // Next to the lines of a folder that was trained with them.
     shop.trained("runs/a", &[&MORE[..], &["--set", "train.max_steps=1"]].concat());
     let more = [&MORE[..], &["--set", "model.init_from=runs/a"]].concat();
     let output = shop.train("runs/b", &more);

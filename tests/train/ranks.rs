@@ -59,7 +59,7 @@ fn the_number_of_processes_changes_no_byte() {
     let environment = read(&shop.path("4").join("environment.json"));
     assert!(String::from_utf8_lossy(&environment).contains(r#""world_size": 4"#));
 
-    // ZeRO-1, begun by two, stopped by a signal, gone on with by four that keep no parts, and by one.
+    // ZeRO-1, begun by two, stopped by a signal, continued by four that keep no parts, and by one.
     shop.trained("sharded", &with(&["--processes", "4", "--set", "dist.shard_optimizer=true"]));
     for name in ["model.safetensors", "training/arena.safetensors", "training/state.json"] {
         let of = |run: &str| read(&shop.path(run).join("checkpoints/step-00000024").join(name));

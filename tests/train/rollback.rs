@@ -1,4 +1,5 @@
-//! `stability.spike = "rollback"`: back to the checkpoint, past the data, with the same bits however often the run is stopped.
+//! `stability.spike = "rollback"`: back to the checkpoint, past the data, with the same bits however often the run is
+//! stopped.
 //!
 //! The spikes are planted: a text of twelve words with a stretch of noise in it, read in order.
 
@@ -58,8 +59,8 @@ fn a_spike_is_taken_back_and_its_data_left_out() {
     let shop = shop();
     shop.trained("runs/a", &MORE);
     let log = shop.log("runs/a");
-    // Data of steps 35 and 36 is noise: each makes the run go back to step 30, with the data of six steps, and then with that
-    // of the next six left out.
+    // Data of steps 35 and 36 is noise: each makes the run go back to step 30, with the data of six steps, and then
+    // with that of the next six left out.
     let found: Vec<_> = log.rollbacks().map(|e| (e.step, e.from, e.data.first_sequence, e.data.sequences)).collect();
     let (step, from, first, sequences) = found[0];
     assert_eq!((step, from, first, sequences), (30, 35, 30 * 8, 5 * 8));

@@ -27,7 +27,7 @@ fn a_run_that_blows_up_says_so_and_stops_after_many_skips() {
     let last = log.steps().last().unwrap();
     assert!(matches!(last.class, Class::LossNonfinite | Class::Nonfinite | Class::Overflow), "{last:?}");
     assert_eq!(log.end().map(|end| end.reason), Some(Reason::Error));
-    // The state is saved: a run that stops can go on.
+    // The state is saved: a run that stops can continue.
     let step = log.end().unwrap().step;
     assert!(shop.path("runs/a").join(format!("checkpoints/step-{step:08}/training/state.json")).is_file());
 }

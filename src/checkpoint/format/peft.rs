@@ -189,7 +189,7 @@ impl Adapter {
                 return Err(wrong(format!("is for {} x {}, and the layer is {rows} x {columns}", b.0, a.1)));
             }
             let values = model.params.iter_mut().find(|(name, _, _)| name == parameter);
-            let (_, _, values) = values.ok_or_else(|| wrong(format!("is of {parameter}, which the model has not")))?;
+            let (_, _, values) = values.ok_or_else(|| wrong(format!("is of {parameter}, which the model lacks")))?;
             let part = &mut values[start * columns..][..rows * columns];
             part.par_chunks_exact_mut(columns).zip(b.2.par_chunks_exact(a.0)).for_each(|(row, up)| {
                 let mut sum = vec![0.0f64; columns];

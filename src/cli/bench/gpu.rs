@@ -1,4 +1,4 @@
-//! `taper bench ops` on a GPU: every operator of a training step at the sizes of GPT-2 small, beside the ceilings that are
+//! `taper bench ops` on a GPU: every operator of a training step at the sizes of GPT-2 small, next to the ceilings that are
 //! measured in the same process: a large bf16 matrix product, and copying memory.
 
 use std::time::Instant;

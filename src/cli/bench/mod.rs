@@ -31,7 +31,7 @@ Examples:
 
 scripts/bench_torch.py times the same shapes in PyTorch, alternating with this command.")]
     Step(Step),
-    /// Time every operator of a training step beside its floor, and the step beside their sum.
+    /// Time every operator of a training step next to its floor, and the step next to their sum.
     #[command(after_help = "\
 Examples:
   taper bench ops
@@ -53,7 +53,7 @@ Examples:
   taper bench sample
   taper bench sample --shape 124m --dtype q8_0 --cache-dtype int8 --json
 
-scripts/bench_decode.py runs llama.cpp and transformers beside this command.")]
+scripts/bench_decode.py runs llama.cpp and transformers next to this command.")]
     Sample(sample::Sample),
 }
 

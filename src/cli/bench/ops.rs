@@ -1,9 +1,10 @@
-//! `taper bench ops`: every operator of a training step at the step's shapes, beside its floor; then the step itself.
+//! `taper bench ops`: every operator of a training step at the step's shapes, next to its floor; then the step itself.
 //!
-//! The floor of an operator is the larger of two times: that of moving the bytes that must move at the rate of copying memory,
-//! and that of doing the FLOPs of its products at the peak of the unit that makes them. Both ceilings are measured in the
-//! same process. `share` is the floor over the measured time. Operators times their counts make the step; what they leave
-//! of the measured step is told. Of all times the best counts, because what else the machine does can only make one longer.
+//! The floor of an operator is the larger of two times: that of moving the bytes that must move at the rate of copying
+//! memory, and that of doing the FLOPs of its products at the peak of the unit that makes them. Both ceilings are
+//! measured in the same process. `share` is the floor over the measured time. Operators times their counts make the
+//! step; what they leave of the measured step is told. Of all times the best counts, because what else the machine does
+//! can only make one longer.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Ops, workload: Workload) -> Result<()> {
     print(&rows, &summary, precision)
 }
 
-/// The best step beside its operators, in seconds.
+/// The best step next to its operators, in seconds.
 struct Summary {
     measured: f64,
     floor: f64,

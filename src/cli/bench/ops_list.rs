@@ -1,5 +1,6 @@
-//! The operators of a training step of GPT-2 at the shapes at which the step has them, with what each must move and compute at
-//! least; and operators of other architectures beside them. The list is that of [`crate::arch::step`], the numbers those of
+//! The operators of a training step of GPT-2 at the shapes at which the step has them, with what each must move and
+//! compute at least; and operators of other architectures next to them. The list is that of [`crate::arch::step`], the
+//! numbers those of
 //! [`crate::ops::cost`].
 
 use crate::arch::ModelConfig;
@@ -44,7 +45,8 @@ impl StepShape {
         Ok(StepShape { model, batch, dtype, ids, tokens, rope })
     }
 
-    /// An operator of the step: with its count in it, or 0 if it is none of the step's; and what its passes move and compute.
+    /// An operator of the step: with its count in it, or 0 if it is none of the step's; and what its passes move and
+    /// compute.
     fn timed<'o>(
         &self,
         operator: step::Operator,

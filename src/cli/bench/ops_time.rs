@@ -1,5 +1,5 @@
-//! Timing operators as they run in a step: forward one after the other, each with weights and inputs of its own, then backward
-//! in reverse order, so that what was saved has left the nearer caches as it has in a step.
+//! Timing operators as they run in a step: forward one after the other, each with weights and inputs of its own, then
+//! backward in reverse order, so that what was saved has left the nearer caches as it has in a step.
 
 use std::time::{Duration, Instant};
 
@@ -111,9 +111,9 @@ pub(crate) fn time(operator: &Operator<'_>, dtype: DType, patience: Duration) ->
     /// What the operators of a round move together, about: more than the second-level caches hold.
     const ROUND_BYTES: f64 = 256e6;
     /// Most of them.
-    const MOST: usize = 12;
+    const MAX: usize = 12;
     let bytes: f64 = operator.passes.iter().map(|pass| pass.bytes).sum();
-    let most = if operator.count == 0 { MOST } else { operator.count.min(MOST) };
+    let most = if operator.count == 0 { MAX } else { operator.count.min(MAX) };
     let wanted = ((ROUND_BYTES / bytes).ceil() as usize).clamp(1, most);
     let mut sets = (0..wanted).map(|_| Set::new(operator, dtype)).collect::<Result<Vec<_>>>()?;
     let mut rounds: Vec<Vec<f64>> = operator.passes.iter().map(|_| Vec::new()).collect();

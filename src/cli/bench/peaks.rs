@@ -1,4 +1,4 @@
-//! What this CPU can do at most, measured: the ceilings beside which `taper bench ops` sets every operator.
+//! What this CPU can do at most, measured: the ceilings next to which `taper bench ops` sets every operator.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -77,7 +77,7 @@ fn unit_name() -> Option<&'static str> {
 
 /// Operations per second of `work`, which gives how many it did, on all threads at once.
 fn rate(patience: Duration, work: &(dyn Fn(usize) -> f64 + Sync)) -> f64 {
-    /// Long enough that waking the threads is nothing beside it.
+    /// Long enough that waking the threads is nothing next to it.
     const TIMES: usize = 2000;
     let threads = rayon::current_num_threads();
     let once = work(TIMES);

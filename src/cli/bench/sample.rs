@@ -1,4 +1,4 @@
-//! `taper bench sample`: how fast this machine generates, beside how fast it reads memory.
+//! `taper bench sample`: how fast this machine generates, next to how fast it reads memory.
 //!
 //! Every token reads all weights once, so with one sequence the speed is at most bandwidth over bytes. Both are measured in
 //! the same process. Weights are random: the time does not depend on them.

@@ -57,7 +57,7 @@ impl Measured {
     }
 }
 
-/// Steps on a device that goes on from one to the next without looking at the clock.
+/// Steps on a device that continues from one to the next without looking at the clock.
 fn together(device: Device) -> u64 {
     if device == Device::Cpu { 1 } else { TOGETHER }
 }

@@ -1,4 +1,4 @@
-//! The table of `taper bench ops` on a GPU: what each operator reached beside the ceiling that limits it.
+//! The table of `taper bench ops` on a GPU: what each operator reached next to the ceiling that limits it.
 
 use serde_json::{Value, json};
 

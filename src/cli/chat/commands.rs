@@ -15,7 +15,7 @@ pub(crate) const HELP: &str = "\
 /set [KEY=VALUE]   show or change temperature, top_k, top_p, min_p (top_k=off),
                    repetition_penalty, seed, max_new_tokens
 /quit              leave, as Ctrl-D does
-A line that ends with \\ goes on with the next one. A text that starts with /
+A line that ends with \\ continues with the next one. A text that starts with /
 is written //. Ctrl-C stops an answer.";
 
 /// What a line of input asks for.

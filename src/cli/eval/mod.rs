@@ -40,8 +40,8 @@ side, over windows of the context length: how another text of the same kind woul
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text (files, folders, globs), token shards (.bin files, a folder or glob of them), or OWNER/NAME, the validation split
-    /// of a data set on the Hub.
+    /// Text (files, folders, globs), token shards (.bin files, a folder or glob of them), or OWNER/NAME, the validation
+    /// split of a data set on the Hub.
     #[arg(long, value_name = "FILE|SHARDS", num_args = 1.., required = true)]
     data: Vec<String>,
     /// Which shards to measure where there are both [default: val if there is any].

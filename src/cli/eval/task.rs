@@ -79,8 +79,8 @@ pub(crate) fn run(
     print_line(&format!("{:<16} {:>10}", "examples", task.examples()))
 }
 
-/// Writes the scores of a run's checkpoint into the run's event log, where reports and the card of a push find them. Gives a word
-/// on what was done; none for a model that lies in no run.
+/// Writes the scores of a run's checkpoint into the run's event log, where reports and the card of a push find them.
+/// Gives a word on what was done; none for a model that lies in no run.
 fn record(checkpoint: &Path, task: &Task, score: &TaskScore) -> Result<Option<String>> {
     let Some(run) = run_of(checkpoint) else { return Ok(None) };
     let Ok(state) = state::read_position(checkpoint) else { return Ok(None) };

@@ -186,7 +186,7 @@ impl ModelWithTokenizer {
     }
 }
 
-/// Makes a folder that appears whole or not at all: `fill` writes it beside its place, and it is renamed.
+/// Makes a folder that appears whole or not at all: `fill` writes it next to its place, and it is renamed.
 ///
 /// # Errors
 /// `Usage` if `out` exists; `Io`; whatever `fill` says.
@@ -274,7 +274,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let stem = args.out.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     let name = args.name.clone().unwrap_or(stem);
     let weights = args.dtype.plain().map_or(GgufType::Q8_0, GgufType::Plain);
-    // Written beside its place and renamed, so that a half-written file is never taken for a model.
+    // Written next to its place and renamed, so that a half-written file is never taken for a model.
     let beside = tempfile::Builder::new()
         .prefix(".taper-")
         .tempdir_in(parent_of(&args.out)?)

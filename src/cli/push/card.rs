@@ -21,7 +21,7 @@ use crate::train::save::CARD_FACTS;
 /// README.md in a model folder.
 const CARD: &str = "README.md";
 
-/// The picture of the loss in the repository, beside the card.
+/// The picture of the loss in the repository, next to the card.
 const PICTURE: &str = "report/loss.png";
 
 /// What the owner says for the card.

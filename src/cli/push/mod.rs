@@ -37,7 +37,7 @@ pub struct Args {
     /// Open a pull request instead of committing to the branch.
     #[arg(long)]
     pr: bool,
-    /// Send the training state (weights in fp32, moments, counters) along, so that others can go on training.
+    /// Send the training state (weights in fp32, moments, counters) along, so that others can continue training.
     #[arg(long)]
     with_state: bool,
     /// The branch to commit to [default: main].

@@ -75,7 +75,7 @@ impl Observer for Pusher {
 
     fn checkpoint(&mut self, run: &Path, checkpoint: &Path) {
         if let (Some(background), Ok(repo)) = (&self.background, Repo::model(&self.repo)) {
-            // Read now, since the run may remove the checkpoint; drawn and written later, beside the run.
+            // Read now, since the run may remove the checkpoint; drawn and written later, next to the run.
             let source = card::ReadCard::read(checkpoint);
             let (run, card) = (run.to_path_buf(), self.card.clone());
             let finish = {

@@ -11,7 +11,6 @@ use crate::cli::ui::terminal::silence;
 use crate::cli::ui::{Terminal, say};
 use crate::collective::{Ranks, launch};
 use crate::config::Config;
-use crate::data::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::open::EngineKind;
 use crate::run::{self, Options, Prepared, Supervision, prepare};
@@ -35,7 +34,7 @@ pub struct Args {
     /// The run folder [default: run.dir of the config, else runs/NAME].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Go on with the run in its folder (from its newest whole checkpoint; from the start where there is none).
+    /// Continue the run in its folder (from its newest whole checkpoint; from the start where there is none).
     #[arg(long)]
     resume: bool,
     /// cpu, cuda, cuda:N or auto [default: run.device of the config].
@@ -170,8 +169,8 @@ fn supervise(args: &Args, processes: usize, verbosity: Verbosity) -> Result<()> 
 /// The commands to try next.
 fn next_commands(prepared: &Prepared) -> String {
     let run = prepared.run.display();
-    let text = prepared.config.data.shards.is_none() && prepared.config.data.format == DataFormat::Text;
-    let evaluate = match text && prepared.streams.val.is_some() {
+    let has_shards = prepared.run.join("data/tokens").is_dir();
+    let evaluate = match has_shards && prepared.streams.val.is_some() {
         true => format!("\n  taper eval {run} --data {run}/data/tokens"),
         false => String::new(),
     };

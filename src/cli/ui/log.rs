@@ -1,8 +1,8 @@
 //! One way to standard error: messages for the person, and events for whoever looks inside.
 //!
-//! Both are events of `tracing`, and one layer writes them as lines, with progress bars out of the way. Messages have a target of
-//! their own and are written as they are; all others stand behind their level and the module that they are from, and are off
-//! unless `-v`, `-vv` or `TAPER_LOG` asks for them.
+//! Both are events of `tracing`, and one layer writes them as lines, with progress bars out of the way. Messages have a
+//! target of their own and are written as they are; all others stand behind their level and the module that they are
+//! from, and are off unless `-v`, `-vv` or `TAPER_LOG` asks for them.
 
 use std::fmt::{Debug, Write};
 

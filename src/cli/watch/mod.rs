@@ -1,5 +1,5 @@
-//! `taper watch`: a run on a terminal, while it trains or afterwards. It reads the event log and nothing else, so that it can
-//! be started and left at any time, from any machine that sees the run folder.
+//! `taper watch`: a run on a terminal, while it trains or afterwards. It reads the event log and nothing else, so that
+//! it can be started and left at any time, from any machine that sees the run folder.
 //!
 //! [`board`] makes what is shown out of the log, `view` draws it with ratatui, `text` says it in lines where there is no
 //! terminal.
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  taper watch runs/quickstart                         q quits; the run goes on
+  taper watch runs/quickstart                         q quits; the run continues
   taper watch runs/quickstart --once                  says how it stands, and ends
   taper watch runs/quickstart | tee watch.log         without a terminal: a line now and then, until the run ends")]
 pub struct Args {

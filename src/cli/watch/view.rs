@@ -23,7 +23,7 @@ pub fn draw(frame: &mut Frame, board: &Board) {
     let left = board.numbers().into_iter().find(|(name, _)| *name == "left");
     let label = board.progress() + &left.map_or(String::new(), |(_, left)| format!(", {left} left"));
     frame.render_widget(Gauge::default().ratio(board.share()).label(label).gauge_style(Color::Blue), bar);
-    frame.render_widget(Line::styled("q quits (the run goes on)", Color::DarkGray), foot);
+    frame.render_widget(Line::styled("q quits (the run continues)", Color::DarkGray), foot);
 
     // Below this there is room for charts or for words, not for both.
     let wide = body.width >= 90;

@@ -1,10 +1,10 @@
 //! Conversations: JSON lines of messages in, tokens out, each with a word on whether the model learns to write it.
 //!
-//! What the assistant says is found by the template itself: rendered up to the message with the generation prompt, and up
-//! to its end. The first must begin the second, and the second the whole, or the place of the answer is not known and the
-//! conversation is refused. The text is cut at those places before it is encoded, so that an answer's tokens follow the very
-//! tokens that a prompt of the same conversation has when the model is used. An answer includes whatever the template writes to end
-//! the turn: the model must learn to stop.
+//! What the assistant says is found by the template itself: rendered up to the message with the generation prompt, and
+//! up to its end. The first must begin the second, and the second the whole, or the place of the answer is not known
+//! and the conversation is refused. The text is cut at those places before it is encoded, so that an answer's tokens
+//! follow the very tokens that a prompt of the same conversation has when the model is used. An answer includes
+//! whatever the template writes to end the turn: the model must learn to stop.
 
 use rayon::prelude::*;
 use serde_json::Value;

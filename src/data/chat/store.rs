@@ -1,7 +1,7 @@
-//! Encoded conversations on disk, so that a run that goes on has its data even if the files it came from are gone.
+//! Encoded conversations on disk, so that a run that continues has its data even if the files it came from are gone.
 //!
-//! One safetensors file for each split, and `made-from.json`, written last: the template and what it takes to tell whether the
-//! files are whole.
+//! One safetensors file for each split, and `made-from.json`, written last: the template and what it takes to tell
+//! whether the files are whole.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -35,12 +35,12 @@ use crate::data::text::{Documents, Piece, TextOptions};
 use crate::error::{Error, Result, ResultExt};
 use crate::ui::Ui;
 
-/// Fills `options.out` with shards and a manifest, going on where an interrupted preparation of the same inputs stopped. A
+/// Fills `options.out` with shards and a manifest, continuing where an interrupted preparation of the same inputs stopped. A
 /// folder that is already complete is left as it is.
 ///
 /// # Errors
 /// `Usage` for contradictory options, missing inputs, or a folder that holds something else; `Data` for bad text; `Io`
-/// when the disk is full or not writable (then the same call goes on later).
+/// when the disk is full or not writable (then the same call continues later).
 pub fn prepare(options: &PrepareOptions, encoder: &dyn Encode, ui: &dyn Ui) -> Result<Manifest> {
     check(options)?;
     let train = inputs::resolve(&options.inputs)?;
@@ -81,7 +81,7 @@ pub fn prepare_sources(
     match &made {
         // Whatever the system refused (a full disk, say), what was finished stands.
         Err(Error::Io { .. }) => made.context(|| {
-            format!("preparing {} stopped (run the same again later: it goes on where it was)", out.display())
+            format!("preparing {} stopped (run the same again later: it continues where it was)", out.display())
         }),
         _ => made,
     }
@@ -173,7 +173,7 @@ enum Begin {
     Work(Journal),
 }
 
-/// Looks at what the folder holds and decides: complete, to go on with, to begin, or not ours.
+/// Looks at what the folder holds and decides: complete, to continue, to begin, or not ours.
 fn begin(options: &PrepareOptions, fingerprint: &str, ui: &dyn Ui) -> Result<Begin> {
     let out = &options.out;
     let journal = Journal::load(out);
@@ -208,7 +208,7 @@ fn begin(options: &PrepareOptions, fingerprint: &str, ui: &dyn Ui) -> Result<Beg
     if let Some(journal) = journal.as_ref().filter(usable) {
         Journal::sweep(out)?;
         let tokens = journal.train.tokens + journal.val.tokens;
-        ui.info(&format!("{}: going on after {tokens} tokens prepared before", out.display()));
+        ui.info(&format!("{}: continuing after {tokens} tokens prepared before", out.display()));
         return Ok(Begin::Work(journal.clone()));
     }
     if journal.is_some() && !has_manifest {

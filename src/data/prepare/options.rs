@@ -23,8 +23,8 @@ pub struct PrepareOptions {
     pub parse_special: bool,
     /// The field or column that holds the text in JSON lines and Parquet.
     pub text_column: String,
-    /// Replace a folder that was prepared from something else. (A half-made one always is; one from the same inputs, tokenizer
-    /// and options is kept, or gone on with, either way.)
+    /// Replace a folder that was prepared from something else. (A half-made one always is; one from the same inputs,
+    /// tokenizer and options is kept, or continued, either way.)
     pub overwrite: bool,
 }
 

@@ -4,10 +4,11 @@
 //! reader ─ jobs ─► encoders ─ one channel for each job ─► writer (the calling thread)
 //! ```
 //!
-//! The reader puts each job into a queue for whichever encoder is free, and the job's own channel into a second queue for
-//! the writer, who therefore sees the results in the order of reading whoever made them. Nobody waits at a barrier: while the writer
-//! waits for the disk, the others go on, until the [`Budget`] is spent. A job is charged before it is queued for the most
-//! that it can come to, its text and an id of four bytes for every byte of it; once encoded, for its ids; once written, for nothing.
+//! The reader puts each job into a queue for whichever encoder is free, and the job's own channel into a second queue
+//! for the writer, who therefore sees the results in the order of reading whoever made them. Nobody waits at a barrier:
+//! while the writer waits for the disk, the others continue, until the [`Budget`] is spent. A job is charged before it
+//! is queued for the most that it can come to, its text and an id of four bytes for every byte of it; once encoded, for
+//! its ids; once written, for nothing.
 
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -125,8 +126,9 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Runs `next` in a thread of its own until it gives `None` or a job that failed, `encode` in `threads` others, and `write`, with
-/// the results in the order of the jobs, in the calling one. The first error, in that order, ends it. A budget serves once.
+/// Runs `next` in a thread of its own until it gives `None` or a job that failed, `encode` in `threads` others, and
+/// `write`, with the results in the order of the jobs, in the calling one. The first error, in that order, ends it. A
+/// budget serves once.
 pub(in crate::data) fn run(
     budget: &Budget,
     threads: usize,
@@ -163,7 +165,7 @@ pub(in crate::data) fn run(
             });
         }
         for result in results {
-            // No result comes only from a thread that panicked; leaving the scope goes on with the panic.
+            // No result comes only from a thread that panicked; leaving the scope continues with the panic.
             let Ok(mut encoded) = result.recv() else { break };
             write(&encoded)?;
             let (charged, failed) = (encoded.charged, encoded.failed.take());
@@ -216,8 +218,8 @@ mod tests {
         move || numbers.next().map(|n| Job { pieces: vec![piece(2 * n, bytes), piece(2 * n + 1, 1)], ..Job::default() })
     }
 
-    /// Bytes of text that live between the reader and the encoders, and of ids between those and the writer, counted apart from
-    /// the budget, with encoders that are faster than the writer, and the other way round.
+    /// Bytes of text that live between the reader and the encoders, and of ids between those and the writer, counted
+    /// apart from the budget, with encoders that are faster than the writer, and the other way round.
     #[test]
     fn bytes_in_flight_stay_within_the_budget() {
         for (encode_ms, write_ms) in [(0, 2), (2, 0)] {

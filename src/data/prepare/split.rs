@@ -29,7 +29,7 @@ pub(in crate::data) struct SplitWriter<'a> {
 }
 
 impl<'a> SplitWriter<'a> {
-    /// Goes on from a state of the journal.
+    /// Continues from a state of the journal.
     pub fn new(options: &'a PrepareOptions, encoder: &dyn Encode, split: Split, state: SplitState) -> Self {
         SplitWriter {
             options,

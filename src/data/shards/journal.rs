@@ -1,4 +1,4 @@
-//! How far the preparation of a folder has come, so that a killed one goes on where it stopped.
+//! How far the preparation of a folder has come, so that a killed one continues where it stopped.
 //!
 //! The journal is a small JSON file, replaced whole after every finished shard. It names the finished shards, the place in
 //! the inputs where the next one begins, and a fingerprint of everything that decides the tokens: if that differs, nothing

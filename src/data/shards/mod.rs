@@ -69,7 +69,7 @@ impl Shards {
         match &manifest {
             None if journal::is_half_made(&folder) => Err(Error::data(
                 &folder,
-                "the preparation of these shards was not finished; run the same `taper data prepare` again, it goes on where it stopped",
+                "the preparation of these shards was not finished; run the same `taper data prepare` again, it continues where it stopped",
             )),
             Some(manifest) => {
                 check_tokenizer(&folder, manifest, options)?;

@@ -288,8 +288,9 @@ impl ShardWriter {
     }
 }
 
-/// Asks the disk to begin with a part of a file, without waiting: the end of the file then has little left to wait for, and the
-/// processor goes on meanwhile. Only a hint: what is not begun here, or fails, is seen to by the `sync_all` at the end.
+/// Asks the disk to begin with a part of a file, without waiting: the end of the file then has little left to wait for,
+/// and the processor continues meanwhile. Only a hint: what is not begun here, or fails, is seen to by the `sync_all`
+/// at the end.
 #[cfg(target_os = "linux")]
 fn start_writing(file: &File, offset: u64, bytes: u64) {
     use std::os::fd::AsRawFd;

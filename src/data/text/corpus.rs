@@ -17,7 +17,8 @@ pub const CARGO_SOURCES: &str = "cargo-sources";
 /// Files larger than this are left out: they are tables and generated code.
 pub const MAX_FILE_BYTES: u64 = 100_000;
 
-/// Unconditional dependencies, direct or through one. Sorted. Where `Cargo.lock` has several versions of one, the newest is taken.
+/// Unconditional dependencies, direct or through one. Sorted. Where `Cargo.lock` has several versions of one, the
+/// newest is taken.
 pub const CRATES: [&str; 36] = [
     "aho-corasick",
     "bstr",
@@ -68,7 +69,8 @@ const LOCK: &str = include_str!("../../../Cargo.lock");
 pub struct Corpus {
     /// Where they are, in the order in which they are read: by crate, then by path.
     pub files: Vec<PathBuf>,
-    /// SHA-256, in hexadecimal, over each file's name (from the crate's folder on, with `/`), a zero byte, its length (u64, little-endian) and its content.
+    /// SHA-256, in hexadecimal, over each file's name (from the crate's folder on, with `/`), a zero byte, its length
+    /// (u64, little-endian) and its content.
     pub sha256: String,
     /// The size of all files together.
     pub bytes: u64,

@@ -103,7 +103,7 @@ impl Documents {
         self.consumed.load(Ordering::Relaxed)
     }
 
-    /// Goes on from a piece of a source: earlier sources are not read, earlier pieces are read and passed over.
+    /// Continues from a piece of a source: earlier sources are not read, earlier pieces are read and passed over.
     pub fn skip_to(&mut self, source: usize, piece: u64) -> Result<()> {
         self.consumed.store(self.sources[..source].iter().map(|s| s.bytes).sum(), Ordering::Relaxed);
         (self.next_source, self.next_piece, self.reader, self.rest) = (source, 0, None, None);
@@ -293,7 +293,7 @@ impl PlainReader {
         let valid = match std::str::from_utf8(&self.raw) {
             Ok(text) => text,
             Err(error) if error.error_len().is_none() && !self.ended => {
-                // A character goes on in the next read; up to here all is valid.
+                // A character continues in the next read; up to here all is valid.
                 std::str::from_utf8(&self.raw[..error.valid_up_to()]).unwrap_or_default()
             }
             Err(error) => {

@@ -1,9 +1,9 @@
 //! Byte-level byte-pair encoding (Sennrich et al., 2016; on bytes: Radford et al., 2019): the encoder's hot path.
 //!
-//! A word starts as its bytes; as long as some adjacent pair is in the merge table, the pair of lowest rank, the leftmost
-//! of equals, becomes one token. Text repeats its words, so most of the work is remembering (see [`cache`](super::cache)), and
-//! only a word that is new merges. Short words merge by scanning an array on the stack; long ones with a heap over a
-//! linked list, n log n, so that a megabyte without a blank is no trap.
+//! A word starts as its bytes; as long as some adjacent pair is in the merge table, the pair of lowest rank, the
+//! leftmost of equals, becomes one token. Text repeats its words, so most of the work is remembering (see
+//! [`cache`](super::cache)), and only a word that is new merges. Short words merge by scanning an array on the stack;
+//! long ones with a heap over a linked list, n log n, so that a megabyte without a blank is no trap.
 
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
@@ -46,7 +46,8 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    /// Puts the tables together. `tokens` holds every byte alone at `byte_ids`; every id of `merges` is below `tokens.len()`.
+    /// Puts the tables together. `tokens` holds every byte alone at `byte_ids`; every id of `merges` is below
+    /// `tokens.len()`.
     pub fn new(
         tokens: Vec<Option<Box<[u8]>>>,
         merges: Vec<(u32, u32, u32)>,

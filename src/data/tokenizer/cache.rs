@@ -4,7 +4,8 @@
 //! fifteen bytes and three ids, nearly all of a text, stand in sets of two that fill a cache line: of the two the one used
 //! last stays. Longer ones stand in a small table where the newest wins. What is remembered decides speed, never ids.
 //!
-//! The caches belong to their vocabulary, which lends one to each encoding call: no word of another vocabulary is ever in it.
+//! The caches belong to their vocabulary, which lends one to each encoding call: no word of another vocabulary is ever
+//! in it.
 
 use std::sync::Mutex;
 

@@ -1,8 +1,8 @@
 //! Counting the words of a text, on all threads, in memory that grows with the distinct words only.
 //!
-//! The calling thread reads, the others count, each into its own table, and the tables are added up at the end: a sum does
-//! not depend on who counted what. Words of up to fifteen bytes are counted by their numbers (see [`short`](super::short)) in an
-//! open table, one cache line touched a word; the few longer ones in an ordinary map.
+//! The calling thread reads, the others count, each into its own table, and the tables are added up at the end: a sum
+//! does not depend on who counted what. Words of up to fifteen bytes are counted by their numbers (see
+//! [`short`](super::short)) in an open table, one cache line touched a word; the few longer ones in an ordinary map.
 
 use rustc_hash::FxHashMap;
 use std::ops::Range;

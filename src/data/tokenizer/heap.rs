@@ -3,7 +3,8 @@
 //! Which of two pairs is merged first may depend on the bytes of their tokens. The standard library's heap would need those
 //! bytes in each of millions of entries; this one is told the order with every call.
 
-/// A binary heap; `before(a, b)` says whether `a` is to come out ahead of `b`, and must be the same strict total order in all calls.
+/// A binary heap; `before(a, b)` says whether `a` is to come out ahead of `b`, and must be the same strict total order
+/// in all calls.
 pub(super) struct Heap<T>(Vec<T>);
 
 impl<T: Copy> Heap<T> {

@@ -152,8 +152,8 @@ impl Tokenizer {
         }
     }
 
-    /// The number of ids of the tokenizer that [`Tokenizer::from_name_or_path`] would open, without making its tables: of a file only
-    /// the ids are read.
+    /// The number of ids of the tokenizer that [`Tokenizer::from_name_or_path`] would open, without making its tables:
+    /// of a file only the ids are read.
     ///
     /// # Errors
     /// `Usage` for a name that stands for nothing; `Data` and `Io` for a file that cannot be read.
@@ -316,7 +316,8 @@ impl Tokenizer {
         self.inner.eot
     }
 
-    /// `gpt2`, `bytes`, `chars`, `bpe` (byte-level BPE on our encoder), or `file` (anything else, on the `tokenizers` crate).
+    /// `gpt2`, `bytes`, `chars`, `bpe` (byte-level BPE on our encoder), or `file` (anything else, on the `tokenizers`
+    /// crate).
     pub fn kind(&self) -> &str {
         self.inner.kind
     }

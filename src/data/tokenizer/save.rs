@@ -14,8 +14,9 @@ use super::{END_OF_TEXT, Engine, Tokenizer};
 use crate::error::{Error, Result};
 
 impl Tokenizer {
-    /// Writes tokenizer.json and tokenizer_config.json into `dir`, and for BPE vocab.json and merges.txt too. `AutoTokenizer`
-    /// of `transformers` loads the folder as it is. `context_length` (tokens) becomes its `model_max_length`.
+    /// Writes tokenizer.json and tokenizer_config.json into `dir`, and for BPE vocab.json and merges.txt too.
+    /// `AutoTokenizer` of `transformers` loads the folder as it is. `context_length` (tokens) becomes its
+    /// `model_max_length`.
     pub fn save(&self, dir: &Path, context_length: usize) -> Result<()> {
         let write = |name: &str, content: &str| {
             let path = dir.join(name);
@@ -38,7 +39,8 @@ impl Tokenizer {
         std::fs::write(path, &self.canonical().json).map_err(Error::io("write", path))
     }
 
-    /// How a special token is spelled that tokenizer_config.json names under `key` (`bos_token`, `eos_token`); empty for none.
+    /// How a special token is spelled that tokenizer_config.json names under `key` (`bos_token`, `eos_token`); empty
+    /// for none.
     pub fn special_token(&self, key: &str) -> String {
         match self.config(0).get(key) {
             Some(Value::String(token)) => token.clone(),
@@ -54,7 +56,7 @@ impl Tokenizer {
         let fill = |config: &mut serde_json::Map<String, Value>, key: &str, value: Value| {
             config.entry(key).or_insert(value);
         };
-        // The class that takes tokenizer.json at its word, whatever the model beside it is.
+        // The class that takes tokenizer.json at its word, whatever the model next to it is.
         fill(&mut config, "tokenizer_class", json!("PreTrainedTokenizerFast"));
         fill(&mut config, "clean_up_tokenization_spaces", json!(false));
         if let Some(eot) = self.eot().and_then(|id| self.token_bytes(id)) {

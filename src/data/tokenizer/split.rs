@@ -117,7 +117,7 @@ impl Words<'_> {
         (self.classes.of(c), c.len_utf8())
     }
 
-    /// The end of the run of `class` that goes on at `at`.
+    /// The end of the run of `class` that continues at `at`.
     #[inline(always)]
     fn run_end(&self, class: Class, mut at: usize) -> usize {
         while at < self.text.len() {
@@ -136,8 +136,8 @@ impl Words<'_> {
         let first = start + usize::from(bytes[start] == b' ');
         if bytes.get(first).is_some_and(u8::is_ascii_alphabetic) {
             let end = letters_end(bytes, first + 1);
-            let goes_on = bytes.get(end).is_some_and(|byte| !byte.is_ascii());
-            return if goes_on { self.run_end(Class::Letter, end) } else { end };
+            let resuming = bytes.get(end).is_some_and(|byte| !byte.is_ascii());
+            return if resuming { self.run_end(Class::Letter, end) } else { end };
         }
         self.other_end(start)
     }
@@ -166,7 +166,8 @@ impl Words<'_> {
         self.blank_end(start, start + length)
     }
 
-    /// `\s+(?!\S)|\s+`: a run of white space keeps all but its last character when a word follows and more than one is there.
+    /// `\s+(?!\S)|\s+`: a run of white space keeps all but its last character when a word follows and more than one is
+    /// there.
     fn blank_end(&self, start: usize, first_end: usize) -> usize {
         let (mut end, mut last) = (first_end, start);
         while end < self.text.len() {
@@ -181,7 +182,7 @@ impl Words<'_> {
     }
 }
 
-/// The end of the ASCII letters that go on at `at`.
+/// The end of the ASCII letters that continue at `at`.
 #[inline(always)]
 fn letters_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
@@ -328,7 +329,7 @@ mod tests {
         }
     }
 
-    /// Every byte at every place of the eight, beside letters and beside others.
+    /// Every byte at every place of the eight, next to letters and next to others.
     #[test]
     fn letters_end_where_the_bytes_say() {
         for (place, byte, filler) in (0..8).flat_map(|p| (0..=255u8).flat_map(move |b| [(p, b, b'q'), (p, b, b'[')])) {

@@ -10,9 +10,9 @@
 //! so that the table of pairs is asked once for each of them, not for each place; and the heap of pairs is corrected when
 //! a stale count comes to its top.
 //!
-//! A pair only ever comes about while the newer of its tokens is made: the merges inside a stretch of text that ends as one
-//! token are the same wherever it stands, so no token is made twice. Hence a pair that is too rare then is too rare for good,
-//! and most pairs are forgotten at once.
+//! A pair only ever comes about while the newer of its tokens is made: the merges inside a stretch of text that ends as
+//! one token are the same wherever it stands, so no token is made twice. Hence a pair that is too rare then is too rare
+//! for good, and most pairs are forgotten at once.
 //!
 //! Ids are GPT-2's: 256 bytes in the order of its alphabet, merges in order, and `<|endoftext|>` last.
 
@@ -35,8 +35,8 @@ pub enum Ties {
     /// trainers in Python, which takes no notice of ids.
     #[default]
     GreaterBytes,
-    /// The one with the smaller left id, then the smaller right one: the rule of the `tokenizers` crate, for the merges that its
-    /// trainer makes of the same texts with `min_frequency` 2.
+    /// The one with the smaller left id, then the smaller right one: the rule of the `tokenizers` crate, for the merges
+    /// that its trainer makes of the same texts with `min_frequency` 2.
     SmallerIds,
 }
 
@@ -293,7 +293,7 @@ impl Trainer {
     }
 }
 
-/// What stands beside the occurrences of a pair while it is merged: by token, and where.
+/// What stands next to the occurrences of a pair while it is merged: by token, and where.
 #[derive(Default)]
 struct Neighbours {
     /// The place in `totals` of each token, or `NONE`.

@@ -1,7 +1,8 @@
 //! Attention over the cache: one task for some tokens of a sequence and one key-value head.
 //!
-//! Per query, whatever is computed beside it: scores against all keys (each a sum over the head's elements in order), the
-//! largest, exponentials, their sum over sixteen lanes, and the values weighted by them, summed token after token.
+//! Per query, whatever is computed at the same time: scores against all keys (each a sum over the head's elements in
+//! order), the largest, exponentials, their sum over sixteen lanes, and the values weighted by them, summed token after
+//! token.
 
 use half::{bf16, f16};
 
@@ -56,13 +57,14 @@ pub unsafe fn attend(
     let (d, packed, width, group) = (heads.head_dim, heads.packed(), heads.width(), heads.group());
     let first = &qkv[tile.first_row * packed..][..tile.rows * packed];
     let head = kv * group;
-    // SAFETY: the rows are the tile's, by the caller.
+    // SAFETY: `out` has rows of `width` elements for all rows of the tile, the first of which is `first_row`, by the caller.
     let to = unsafe { out.add(tile.first_row * width) };
     let mut run = |q: usize, q_stride: usize, rows: usize, step: usize, o: usize, out_stride: usize| {
-        // SAFETY: within the tile's rows of `qkv` and `out`.
+        // SAFETY: `o` is the first column of a head, at most `width - d`, of the tile's first row of `out`, which has `width`.
         let (q, out) = unsafe { (first[q..].as_ptr(), to.add(o)) };
         let queries = Queries { q, q_stride, rows, seen: tile.past + 1, step, out, out_stride, scores };
-        // SAFETY: handed on.
+        // SAFETY: the machine has `isa`, and the queries' rows of `out` in these heads' columns are this call's alone: both are the
+        // promise of this function's own caller. The element is the format's.
         unsafe {
             match format {
                 CacheFormat::Fp32 => one_head::<f32>(isa, queries, cache, layer, kv, d),
@@ -95,7 +97,8 @@ unsafe fn one_head<E: Element + bytemuck::Pod>(
     kv: usize,
     d: usize,
 ) {
-    // SAFETY: attention starts after all tokens of the layer have been written.
+    // SAFETY: `Step::attention` writes the tokens of the layer in a run of the pool that ends before the run in which this is
+    // called begins; nothing else writes.
     let head = unsafe { cache.head::<E>(layer, kv) };
     let all = queries.seen + (queries.rows - 1) * queries.step;
     let panels = all.div_ceil(LANES);
@@ -112,7 +115,8 @@ unsafe fn one_head<E: Element + bytemuck::Pod>(
         out_stride: stride,
         n: stride,
     };
-    // SAFETY: queries by the caller, keys and scores have these sizes.
+    // SAFETY: `rows` queries of `d` elements are there by the caller; the slices above have panels of `stride * d` keys and rows of
+    // `stride` scores, which are this task's; the machine has `isa` by the caller.
     unsafe { floats(isa, &keys, 0, panels) };
     let scale = 1.0 / (d as f32).sqrt();
     let mut inverse = [0.0; TOGETHER];
@@ -135,7 +139,8 @@ unsafe fn one_head<E: Element + bytemuck::Pod>(
         out_stride: queries.out_stride,
         n: d,
     };
-    // SAFETY: as above; `out` by the caller.
+    // SAFETY: `rows` rows of `all` probabilities were just made; the values' panels have `w_stride` elements each, for `tokens >= all`
+    // tokens; `rows` rows of `d` elements of `out` are this task's alone by the caller.
     unsafe {
         floats(isa, &values, 0, d.div_ceil(LANES));
         for (row, inverse) in inverse[..queries.rows].iter().enumerate() {

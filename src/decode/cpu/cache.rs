@@ -52,9 +52,10 @@ pub struct SlotCache {
     pub len: usize,
 }
 
-// SAFETY: the memory is the slot's own, and `write` makes its callers promise that nobody else uses the token.
+// SAFETY: the pointers lead into `_memory`, which goes along with them and belongs to nobody else.
 unsafe impl Send for SlotCache {}
-// SAFETY: as above.
+// SAFETY: through `&self`, `head` reads and `write` writes; the callers of both promise that nobody writes what another reads or
+// writes at the time.
 unsafe impl Sync for SlotCache {}
 
 /// One head of one layer: panels of keys and of values.
@@ -94,7 +95,8 @@ impl SlotCache {
         let ((keys, values), t) = (self.shape.sizes(), self.shape.tokens);
         let (first, first_scale) = self.place(layer, head);
         let scales = if self.shape.format == CacheFormat::Int8 { t } else { 0 };
-        // SAFETY: inside the memory by the sizes it was made with, zeroed at first, and not written by the promise.
+        // SAFETY: `place` has checked layer and head, and the memory was made for `keys + values` elements and twice `tokens` scales
+        // of each; it is zeroed at first, any bytes are a value of `E` (Pod), and by the promise nobody writes it.
         unsafe {
             let both = self.data.cast::<E>().add(first);
             let (key_scales, value_scales) = match scales {
@@ -129,7 +131,8 @@ impl SlotCache {
                 let (key_scale, value_scale) = (scale(key) / 127.0, scale(value) / 127.0);
                 let inverse = |scale: f32| if scale > 1e-35 { 1.0 / scale } else { 0.0 };
                 let (_, first) = self.place(layer, head);
-                // SAFETY: two scales for each token and head; the token is the caller's.
+                // SAFETY: `place` has checked layer and head, `token` is below `tokens` (asserted above), and each head has scales for
+                // `tokens` keys and then as many values; nobody else uses this token by the caller's promise.
                 unsafe {
                     self.scales.add(first + token).write(key_scale);
                     self.scales.add(first + self.shape.tokens + token).write(value_scale);

@@ -2,7 +2,7 @@
 //!
 //! A panel holds sixteen columns (outputs) of a weight matrix, input by input, so that one vector is one input's weight in
 //! sixteen outputs. An output is then one lane of one register: its sum runs over the inputs in order, whatever the tile,
-//! the rows beside it and the thread. Floats add one product at a time. Quantised weights add up 32 products as integers
+//! the rows next to it and the thread. Floats add one product at a time. Quantised weights add up 32 products as integers
 //! (exactly), and then those sums, scaled, block after block, in two roundings: the same bits on every machine.
 
 use half::{bf16, f16};
@@ -78,7 +78,7 @@ macro_rules! element {
         $(impl Element for $kind {
             #[inline(always)]
             unsafe fn load<V: Vector>(from: *const Self) -> V {
-                // SAFETY: the caller's promise.
+                // SAFETY: sixteen elements are there, and the machine has the instructions of `V`, by the caller.
                 unsafe { V::$load(from) }
             }
         })*
@@ -129,7 +129,7 @@ pub struct BlockJob {
 /// # Safety
 /// The machine has `isa`; the job's pointers hold what it says, `out` is nobody else's in these columns.
 pub unsafe fn floats<E: Element>(isa: Isa, job: &FloatJob<E>, first: usize, count: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the machine has `isa`, and with it the features that each of these enables; the job is what it says, by the caller.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -146,7 +146,7 @@ pub unsafe fn floats<E: Element>(isa: Isa, job: &FloatJob<E>, first: usize, coun
 /// # Safety
 /// As [`floats`].
 pub unsafe fn blocks(isa: Isa, job: &BlockJob, first: usize, count: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the machine has `isa`, and with it the features that each of these enables; the job is what it says, by the caller.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -168,21 +168,21 @@ unsafe fn floats_avx512<E: Element>(job: &FloatJob<E>, first: usize, count: usiz
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn floats_avx2<E: Element>(job: &FloatJob<E>, first: usize, count: usize) {
-    // SAFETY: as above.
+    // SAFETY: `Avx2` needs AVX2 with FMA and F16C, which this function enables and its caller promises; so is the job what it says.
     unsafe { float_panels::<Avx2, E>(job, first, count) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn blocks_vnni(job: &BlockJob, first: usize, count: usize) {
-    // SAFETY: as above.
+    // SAFETY: `Avx512` needs AVX-512 with VNNI, which this function enables and its caller promises; so is the job what it says.
     unsafe { block_panels::<Avx512>(job, first, count) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn blocks_avx2(job: &BlockJob, first: usize, count: usize) {
-    // SAFETY: as above.
+    // SAFETY: `Avx2` needs AVX2 with FMA and F16C, which this function enables and its caller promises; so is the job what it says.
     unsafe { block_panels::<Avx2>(job, first, count) }
 }
 

@@ -1,7 +1,7 @@
 //! The fast engine on the CPU: packed weights, a cache in panels, a few spinning threads, no allocation for a token.
 //!
 //! Every number is computed as if its row stood alone: a sum runs over its terms in an order that its own row fixes (see
-//! `kernels` and `attend`). So the logits of a sequence depend neither on what is fed beside it, nor on the number of
+//! `kernels` and `attend`). So the logits of a sequence depend neither on what is fed next to it, nor on the number of
 //! threads, nor even on the pieces in which it is fed: a prompt in one call gives the same bits as token by token.
 //!
 //! Axes: `R` rows (tokens of all sequences of a pass), `C` channels, `H` heads, `D` head size, `V` vocabulary.
@@ -141,7 +141,8 @@ impl Cpu {
         shape.bytes()
     }
 
-    /// Adds tokens to the sequence in a slot and gives the logits `[V]` after each of them to `take`, in order: the same bits as
+    /// Adds tokens to the sequence in a slot and gives the logits `[V]` after each of them to `take`, in order: the
+    /// same bits as
     /// [`Decode::feed`] token by token, in passes of many.
     ///
     /// # Errors

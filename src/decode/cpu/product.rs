@@ -54,8 +54,8 @@ pub fn each_row(pool: &mut Pool, rows: usize, work: &(dyn Fn(usize) + Sync)) {
 }
 
 simd! {
-    /// The largest number of a block becomes 127; halves round to even. A block with a number that is not finite gets a scale
-    /// that is not, so that it shows.
+    /// The largest number of a block becomes 127; halves round to even. A block with a number that is not finite gets a
+    /// scale that is not, so that it shows.
     fn quantise(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         const ROUND: f32 = 12_582_912.0;
         let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks(BLOCK)).zip(scales).zip(sums);
@@ -127,8 +127,8 @@ pub fn product(
         let count = per_task.min(w.panels() - first);
         let to = out.at(0);
         // SAFETY: `x`, the matrix and `out` have the sizes asserted above, which are those of the job; `Isa` names only what this
-        // machine has. Through `to`, tiles write the columns of panels `first..first + count` and no others, and this task alone
-        // has these panels.
+        // machine has. Through `to`, tiles write the columns of panels `first..first + count` and no others, and this
+        // task alone has these panels.
         unsafe {
             match w.format() {
                 WeightFormat::Fp32 => kernels::floats(isa, &float_job::<f32>(x, w, to), first, count),
@@ -173,5 +173,39 @@ fn block_job(rows: usize, x: &Quantised, w: &Matrix, out: *mut f32) -> BlockJob 
         out,
         out_stride: w.n(),
         n: w.n(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small enough for an interpreter: tasks of several threads write their columns, and finish them, in one buffer.
+    #[test]
+    fn tasks_write_and_finish_their_own_columns() {
+        let (rows, k, n) = (3, 40, 5 * LANES + 3);
+        let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 64.0;
+        let x: Vec<f32> = (0..rows * k).map(value).collect();
+        let w: Vec<f32> = (0..n * k).map(|i| value(i + 7)).collect();
+        let mut pool = Pool::new(3);
+        for format in [WeightFormat::Fp32, WeightFormat::Q8_0] {
+            let matrix = Matrix::pack(format, &w, n, k);
+            let mut quantised = Quantised::new(rows, k);
+            quantised.fill(&mut pool, &x, k, rows, k);
+            let mut out = vec![0.0; rows * n];
+            let of_rows = Rows { data: &x, stride: k, count: rows };
+            let finish: &Finish<'_> = &|part, first| {
+                part.iter_mut().enumerate().for_each(|(i, value)| *value += (first + i) as f32);
+            };
+            product(&mut pool, Isa::Portable, of_rows, &quantised, &matrix, &mut out, finish);
+            for (row, out) in out.chunks_exact(n).enumerate() {
+                for (column, &found) in out.iter().enumerate() {
+                    let terms = x[row * k..][..k].iter().zip(&w[column * k..][..k]);
+                    let expected = column as f64 + terms.map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
+                    let off = (f64::from(found) - expected).abs();
+                    assert!(off < 0.1, "{format:?}, row {row}, column {column}: {found}, not {expected}");
+                }
+            }
+        }
     }
 }

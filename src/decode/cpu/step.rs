@@ -164,7 +164,8 @@ impl Step<'_> {
             for kv in 0..heads.n_kv_head {
                 let (key, value) = (&qkv[heads.key(kv)..][..d], &qkv[heads.value(kv)..][..d]);
                 // SAFETY: no two rows of a pass have one slot and one position (a feed's tokens follow each other, a slot has one
-                // feed), so this row alone writes this token; attention, which reads, starts after all rows have been written.
+                // feed), so this row alone writes this token; attention, which reads, starts after all rows have been
+                // written.
                 unsafe { caches[row.slot].write(layer, kv, row.position, key, value) };
             }
         });
@@ -176,8 +177,8 @@ impl Step<'_> {
         self.pool.run(tiles.len() * heads.n_kv_head, &|thread, task| {
             let (tile, kv) = (tiles[task / heads.n_kv_head], task % heads.n_kv_head);
             // SAFETY: a thread runs one task at a time, so scores `thread * room..(thread + 1) * room` are this task's; tiles are
-            // disjoint rows and a task has one head of keys, so its rows and columns of `out` are no other task's; `out` has a row
-            // for every row of the pass, and `Isa` names only what this machine has.
+            // disjoint rows and a task has one head of keys, so its rows and columns of `out` are no other task's;
+            // `out` has a row for every row of the pass, and `Isa` names only what this machine has.
             unsafe {
                 let scores = scores.part(thread * room, room);
                 let cache = &caches[tile.slot];

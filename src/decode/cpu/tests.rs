@@ -104,7 +104,7 @@ fn every_shape_equals_the_operators_of_training() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The rule: a sequence's logits are the same bits whatever stands beside it, in whatever pieces and order it is fed,
+    /// The rule: a sequence's logits are the same bits whatever stands next to it, in whatever pieces and order it is fed,
     /// on any number of threads.
     #[test]
     fn logits_depend_on_the_sequence_alone(seed in 0u64..1_000_000, shape in 0usize..7, format in 0usize..5, cache in 0usize..4) {

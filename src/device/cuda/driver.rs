@@ -51,11 +51,12 @@ struct Staging {
 // SAFETY: contexts, streams, modules and functions are handles that the driver lets any thread use once the context is
 // current, which every method here sees to; the staging memory is behind a lock.
 unsafe impl Send for CudaDriver {}
-// SAFETY: as above.
+// SAFETY: the driver API takes calls from several threads at once; what changes on our side (modules, functions, staging memory) is
+// behind locks.
 unsafe impl Sync for CudaDriver {}
-// SAFETY: a handle, as above.
+// SAFETY: a handle that is valid in every thread in which the context is current; modules are never unloaded.
 unsafe impl Send for Module {}
-// SAFETY: a handle, as above.
+// SAFETY: a handle into a module, which is never unloaded.
 unsafe impl Send for Function {}
 // SAFETY: page-locked host memory that belongs to the process, not to a thread.
 unsafe impl Send for Staging {}
@@ -85,7 +86,7 @@ impl CudaDriver {
                 version % 1000 / 10
             )));
         }
-        // SAFETY: as above.
+        // SAFETY: `count` is a live integer, and cuInit has succeeded.
         check("counting GPUs", unsafe { sys::cuDeviceGetCount(&mut count) })?;
         if ordinal >= count as usize {
             return Err(Error::Device(format!(
@@ -93,7 +94,7 @@ impl CudaDriver {
                  hides others)"
             )));
         }
-        // SAFETY: as above.
+        // SAFETY: `device` is a live integer, and `ordinal` is below the count.
         check("opening the GPU", unsafe { sys::cuDeviceGet(&mut device, ordinal as i32) })?;
         let mut facts = device_facts(device)?;
         if facts.capability < (8, 0) {
@@ -190,10 +191,10 @@ impl CudaDriver {
     }
 }
 
-/// What is always put on the first stream cannot be part of work beside it.
+/// What is always put on the first stream cannot be part of work next to it.
 fn refuse_beside(what: &str) -> Result<()> {
     match side::is_beside() {
-        true => Err(Error::Device(format!("{what} cannot be part of work beside the other"))),
+        true => Err(Error::Device(format!("{what} cannot be part of work next to the other"))),
         false => Ok(()),
     }
 }
@@ -209,7 +210,7 @@ fn device_facts(device: sys::CUdevice) -> Result<GpuFacts> {
         Ok(value as u32)
     };
     let mut memory = 0;
-    // SAFETY: as above.
+    // SAFETY: `memory` is a live integer.
     check("asking for the GPU's memory", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
     Ok(GpuFacts {
         // SAFETY: the driver terminates the name.
@@ -261,7 +262,7 @@ impl Driver for CudaDriver {
             }
             // SAFETY: `used + part.len()` is within the staging memory, which nobody else has while the lock is held.
             let from = unsafe { staging.memory.add(staging.used) };
-            // SAFETY: as above; the parts do not overlap.
+            // SAFETY: `from` has `part.len()` bytes left in the staging memory, which is no part of the caller's slice.
             unsafe { ptr::copy_nonoverlapping(part.as_ptr(), from, part.len()) };
             let to = address + (part.as_ptr() as usize - bytes.as_ptr() as usize) as u64;
             // SAFETY: the caller's buffer on the device is as long as `bytes`.

@@ -115,7 +115,7 @@ fn load_newest(name: &'static str, most: i32) -> Result<Loaded> {
         };
         return Err(Error::Device(format!("the GPU cannot be used: {why}; {remedy}. --device cpu needs no GPU")));
     };
-    // NVRTC looks for its built-in functions by name only: load them from beside it.
+    // NVRTC looks for its built-in functions by name only: load them from next to it.
     if name == "libnvrtc.so" {
         let beside: Vec<PathBuf> = path.parent().map(PathBuf::from).into_iter().collect();
         if let Some(builtins) = find_in(&beside, "libnvrtc-builtins.so") {

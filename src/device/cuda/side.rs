@@ -1,7 +1,7 @@
-//! A second stream beside the one that all other work is put on, for what may run meanwhile: sums over ranks.
+//! A second stream next to the one that all other work is put on, for what may run meanwhile: sums over ranks.
 //!
-//! What a thread starts within [`Side::run`] goes there. Events order the two: it begins after all work that was started before,
-//! and [`Side::join`] lets all work that is started later wait for it.
+//! What a thread starts within [`Side::run`] goes there. Events order the two: it begins after all work that was
+//! started before, and [`Side::join`] lets all work that is started later wait for it.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -20,7 +20,7 @@ thread_local! {
     static BESIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread's work goes beside.
+/// Whether this thread's work goes to the second stream.
 pub(super) fn is_beside() -> bool {
     BESIDE.get()
 }
@@ -36,7 +36,7 @@ pub(super) struct Side {
 
 // SAFETY: handles that the driver lets any thread use once the context is current, which callers see to.
 unsafe impl Send for Side {}
-// SAFETY: as above.
+// SAFETY: the driver API takes calls on one stream or event from several threads at once, and the handles never change.
 unsafe impl Sync for Side {}
 
 impl Side {

@@ -89,8 +89,8 @@ fn pass(model: &Gpt, params: &Params, choices: &[&Choice], rows: usize, t: usize
     Ok(choices.iter().map(score).collect())
 }
 
-/// The log-probability of `target` under a softmax of `logits`, and whether it is the likeliest (of equals, the first). With a
-/// NaN among the logits it is NaN, and nothing is likeliest.
+/// The log-probability of `target` under a softmax of `logits`, and whether it is the likeliest (of equals, the first).
+/// With a NaN among the logits it is NaN, and nothing is likeliest.
 fn log_probability(logits: &[f32], target: usize) -> (f64, bool) {
     const LANES: usize = 8;
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

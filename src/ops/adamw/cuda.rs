@@ -1,6 +1,6 @@
-//! AdamW on CUDA: one pass over the arena that also writes the compute copy. The learning rate, what gradients are multiplied
-//! with, the number of the update, and whether it runs at all, stand in the step's record on the device; a launch before the pass
-//! makes AdamW's own factors of them.
+//! AdamW on CUDA: one pass over the arena that also writes the compute copy. The learning rate, what gradients are
+//! multiplied with, the number of the update, and whether it runs at all, stand in the step's record on the device; a
+//! launch before the pass makes AdamW's own factors of them.
 
 use std::ops::Range;
 
@@ -61,8 +61,8 @@ fn decays(layout: &Layout) -> Result<Tensor> {
     Tensor::from_u32(&words, &[words.len()])
 }
 
-/// Starts the update of the elements `part` of what is trained, whose moments `m` and `v` hold; `record` is the device address of
-/// the step's record.
+/// Starts the update of the elements `part` of what is trained, whose moments `m` and `v` hold; `record` is the device
+/// address of the step's record.
 ///
 /// # Errors
 /// If the device fails.

@@ -44,8 +44,8 @@ pub(crate) struct Factors {
     pub sqrt_correction2: f32,
 }
 
-/// Updates `params` and their copy in the compute dtype from `grads`, in host memory; `m` and `v` are the moments, flat f32 in
-/// the layout of the gradients. On a GPU it is [`cuda::update`].
+/// Updates `params` and their copy in the compute dtype from `grads`, in host memory; `m` and `v` are the moments, flat
+/// f32 in the layout of the gradients. On a GPU it is [`cuda::update`].
 pub fn adamw(params: &mut Params, grads: &Gradients, m: &mut Tensor, v: &mut Tensor, with: &AdamW) {
     let all = 0..params.layout().trained();
     adamw_part(params, grads, m, v, with, all);

@@ -40,8 +40,8 @@ pub fn flops_of_query(products: usize, keys: usize, width: usize) -> usize {
     2 * products * keys * width
 }
 
-/// `b` sequences of `t` tokens: `qkv` read, the output and a log-sum-exp for each query and head written; on the way back `qkv`
-/// and the output read, their gradients written and read.
+/// `b` sequences of `t` tokens: `qkv` read, the output and a log-sum-exp for each query and head written; on the way
+/// back `qkv` and the output read, their gradients written and read.
 pub fn cost(b: usize, t: usize, heads: Heads, pairs: Pairs) -> Cost {
     let (n, moved) = (b * t, heads.packed() + heads.width());
     let of = |times: usize, products: usize| Work {

@@ -18,7 +18,7 @@ const TOGETHER: usize = 16 << 20;
 /// Shared memory that every GPU from compute capability 8.0 on gives a block.
 const SHARED: usize = 99 << 10;
 /// The largest head of the slow path.
-const MOST_HEAD_DIM: usize = 256;
+const MAX_HEAD_DIM: usize = 256;
 
 /// Whether attention of such heads runs on tensor cores.
 pub fn is_fast(head_dim: usize, dtype: DType) -> bool {
@@ -68,9 +68,9 @@ struct Plan {
 impl Plan {
     fn new(qkv: &Tensor, heads: Heads) -> Result<Plan> {
         let (b, t) = heads.batch_and_time(qkv.shape());
-        if heads.head_dim > MOST_HEAD_DIM {
+        if heads.head_dim > MAX_HEAD_DIM {
             return Err(Error::Device(format!(
-                "attention on a GPU takes heads of up to {MOST_HEAD_DIM} elements, and model.head_dim is {}; use more and \
+                "attention on a GPU takes heads of up to {MAX_HEAD_DIM} elements, and model.head_dim is {}; use more and \
                  smaller heads, or --device cpu",
                 heads.head_dim
             )));

@@ -1,7 +1,7 @@
 //! What a sampler needs of a row of logits: the largest logits, and the sums of the softmax.
 //!
-//! On a GPU this replaces the way of 4 V bytes a token to the host by a few kilobytes: top-k and nucleus sampling look at the
-//! most likely tokens only, and know by the sums how likely the rest is.
+//! On a GPU this replaces the way of 4 V bytes a token to the host by a few kilobytes: top-k and nucleus sampling look
+//! at the most likely tokens only, and know by the sums how likely the rest is.
 
 pub mod cost;
 pub mod cpu;
@@ -28,8 +28,8 @@ pub struct Candidates {
     pub tempered: f64,
     /// Token ids and logits, most likely first, the lower id first among equals.
     pub list: Vec<(u32, f32)>,
-    /// Whether the list has every logit that is as large as its last, so that the first [`WANTED`] of it are the largest of the
-    /// row; not so where too many are equal.
+    /// Whether the list has every logit that is as large as its last, so that the first [`WANTED`] of it are the
+    /// largest of the row; not so where too many are equal.
     pub whole: bool,
 }
 

@@ -10,8 +10,8 @@ use crate::ops::lanes;
 use crate::ops::matmul::{Into, Mat, MatMut, Threads, gemm};
 use crate::ops::simd;
 
-/// Logits of one chunk at most: 64M elements are 256 MiB. Each chunk reads the weight twice, and reads and writes its gradient. It
-/// fixes the order in which that is added up, so it depends on the vocabulary only.
+/// Logits of one chunk at most: 64M elements are 256 MiB. Each chunk reads the weight twice, and reads and writes its
+/// gradient. It fixes the order in which that is added up, so it depends on the vocabulary only.
 const CHUNK_ELEMENTS: usize = 64 << 20;
 
 fn chunk_rows(v: usize) -> usize {
@@ -29,8 +29,8 @@ pub fn forward<E: Element>(losses: &mut [f32], x: &[E], w: &[E], targets: &[u32]
     each_chunk(losses, x, w, targets, v, |_, _, _, _| {}, None);
 }
 
-/// Losses, `dx` [N, C] = the gradient of `scale * sum(weights * losses)`, and, where wanted, `dw` [R, C] += its gradient. Without
-/// `weights` [N or 0] they are all 1. The gradient of the rows from `v` on is zero.
+/// Losses, `dx` [N, C] = the gradient of `scale * sum(weights * losses)`, and, where wanted, `dw` [R, C] += its
+/// gradient. Without `weights` [N or 0] they are all 1. The gradient of the rows from `v` on is zero.
 pub fn forward_backward<E: Element>(
     losses: &mut [f32],
     dx: &mut [E],
@@ -55,8 +55,9 @@ pub fn forward_backward<E: Element>(
     each_chunk(losses, x, w, targets, v, back, Some((scale, weights)));
 }
 
-/// Runs the rows through in chunks. With a scale and weights, `back(first row, rows, dlogits, x of the chunk)` is called for each; logits
-/// are in f32, and their gradients, which are operands of products, take their places in the dtype of `x`.
+/// Runs the rows through in chunks. With a scale and weights, `back(first row, rows, dlogits, x of the chunk)` is
+/// called for each; logits are in f32, and their gradients, which are operands of products, take their places in the
+/// dtype of `x`.
 fn each_chunk<E: Element>(
     losses: &mut [f32],
     x: &[E],

@@ -40,8 +40,8 @@ pub struct Back<'t> {
     pub scale: Scale<'t>,
 }
 
-/// See [`super::cpu::forward`] and [`super::cpu::forward_backward`]: `w` [R, C] has `v` rows of the vocabulary and zeros behind
-/// them.
+/// See [`super::cpu::forward`] and [`super::cpu::forward_backward`]: `w` [R, C] has `v` rows of the vocabulary and
+/// zeros behind them.
 ///
 /// # Errors
 /// If memory or the device fails.

@@ -21,8 +21,8 @@ pub const IGNORE: u32 = u32::MAX;
 /// Losses of a batch of rows.
 #[derive(Debug)]
 pub struct Loss {
-    /// The cross-entropy of each row, in nats and without its weight, f32 `[N]`: the log-probability of the target, negated; 0 for
-    /// ignored rows.
+    /// The cross-entropy of each row, in nats and without its weight, f32 `[N]`: the log-probability of the target,
+    /// negated; 0 for ignored rows.
     pub losses: Tensor,
     /// What each row's loss counts in the sum, f32 `[N]` on the device of the losses; `None` if all count 1.
     pub weights: Option<Tensor>,

@@ -64,8 +64,8 @@ pub fn embedding(
     Ok(tape.record(&used, y, || Box::new(Embedding { tokens: tokens.clone(), wte, wpe, first_position, documents })))
 }
 
-/// Rows for one token of each sequence, on a GPU, without a tape: `tokens` u32 [B, 1] and `pasts` u32 `[B]` are on the device,
-/// and the caller has checked them. Gives [B, 1, C].
+/// Rows for one token of each sequence, on a GPU, without a tape: `tokens` u32 [B, 1] and `pasts` u32 `[B]` are on the
+/// device, and the caller has checked them. Gives [B, 1, C].
 ///
 /// # Errors
 /// If memory or the device fails.

@@ -136,7 +136,8 @@ impl Partials {
     }
 }
 
-/// The first stage for the chunks of `part`, which starts at a multiple of [`CHUNK`], and ends at one or at the end of `grads`.
+/// The first stage for the chunks of `part`, which starts at a multiple of [`CHUNK`], and ends at one or at the end of
+/// `grads`.
 ///
 /// # Errors
 /// If the device fails.

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::ops::launch::{NormSaved, norm_backward, norm_forward, pointer};
 use crate::tensor::Tensor;
 
-/// See [`super::cpu::forward`]; `w` and `b` have the dtype of `x`. With `sum`, `x` is first added to it, and that is normalized.
+/// See [`super::cpu::forward`]; `w` and `b` have the dtype of `x`. With `sum`, `x` is first added to it, and that is
+/// normalized.
 ///
 /// # Errors
 /// If the device fails.

@@ -1,5 +1,5 @@
-//! Two linear layers with GELU between them, as one operator on a GPU: GELU and its gradient are computed inside the products
-//! that make their inputs, and save two passes over the widest activation of the model.
+//! Two linear layers with GELU between them, as one operator on a GPU: GELU and its gradient are computed inside the
+//! products that make their inputs, and save two passes over the widest activation of the model.
 //!
 //! It is used only where a table of matrix products says so, because the library's GELU rounds otherwise than ours and is
 //! slow on some GPUs.
@@ -14,8 +14,8 @@ use crate::tensor::Tensor;
 /// A layer's weight [out, in] and bias `[out]`.
 pub type Layer = (ParamId, Option<ParamId>);
 
-/// `gelu(x up) down` with the tanh form of GELU, `x` [.., I]; None where the device does not do this in one go (the CPU, or a
-/// GPU whose table is not for it), and then the three operators apart must.
+/// `gelu(x up) down` with the tanh form of GELU, `x` [.., I]; None where the device does not do this in one go (the
+/// CPU, or a GPU whose table is not for it), and then the three operators apart must.
 ///
 /// # Errors
 /// If memory or the device fails.

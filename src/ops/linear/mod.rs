@@ -51,7 +51,8 @@ fn forward_as(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Resul
     Ok(y)
 }
 
-/// The product [.., O] in f32, whatever the dtype of `x` [.., I] and `w` [O, I]: logits to choose from should not be rounded.
+/// The product [.., O] in f32, whatever the dtype of `x` [.., I] and `w` [O, I]: logits to choose from should not be
+/// rounded.
 ///
 /// # Errors
 /// If memory or the device fails.

@@ -1,13 +1,14 @@
-//! Matrix products on the CPU: `C = A B` or `C += A B` over strided matrices in f32 or bf16. Sums are in f32, and a result in bf16
-//! is rounded once.
+//! Matrix products on the CPU: `C = A B` or `C += A B` over strided matrices in f32 or bf16. Sums are in f32, and a
+//! result in bf16 is rounded once.
 //!
-//! On a CPU with AMX, larger products in f32 are made in its tiles of bf16, with each value as the sum of three bf16: six of the
-//! nine products of parts give sums nearer to the true ones than fused multiply-adds in f32 do, in less than half the time
-//! (docs/decisions/0009-fp32-in-bf16-tiles.md). Products in bf16 are made in tiles by AMX or AVX512-BF16. All others are made by
-//! the gemm crate, with operands in bf16 widened first.
+//! On a CPU with AMX, larger products in f32 are made in its tiles of bf16, with each value as the sum of three bf16:
+//! six of the nine products of parts give sums nearer to the true ones than fused multiply-adds in f32 do, in less than
+//! half the time (docs/decisions/0009-fp32-in-bf16-tiles.md). Products in bf16 are made in tiles by AMX or AVX512-BF16.
+//! All others are made by the gemm crate, with operands in bf16 widened first.
 //!
-//! All give the same bits whatever the number of threads (how rows and columns are shared out does not change the order of
-//! the sums). In tiles, a row's bits do not depend on the others'; in the gemm crate one to three rows go another way than more.
+//! All give the same bits whatever the number of threads (how rows and columns are shared out does not change the order
+//! of the sums). In tiles, a row's bits do not depend on the others'; in the gemm crate one to three rows go another
+//! way than more.
 
 #[cfg(target_arch = "x86_64")]
 mod pack;

@@ -1,8 +1,9 @@
 //! Packing of matrices into tiles of bf16, as the units that multiply them read them.
 //!
-//! A panel is 32 lines of an operand (rows of A, columns of B) over a stretch of the common axis k. It is cut into steps of
-//! 32 k. A step holds for each part (see [`Packed::PARTS`]) two tiles of 16 lines, and a tile has 16 rows of 64 bytes: of A, a
-//! row is a line with its 32 k; of B, a row is a pair of neighbouring k of 16 lines. Lines and k beyond the end are zeros.
+//! A panel is 32 lines of an operand (rows of A, columns of B) over a stretch of the common axis k. It is cut into
+//! steps of 32 k. A step holds for each part (see [`Packed::PARTS`]) two tiles of 16 lines, and a tile has 16 rows of
+//! 64 bytes: of A, a row is a line with its 32 k; of B, a row is a pair of neighbouring k of 16 lines. Lines and k
+//! beyond the end are zeros.
 //!
 //! An f32 becomes three bf16 whose sum it is: the value rounded to bf16, what that leaves rounded again, and the rest. Each
 //! holds 8 bits of the significand's 24 (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence datatype
@@ -47,9 +48,9 @@ impl<E> Clone for Lines<E> {
 
 impl<E> Copy for Lines<E> {}
 
-// SAFETY: a place in memory that is only read, and only by functions whose callers vouch for it.
+// SAFETY: the memory is only read, by `pack`, whose caller promises that it is a matrix that stays as it is.
 unsafe impl<E: Sync> Sync for Lines<E> {}
-// SAFETY: as above.
+// SAFETY: it is a shared view: sending it to another thread only lets that thread read elements that are Sync.
 unsafe impl<E: Sync> Send for Lines<E> {}
 
 impl<E> Lines<E> {
@@ -58,7 +59,7 @@ impl<E> Lines<E> {
     /// # Safety
     /// They must be inside.
     pub unsafe fn at(&self, line: usize, k: usize) -> Lines<E> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the place of line `line` and k `k` is inside the matrix by the caller.
         Lines { data: unsafe { self.data.add(line * self.line + k * self.k) }, ..*self }
     }
 }
@@ -99,8 +100,8 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// A value rounded to the nearest bf16, as an f32, and exactly what that leaves. Integer arithmetic on the bits, ties away from
-/// zero: faster than the instruction for it, which would have to be undone.
+/// A value rounded to the nearest bf16, as an f32, and exactly what that leaves. Integer arithmetic on the bits, ties
+/// away from zero: faster than the instruction for it, which would have to be undone.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 fn head_and_rest(x: __m512) -> (__m512, __m512) {
@@ -217,8 +218,8 @@ fn transpose(rows: &mut [__m512i; 16]) {
 /// Packs a panel: the first `lines` (at most 32) of a matrix over `k` values of k.
 ///
 /// # Safety
-/// `source` must hold `lines` x `k` elements, `out` be aligned to 64 bytes and hold a panel ([`panel_len`]), and the CPU have
-/// AVX512-BF16.
+/// `source` must hold `lines` x `k` elements, `out` be aligned to 64 bytes and hold a panel ([`panel_len`]), and the
+/// CPU have AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub unsafe fn pack<E: Packed>(out: *mut u16, source: Lines<E>, lines: usize, k: usize, side: Side) {
     let consecutive = source.k == 1;

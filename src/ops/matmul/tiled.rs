@@ -19,7 +19,7 @@ pub fn stretch(parts: usize) -> usize {
 
 /// Columns whose panels are packed at a time.
 const COLUMNS: usize = 2048;
-/// Bytes of the panels of A that a task keeps in its second-level cache, beside a panel of B that passes through.
+/// Bytes of the panels of A that a task keeps in its second-level cache, next to a panel of B that passes through.
 const ROWS_BYTES: usize = 768 << 10;
 
 /// A block's place in the result, and in the stretches of k.
@@ -66,7 +66,9 @@ pub unsafe fn multiply<E: Packed>(
                 place: Place { row: 0, column, rows: 0, columns: 0, first: first == 0, last: first + stretch >= k },
                 take: &take,
             };
-            // SAFETY: inside the matrices; the panels of the pass fit the buffer, which nobody else has.
+            // SAFETY: `column` is below n and `first` below k, and the pass reads `columns` lines and `k` values from there, no further
+            // than n and k; a pass has at most `min(n, COLUMNS)` lines and `stretch` values of k, for which the buffer
+            // was made.
             unsafe { pass.run(a.at(0, first), b.at(column, first), &columns, threads) };
         }
     }
@@ -88,6 +90,9 @@ struct Pass<'t, F> {
 }
 
 impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
+    /// # Safety
+    /// `a` and `b` are readable over the pass's rows, columns and k; `packed` has a panel for every 32 columns; the
+    /// machine has the unit.
     unsafe fn run<E: Packed>(&self, a: Lines<E>, b: Lines<E>, packed: &Parts<'_, u16>, threads: Threads) {
         let len = panel_len(self.k, E::PARTS);
         let (row_panels, column_panels) = (self.rows.div_ceil(LINES), self.columns.div_ceil(LINES));
@@ -126,6 +131,9 @@ impl<F: Fn(&Block, Place) + Sync> Pass<'_, F> {
     }
 
     /// The blocks of some panels of rows and of columns.
+    ///
+    /// # Safety
+    /// As [`Pass::run`]; the panels of columns are packed.
     unsafe fn rows<E: Packed>(
         &self,
         a: Lines<E>,

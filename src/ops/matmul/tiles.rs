@@ -12,8 +12,8 @@ use crate::ops::simd;
 use crate::parallel::Parts;
 use crate::tensor::DType;
 
-/// What multiplies matrices of such elements and of a shape [m, n, k] in tiles, if anything should. A function of the shape and
-/// the machine alone, because it decides bits.
+/// What multiplies matrices of such elements and of a shape [m, n, k] in tiles, if anything should. A function of the
+/// shape and the machine alone, because it decides bits.
 pub fn unit<A: Element>(shape: [usize; 3]) -> Option<Bf16Unit> {
     let unit = Bf16Unit::of_this_machine()?;
     if shape.contains(&0) {

@@ -183,18 +183,19 @@ unsafe fn avx512_plain(out: &mut Block, a: *const u16, b: *const u16, steps: usi
     for first in (0..32).step_by(ROWS) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         for step in 0..steps {
-            // SAFETY: inside the panels, for whose length the caller vouches.
+            // SAFETY: a panel has two tiles for each of `steps` steps, by the caller; this is row `first` of step `step` of `a`, and the
+            // first tile of the step of `b`.
             let (a, b) = unsafe {
                 (a.add((2 * step + first / 16) * TILE + first % 16 * 32).cast::<i32>(), b.add(2 * step * TILE))
             };
             for pair in 0..16 {
-                // SAFETY: as above.
+                // SAFETY: `pair` is below 16: 32 values each of a tile of `TILE`, and of the next tile, of step `step` of the panel.
                 let (left, right) = unsafe {
                     let at = b.add(32 * pair);
                     (pairs(_mm512_load_si512(at.cast())), pairs(_mm512_load_si512(at.add(TILE).cast())))
                 };
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: as above.
+                    // SAFETY: `row` is below 8 and `first % 16` 0 or 8: pair `pair` of one of the 16 rows of the tile.
                     let value = pairs(_mm512_set1_epi32(unsafe { *a.add(16 * row + pair) }));
                     sums[0] = _mm512_dpbf16_ps(sums[0], value, left);
                     sums[1] = _mm512_dpbf16_ps(sums[1], value, right);
@@ -203,7 +204,7 @@ unsafe fn avx512_plain(out: &mut Block, a: *const u16, b: *const u16, steps: usi
         }
         for (row, sums) in sums.iter().enumerate() {
             let to = &mut out.0[(first + row) * 32..][..32];
-            // SAFETY: 32 floats.
+            // SAFETY: `to` has 32 floats: two vectors of 16.
             unsafe {
                 _mm512_storeu_ps(to.as_mut_ptr(), sums[0]);
                 _mm512_storeu_ps(to.as_mut_ptr().add(16), sums[1]);

@@ -63,8 +63,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// From the gradients of a norm's outputs (the sum first, where it made one); a norm of a given value takes what has come
-    /// back for that value, `input`.
+    /// From the gradients of a norm's outputs (the sum first, where it made one); a norm of a given value takes what
+    /// has come back for that value, `input`.
     ///
     /// # Errors
     /// If memory or the device fails.

@@ -63,7 +63,8 @@ impl DeviceGuard {
         Ok(guard)
     }
 
-    /// Sets the count of updates and the loss scale (that of a fresh run where there is none), and forgets that updates ended.
+    /// Sets the count of updates and the loss scale (that of a fresh run where there is none), and forgets that updates
+    /// ended.
     ///
     /// # Errors
     /// If the device fails.
@@ -109,7 +110,8 @@ impl DeviceGuard {
         self.lane_losses.clear()
     }
 
-    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its lane's.
+    /// Adds the losses of a micro-batch, f32 `[N]` on the device, each times its weight where there are weights, to its
+    /// lane's.
     ///
     /// # Errors
     /// If the device fails.

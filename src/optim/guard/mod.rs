@@ -1,8 +1,9 @@
 //! What guards a step, whatever the rule: the norm of the gradients, the kind of step that makes, clipping, and in fp16 the
 //! loss scale.
 //!
-//! A step whose loss or gradients are not finite is not applied: weights, the rule's state and the count of updates stay as
-//! they are. Whether training resumes after that is the caller's policy (`stability.nonfinite`). [`Guard`] decides on the CPU,
+//! A step whose loss or gradients are not finite is not applied: weights, the rule's state and the count of updates
+//! stay as they are. Whether training resumes after that is the caller's policy (`stability.nonfinite`). [`Guard`]
+//! decides on the CPU,
 //! [`device::DeviceGuard`] takes the same decisions on a GPU.
 
 pub mod device;
@@ -60,8 +61,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// What kind of step gradients of this norm and a step's loss make, and what the gradients are to be multiplied with: `None`
-    /// where nothing is to be updated.
+    /// What kind of step gradients of this norm and a step's loss make, and what the gradients are to be multiplied
+    /// with: `None` where nothing is to be updated.
     pub fn judge(&self, norm: GradNorm, loss: f64) -> (Outcome, Option<f32>) {
         let refused = |class, norm| (Outcome { class, norm, norm_clipped: norm }, None);
         let norm = match norm {

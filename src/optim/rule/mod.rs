@@ -1,8 +1,8 @@
 //! Update rules: what becomes of the weights, given their gradients and the state that the rule keeps for them.
 //!
-//! A rule keeps named slots: buffers of f32 with one element for each gradient. Engines, checkpoints, sharding and the memory
-//! model know of a rule its slots' names and where its part of the parameters may be cut, and nothing else. What guards a
-//! step (norm, clipping, refusal, the loss scale) is not the rule's: see [`super::guard`].
+//! A rule keeps named slots: buffers of f32 with one element for each gradient. Engines, checkpoints, sharding and the
+//! memory model know of a rule its slots' names and where its part of the parameters may be cut, and nothing else. What
+//! guards a step (norm, clipping, refusal, the loss scale) is not the rule's: see [`super::guard`].
 //!
 //! A new rule is a file here, a variant of [`OptimizerKind`], and its line in [`of`].
 
@@ -74,8 +74,9 @@ pub trait Rule: Debug + Send + Sync {
 
 /// The half of a rule that runs on a GPU, for one part of the parameters.
 pub trait DeviceRule {
-    /// Starts the update. `record` is the device address of the step's [`crate::ops::gradnorm::cuda::StepRecord`], which tells
-    /// the learning rate, what gradients are multiplied with, the number of the update, and whether it is applied at all.
+    /// Starts the update. `record` is the device address of the step's [`crate::ops::gradnorm::cuda::StepRecord`],
+    /// which tells the learning rate, what gradients are multiplied with, the number of the update, and whether it is
+    /// applied at all.
     ///
     /// # Errors
     /// If the device fails.

@@ -1,7 +1,7 @@
 //! SGD with momentum, for tests alone: it shows that a rule is one file and its line in [`super::of`].
 //!
-//! `b = momentum b + g`, `p -= lr b` (Sutskever et al. 2013, as PyTorch writes it); `beta1` is the momentum. It asks for whole
-//! parameters, as rules that work on matrices do.
+//! `b = momentum b + g`, `p -= lr b` (Sutskever et al. 2013, as PyTorch writes it); `beta1` is the momentum. It asks
+//! for whole parameters, as rules that work on matrices do.
 
 use std::ops::Range;
 

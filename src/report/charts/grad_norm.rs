@@ -1,5 +1,6 @@
-//! The gradient norm before clipping, its mean and maximum over an interval, with the clip line, and every step that was
-//! clipped, overflowed or not finite. An infinite norm has no place on the axis: it is drawn at the top edge and labelled, rather than lost.
+//! The gradient norm before clipping, its mean and maximum over an interval, with the clip line, and every step that
+//! was clipped, overflowed or not finite. An infinite norm has no place on the axis: it is drawn at the top edge and
+//! labelled, rather than lost.
 
 use super::{ink, label, noisy, steps, title};
 use crate::events::{Class, Step, number_to_string};

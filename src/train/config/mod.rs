@@ -1,4 +1,5 @@
-//! The sections that describe the training loop itself: `[train] [stability] [precision] [dist]`, and `[run]` in its own file.
+//! The sections that describe the training loop itself: `[train] [stability] [precision] [dist]`, and `[run]` in its
+//! own file.
 
 mod run;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DType;
 use crate::error::{Error, Result};
-use crate::setting::{Limit, MOST, Problem, above_zero, count, not_negative};
+use crate::setting::{Limit, MAX, Problem, above_zero, count, not_negative};
 
 pub use run::{DeviceChoice, RunConfig};
 
@@ -147,11 +148,11 @@ impl TrainConfig {
         }
         let Some(epochs) = self.epochs else { return Err(missing_length().into()) };
         let steps = (epochs * train_sequences as f64 / global_batch as f64).ceil();
-        if (1.0..=MOST as f64).contains(&steps) {
+        if (1.0..=MAX as f64).contains(&steps) {
             return Ok(steps as u64);
         }
         Err(Error::usage(format!(
-            "train.epochs = {epochs} over {train_sequences} sequences comes to {steps} steps; expected 1 to {MOST}"
+            "train.epochs = {epochs} over {train_sequences} sequences comes to {steps} steps; expected 1 to {MAX}"
         )))
     }
 
@@ -239,7 +240,7 @@ pub struct StabilityConfig {
     /// With `nonfinite = "skip"`: the run stops with an error after so many skipped steps in a row.
     pub max_consecutive_skips: u64,
     /// What to do at a loss spike: `"log"` notes it; `"rollback"` goes back to the last checkpoint of `checkpoint.every` (or
-    /// the start) and goes on with later data, leaving out what was read since then (Chowdhery et al. 2022, PaLM).
+    /// the start) and continues with later data, leaving out what was read since then (Chowdhery et al. 2022, PaLM).
     pub spike: Spike,
     /// A spike is a loss that stands out from those of this many steps before it.
     pub spike_window: u64,
@@ -316,12 +317,12 @@ impl Precision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrecisionConfig {
-    /// The number format of matrix products and activations. The CPU computes in `"fp32"`, and in `"bf16"`, which is fast where
-    /// it has AMX-BF16 or AVX512-BF16.
+    /// The number format of matrix products and activations. The CPU computes in `"fp32"`, and in `"bf16"`, which is
+    /// fast where it has AMX-BF16 or AVX512-BF16.
     #[schemars(extend("x-default" = "`\"bf16\"` on a GPU, `\"fp32\"` on the CPU"))]
     pub compute: Option<Precision>,
-    /// A table of matrix product algorithms that `taper bench tune` measured on this kind of GPU. The run keeps a copy, which
-    /// a resumed run reads. Without one cuBLASLt's first choice counts.
+    /// A table of matrix product algorithms that `taper bench tune` measured on this kind of GPU. The run keeps a copy,
+    /// which a resumed run reads. Without one cuBLASLt's first choice counts.
     #[schemars(extend("x-default" = "not set"))]
     pub matmul_table: Option<String>,
 }
@@ -379,7 +380,7 @@ pub struct DistConfig {
     pub shard_optimizer: bool,
     /// In which numbers gradients are sent.
     pub communication: Communication,
-    /// MiB of neighbouring gradients that are sent as soon as they are complete, while the backward pass goes on. 0 sends
+    /// MiB of neighbouring gradients that are sent as soon as they are complete, while the backward pass continues. 0 sends
     /// everything after it.
     pub bucket_mb: f64,
     /// Seconds that a device waits for another before the run is given up. The first step may take three times as long, an

@@ -1,8 +1,8 @@
 //! Buckets: neighbouring gradients of the arena that are sent together, as soon as the last of them is complete.
 //!
-//! Backward completes parameters from the end of the arena to its start, more or less: buckets are cut in that order, and are
-//! sent in it, on every rank alike, whatever the order in which they become complete. A tied token embedding stands first in the
-//! arena and is complete last; so does what nobody has used, which no hook tells of.
+//! Backward completes parameters from the end of the arena to its start, more or less: buckets are cut in that order,
+//! and are sent in it, on every rank alike, whatever the order in which they become complete. A tied token embedding
+//! stands first in the arena and is complete last; so does what nobody has used, which no hook tells of.
 
 use std::ops::Range;
 

@@ -1,9 +1,10 @@
-//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::collective::ordered`], with additions on the device.
+//! Sums over ranks whose gradients lie on GPUs: the ordered tree of [`crate::collective::ordered`], with additions on
+//! the device.
 //!
 //! What is exchanged goes by NCCL, in the order of the engine's own stream. A device that is none of NVIDIA's (the emulator
 //! of the tests) goes by way of the host and the ranks' own connections, with the same bits.
 //!
-//! Buckets of gradients are added beside the backward pass that goes on: on a second stream, in place, with buffers that are kept
+//! Buckets of gradients are added while the backward pass runs: on a second stream, in place, with buffers that are kept
 //! for it, since the pool of memory knows of one order of work only.
 
 use std::ops::Range;
@@ -30,7 +31,7 @@ pub(super) struct DeviceSums {
     gpu: &'static Gpu,
     nccl: Option<(Nccl, u64)>,
     watchdog: Watchdog,
-    /// What is received beside other work: a buffer for each rank. It is used in the order of that work alone.
+    /// What is received while other work runs: a buffer for each rank. It is used in the order of that work alone.
     received: Vec<Tensor>,
 }
 
@@ -113,15 +114,15 @@ impl DeviceSums {
         self.all_gather("gradient norm", bad, &shards)
     }
 
-    /// Whether sums can be made beside other work.
+    /// Whether sums can be made while other work runs.
     pub fn can_overlap(&self) -> bool {
         // Rounding to bf16 would need buffers of its own.
         self.team.bucket > 0 && self.team.summation.wire == Wire::F32
     }
 
-    /// Adds `window` of a buffer of `len` f32 that starts at the address `base` over all ranks, beside the other work of the GPU,
-    /// this rank's own sums at the addresses `earlier` first. After [`DeviceSums::join`] all have the sum, or each that of its
-    /// shard where `is_split`.
+    /// Adds `window` of a buffer of `len` f32 that starts at the address `base` over all ranks, while the GPU does
+    /// other work, this rank's own sums at the addresses `earlier` first. After [`DeviceSums::join`] all have the sum,
+    /// or each that of its shard where `is_split`.
     ///
     /// # Errors
     /// If a rank is gone, or memory cannot be had.
@@ -150,7 +151,7 @@ impl DeviceSums {
         })
     }
 
-    /// Lets all later work wait for the sums that were made beside it.
+    /// Lets all later work wait for the sums that were made in the meantime.
     ///
     /// # Errors
     /// If the device fails.
@@ -166,7 +167,7 @@ impl DeviceSums {
             && let Some(stream) = gpu.driver().stream()?
         {
             let part = Part { address: base, count: len };
-            // SAFETY: the caller's buffer lives on until the work beside is joined.
+            // SAFETY: the caller's buffer lives on until the work on the second stream is joined.
             return unsafe { nccl.all_reduce(part, Element::F32, stream, self.team.ranks.limit(Wait::Step)) };
         }
         let received: Vec<u64> = self.received.iter_mut().map(Tensor::address_mut).collect();
@@ -198,13 +199,14 @@ impl DeviceSums {
         Ok(())
     }
 
-    /// Sends `send[r]` to rank `r` and receives `receive[r]` from it: bytes of device memory, in the order of the work at hand.
+    /// Sends `send[r]` to rank `r` and receives `receive[r]` from it: bytes of device memory, in the order of the work
+    /// at hand.
     fn exchange_at(&mut self, name: &'static str, send: &[Part], receive: &[Part]) -> Result<()> {
         let (driver, ranks) = (self.gpu.driver(), &self.team.ranks);
         if let Some((nccl, _)) = &mut self.nccl
             && let Some(stream) = driver.stream()?
         {
-            // SAFETY: parts of buffers that live until the work beside is joined; those that are received do not overlap.
+            // SAFETY: parts of buffers that live until the work on the second stream is joined; those that are received do not overlap.
             return unsafe { nccl.all_to_all(send, receive, Element::U8, stream, ranks.limit(Wait::Step)) };
         }
         let filled = |part: &Part| -> Result<Vec<u8>> {

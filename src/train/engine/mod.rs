@@ -76,8 +76,8 @@ pub trait Engine {
     /// The weights as they are.
     fn params(&self) -> &Params;
 
-    /// The state of the optimizer: its slots (flat, in arena layout), updates applied, and the loss scale of fp16. All ranks call
-    /// it together, since each may hold a part.
+    /// The state of the optimizer: its slots (flat, in arena layout), updates applied, and the loss scale of fp16. All
+    /// ranks call it together, since each may hold a part.
     ///
     /// # Errors
     /// If the device fails.
@@ -140,8 +140,8 @@ impl Setup {
     }
 }
 
-/// Forward and backward of one micro-batch: adds the gradient of the step's loss, whose denominator is given, to `grads`; gives the
-/// losses. `hook` hears of every gradient that is complete.
+/// Forward and backward of one micro-batch: adds the gradient of the step's loss, whose denominator is given, to
+/// `grads`; gives the losses. `hook` hears of every gradient that is complete.
 fn micro_step<'a>(
     (objective, denominator): (&dyn Objective, f64),
     model: &'a Gpt,

@@ -1,10 +1,10 @@
 //! Gradients that are sent while the backward pass runs (processes on CPUs).
 //!
-//! A process that has several lanes runs one after the other, so only its last backward pass can overlap. When a bucket of that
-//! pass is complete, the sums of the lanes before are added to it, and a copy goes to a thread that adds it over all ranks; the
-//! main thread goes on. The tree of additions is that of whole buffers, so the bits are, too. The thread makes all collectives
-//! of that time, in the order of the buckets, and is waited for before the main thread makes another: every rank makes the same
-//! calls in the same order.
+//! A process that has several lanes runs one after the other, so only its last backward pass can overlap. When a bucket
+//! of that pass is complete, the sums of the lanes before are added to it, and a copy goes to a thread that adds it
+//! over all ranks; the main thread continues. The tree of additions is that of whole buffers, so the bits are, too. The
+//! thread makes all collectives of that time, in the order of the buckets, and is waited for before the main thread
+//! makes another: every rank makes the same calls in the same order.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,9 +19,9 @@ use crate::train::lanes::{Earlier, LaneTree, StepGradients};
 /// The elements of a bucket, and their gradients.
 type Filled = (Range<usize>, Vec<f32>);
 
-/// Runs this rank's `count` micro-batches, and adds gradients over all ranks meanwhile. Gives the rank's loss and the sum of all
-/// ranks' gradients (or, where there are `shards`, of this rank's alone). `run` computes a micro-batch and calls the hook it is given; `done` is
-/// called when nothing is left but to wait.
+/// Runs this rank's `count` micro-batches, and adds gradients over all ranks meanwhile. Gives the rank's loss and the
+/// sum of all ranks' gradients (or, where there are `shards`, of this rank's alone). `run` computes a micro-batch and
+/// calls the hook it is given; `done` is called when nothing is left but to wait.
 ///
 /// # Errors
 /// Those of `run`; if a rank is gone or late.

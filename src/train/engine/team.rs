@@ -62,8 +62,8 @@ impl Team {
         )))
     }
 
-    /// Adds `window` of the gradients over all ranks: all have the sum, or each that of its part of `shards`. `data` holds the
-    /// window.
+    /// Adds `window` of the gradients over all ranks: all have the sum, or each that of its part of `shards`. `data`
+    /// holds the window.
     ///
     /// # Errors
     /// If a rank is gone or late.

@@ -1,9 +1,9 @@
 //! What training minimises: a loss of each micro-batch, and what the losses of a step are divided by.
 //!
-//! A step's loss is one quotient: the losses of all its micro-batches, on all ranks, over one denominator. That is known before
-//! the first backward pass, and is an integer or a sum in f64 in the order of the step's sequences: every rank computes the same,
-//! and no mean of means is ever taken. A rank whose sequences count for nothing computes its passes and joins every collective
-//! like the others.
+//! A step's loss is one quotient: the losses of all its micro-batches, on all ranks, over one denominator. That is
+//! known before the first backward pass, and is an integer or a sum in f64 in the order of the step's sequences: every
+//! rank computes the same, and no mean of means is ever taken. A rank whose sequences count for nothing computes its
+//! passes and joins every collective like the others.
 
 pub mod next_token;
 

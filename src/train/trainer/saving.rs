@@ -1,7 +1,7 @@
 //! Checkpoints: rank 0 writes the model, and every rank its part of the training state, side by side.
 //!
-//! Where ranks do not see one run folder (machines without a common file system), rank 0 gathers everything and writes it alone.
-//! The files are the same either way, and for any number of ranks.
+//! Where ranks do not see one run folder (machines without a common file system), rank 0 gathers everything and writes
+//! it alone. The files are the same either way, and for any number of ranks.
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,7 +24,7 @@ impl Trainer<'_> {
     pub(super) fn save(&mut self) -> Result<()> {
         let ranks = self.job.ranks.clone();
         let store = Store::of_run(self.job.folder);
-        let len = self.engine.params().layout().trained();
+        let len = self.engine.params().layout().stored();
         let slots = rule::of(self.job.optimizer).slots();
         let mut draft = None;
         ranks.on_root("checkpoint", || {
@@ -62,17 +62,21 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The elements of the arena that this rank writes, and their optimizer state.
+    /// The stored elements of the arena that this rank writes, and their optimizer state.
     fn part_to_write(&self, len: usize) -> Result<(Range<usize>, OptimizerState)> {
-        let ranks = &self.job.ranks;
+        let (ranks, layout) = (&self.job.ranks, self.engine.params().layout());
+        let of_all = |part: Range<usize>| {
+            let state = self.engine.state()?.pieces(&layout.pieces(part.clone()));
+            Ok((part, state))
+        };
         if !self.job.is_shared {
-            let part = if ranks.is_root() { 0..len } else { 0..0 };
-            return Ok((part.clone(), self.engine.state()?.part(part)));
+            return of_all(if ranks.is_root() { 0..len } else { 0..0 });
         }
         let own = ranks.shards(len).range(ranks.rank());
-        // A rule that wants whole parameters leaves parts that are no whole chunks of the file.
-        if !self.engine.holds_chunks(arena_file::chunk(len)) {
-            return Ok((own.clone(), self.engine.state()?.part(own)));
+        // A rule that wants whole parameters leaves parts that are no whole chunks of the file; and with spare rows the
+        // buffers are divided elsewhere than the file is.
+        if layout.trained() != len || !self.engine.holds_chunks(arena_file::chunk(len)) {
+            return of_all(own);
         }
         let held = self.engine.held();
         let part = if held == (0..len) { own } else { held };
@@ -83,9 +87,12 @@ impl Trainer<'_> {
         if part.is_empty() && !self.job.ranks.is_root() {
             return Ok(WrittenPart::default());
         }
-        let weights = self.engine.params().trained().view(part.start, &[part.len()]).to_device(Device::Cpu)?;
+        let (params, mut weights) = (self.engine.params(), Vec::with_capacity(part.len()));
+        for piece in params.layout().pieces(part.clone()) {
+            weights.extend(params.trained().view(piece.start, &[piece.len()]).to_vec_f32()?);
+        }
         let slots = optimizer.slots.iter().map(|(_, values)| values.as_slice());
-        arena.write(part, &std::iter::once(weights.f32()).chain(slots).collect::<Vec<_>>())
+        arena.write(part, &std::iter::once(weights.as_slice()).chain(slots).collect::<Vec<_>>())
     }
 
     /// What was found out at this very step becomes part of the state.

@@ -143,7 +143,7 @@ impl Trainer<'_> {
         let what = self.nonfinite(step, outcome, events::Action::Error, data);
         let place = what.parameter.as_ref().map(|name| format!("; the first such gradient is that of {name}"));
         let message = format!(
-            "step {step} is not finite (class {}{}); the state before it is saved. stability.nonfinite = \"skip\" goes on \
+            "step {step} is not finite (class {}{}); the state before it is saved. stability.nonfinite = \"skip\" continues \
              without such steps",
             what.class.name(),
             place.unwrap_or_default()

@@ -36,7 +36,7 @@ pub struct Storage {
     xorbs: Vec<Vec<u8>>,
     /// Objects are verified by a request of their own.
     pub verify: bool,
-    /// A basic transfer must bring a header that the batch told, beside which the batch repeats the token.
+    /// A basic transfer must bring a header that the batch told, next to which the batch repeats the token.
     pub wants_header: bool,
     next: usize,
     signature: usize,

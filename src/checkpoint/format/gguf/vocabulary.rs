@@ -1,8 +1,8 @@
 //! A tokenizer as llama.cpp wants it: tokens, their types, and merges, from a Hugging Face tokenizer.json.
 //!
 //! llama.cpp knows split patterns by name, not as data. We write only those two whose patterns we know to be the same:
-//! GPT-2's ("gpt-2") and that of single digits before GPT-2's ("smollm"). Everything else is refused with the reason, since a
-//! wrong pattern gives wrong ids without a word.
+//! GPT-2's ("gpt-2") and that of single digits before GPT-2's ("smollm"). Everything else is refused with the reason, since
+//! a wrong pattern gives wrong ids without a word.
 
 use super::file::Meta;
 use crate::error::{Error, Result};

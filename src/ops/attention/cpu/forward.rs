@@ -87,8 +87,8 @@ pub(super) struct Head<'a, E> {
 /// What a task works in: reused from block to block.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Scores, then probabilities, of a block: rows of KEYS, so that a row can be padded to whole lanes. Probabilities are summed
-    /// as they are, and rounded in place to operands of the second product.
+    /// Scores, then probabilities, of a block: rows of KEYS, so that a row can be padded to whole lanes. Probabilities
+    /// are summed as they are, and rounded in place to operands of the second product.
     scores: Vec<f32>,
     /// The weighted values so far, relative to `max`, of QUERIES rows.
     acc: Vec<f32>,

@@ -104,8 +104,8 @@ impl HeadMask {
     }
 }
 
-/// A block of `rows` by `width` values that `element::narrow_block` has rounded, rows of `block` [N, KEYS], as an operand of a
-/// product.
+/// A block of `rows` by `width` values that `element::narrow_block` has rounded, rows of `block` [N, KEYS], as an
+/// operand of a product.
 fn operand<E: Element>(block: &[f32], rows: usize, width: usize) -> Mat<'_, E> {
     Mat::strided(bytemuck::cast_slice(block), rows, width, KEYS * per_f32::<E>())
 }
