@@ -48,7 +48,7 @@ pub use write::Difference;
 ///
 /// let error = Config::from_str("model.n_layers = 2", "my.toml", &[]).unwrap_err().to_string();
 /// assert!(error.contains("my.toml:1") && error.contains("n_layer"), "{error}");
-/// # taper::Result::Ok(())
+/// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

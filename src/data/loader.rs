@@ -68,7 +68,7 @@ enum Source {
 /// loader.append(1, &mut batch)?;
 /// assert_eq!(loader.sequences_per_epoch(), 2);
 /// assert_eq!((batch.inputs, batch.targets), (vec![4, 5, 6, 7], vec![5, 6, 7, 8]));
-/// # taper::Result::Ok(())
+/// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Loader {

@@ -29,7 +29,7 @@ use crate::tensor::{DType, Tensor};
 /// let tokens = Tensor::from_u32(&[5, 1, 99], &[1, 3])?;
 /// let logits = model.logits(&params, &tokens)?;
 /// assert_eq!(logits.shape(), [1, 3, vocabulary]);
-/// # taper::Result::Ok(())
+/// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Gpt {

@@ -33,7 +33,7 @@
 //! assert_eq!(report::summary(&run.log).steps, 20);
 //! let files = report::draw(folder.path())?;
 //! assert!(files.iter().any(|file| file.ends_with("loss.png")));
-//! # taper::Result::Ok(())
+//! # Ok::<(), taper::Error>(())
 //! ```
 
 pub mod axis;

@@ -29,7 +29,7 @@
 //! assert_eq!((prepared.max_steps, prepared.model.config().n_layer), (2, 1));
 //! let trained = prepared.train(&mut [], &AtomicBool::new(false), &Silent)?;
 //! assert!(trained.step == 2 && trained.loss.is_some_and(f64::is_finite));
-//! # taper::Result::Ok(())
+//! # Ok::<(), taper::Error>(())
 //! ```
 
 pub mod card;

@@ -55,7 +55,7 @@ const PIECE: usize = 1 << 18;
 /// assert_eq!(ids, [15496, 995]);
 /// assert_eq!(tokenizer.decode(&ids)?, "Hello world");
 /// assert_eq!((tokenizer.vocab_size(), tokenizer.eot()), (50_257, Some(50_256)));
-/// # taper::Result::Ok(())
+/// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
