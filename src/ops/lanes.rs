@@ -99,16 +99,15 @@ pub fn max(x: &[f32]) -> f32 {
 simd! {
     /// The sum of a long slice, four vectors of lanes side by side: as fast as memory gives it.
     pub fn total(x: &[f32]) -> f32 {
-        let mut sums = [[0.0f32; LANES]; 4];
-        let mut chunks = x.chunks_exact(4 * LANES);
-        for chunk in &mut chunks {
-            for vector in 0..4 {
-                for lane in 0..LANES {
-                    sums[vector][lane] += chunk[vector * LANES + lane];
-                }
+        // Arrays of a fixed length: with slices the sums sometimes live on the stack, at half the speed.
+        let (chunks, rest) = x.as_chunks::<{ 4 * LANES }>();
+        let mut sums = [0.0f32; 4 * LANES];
+        for chunk in chunks {
+            for lane in 0..4 * LANES {
+                sums[lane] += chunk[lane];
             }
         }
-        sums.into_iter().map(join).sum::<f32>() + sum(chunks.remainder(), |x| x)
+        sums.as_chunks::<LANES>().0.iter().map(|lanes| join(*lanes)).sum::<f32>() + sum(rest, |x| x)
     }
 }
 
