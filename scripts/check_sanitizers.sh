@@ -5,7 +5,7 @@
 # factor of three to ten; for developers and nightly runs.
 #
 # usage: scripts/check_sanitizers.sh [KIND...]        KIND: address, undefined, thread; all three by default
-#        TESTS names the test binaries (default: cuda); FILTER limits their tests, for one to emulator::.
+#        TESTS names the test binaries (default: "emulator cuda"); FILTER limits their tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ for kind in "${kinds[@]}"; do
 done
 
 targets=()
-for test in ${TESTS:-cuda}; do targets+=(--test "$test"); done
+for test in ${TESTS:-emulator cuda}; do targets+=(--test "$test"); done
 # The binaries are started without cargo, or the preloaded sanitizer would watch the build as well.
 mapfile -t binaries < <(cargo test --release --no-run "${targets[@]}" --message-format=json |
   grep -F '"kind":["test"]' | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')

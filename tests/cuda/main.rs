@@ -7,8 +7,6 @@ mod chat;
 mod compare;
 mod decode;
 mod emulated;
-#[path = "../emulator/mod.rs"]
-mod emulator;
 #[path = "../common/emulator.rs"]
 mod library;
 mod long;
