@@ -1,7 +1,7 @@
 //! `taper` trains GPT-2-class language models from scratch and runs them.
 //!
 //! The library under the `taper` command. Modules stand in layers, and each may use only those below it
-//! (`tests/architecture.rs` holds the table and checks it):
+//! (`tests/architecture` holds the table and checks it):
 //!
 //! - [`error`], [`ui`]: errors for people; what the library says to them while it works.
 //! - [`math`], [`random`]: our own exp, log, sin; Philox random numbers as functions.

@@ -143,7 +143,7 @@ fn ten_steps_lose_what_they_always_lost() {
                 assert_eq!(
                     losses, &expected,
                     "{name}: other bits than recorded on {kind}; if a change of the engine meant that, record them again \
-                     (see the top of tests/golden.rs)"
+                     (see the top of tests/engine/golden.rs)"
                 );
             }
         }
@@ -169,7 +169,7 @@ fn record(kind: &str, ours: &[(&str, Vec<f64>)]) {
     let entry: Map<String, Value> = ours.iter().map(|(name, losses)| (name.to_string(), json!(losses))).collect();
     losses.insert(kind.to_string(), Value::Object(entry));
     losses.sort_keys();
-    let golden = json!({"about": "Losses of ten steps, by hardware kind; see tests/golden.rs", "setup": setup(), "losses": losses});
+    let golden = json!({"about": "Losses of ten steps, by hardware kind; see tests/engine/golden.rs", "setup": setup(), "losses": losses});
     std::fs::write(file(), serde_json::to_string_pretty(&golden).unwrap() + "\n").unwrap();
     println!("recorded the losses of \"{kind}\" in {}", file().display());
 }
